@@ -1,0 +1,234 @@
+"""Sparsity patterns: which masks are allowed, their polytope's linear minimisation oracle, and top-k rounding.
+
+Every pattern is the same thing seen through a reshape: it cuts the layer ``(rows, n)`` into groups of equal size and
+prunes an exact count in each. Per row the groups are the rows, unstructured there is one, and in N:M a group is M
+neighbours. So one function, "prune the count smallest in each group", is the oracle, the rounding and the greedy
+mask at once. Ties go to the lower index (row-major).
+
+Arrays are numpy's or torch's; torch is never imported here (array-api-compat finds the namespace of what it is given).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+Array = Any  # numpy.ndarray or torch.Tensor
+Shape = tuple[int, int]  # (rows, n)
+
+
+class PatternError(ValueError):
+    """A pattern that cannot be read, or does not fit a layer; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Base of the four patterns. Subclasses say how the layer is cut into groups."""
+
+    @property
+    def separable(self) -> bool:
+        """True if no group spans two rows: rows are then independent problems that share G."""
+        return True
+
+    def group_size(self, shape: Shape) -> int:
+        """Number of neighbouring (row-major) weights in a group."""
+        return shape[1]
+
+    def counts(self, shape: Shape) -> np.ndarray:
+        """Pruned count of each group, int64 ``(groups,)``.
+
+        Raises:
+            PatternError: the pattern does not fit a layer of this shape.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def groups(self, x: Array) -> Array:
+        """View ``(..., rows, n)`` as ``(..., groups, size)``."""
+        size = self.group_size((x.shape[-2], x.shape[-1]))
+        return x.reshape((*x.shape[:-2], x.shape[-2] * x.shape[-1] // size, size))
+
+    def prune(self, score: Array) -> Array:
+        """Prune the lowest scores: bool ``(..., rows, n)``, True = pruned, the exact count in each group.
+
+        With ``score`` the gradient this is the linear minimisation oracle over the polytope (a vertex), with
+        ``score = -u`` it is top-k rounding, with a saliency it is the greedy mask.
+        """
+        grouped = self.groups(score)
+        return smallest(grouped, self.counts((score.shape[-2], score.shape[-1]))).reshape(score.shape)
+
+    def row_counts(self, shape: Shape) -> np.ndarray:
+        """Pruned count of each row, int64 ``(rows,)``, where the pattern fixes it.
+
+        Raises:
+            PatternError: for a pattern that does not separate by row.
+        """
+        if not self.separable:
+            raise PatternError(f"pattern {self} does not fix the count of a row")
+        return self.counts(shape).reshape(shape[0], -1).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class PerRow(Pattern):
+    """``0.6``: exactly ``round(0.6 n)`` weights of each row are pruned."""
+
+    fraction: float
+
+    def __str__(self) -> str:
+        return f"{self.fraction:g}"
+
+    def counts(self, shape: Shape) -> np.ndarray:
+        return np.full(shape[0], round(self.fraction * shape[1]), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Unstructured(Pattern):
+    """``unstructured:0.6``: exactly ``round(0.6 rows n)`` weights of the layer are pruned."""
+
+    fraction: float
+
+    def __str__(self) -> str:
+        return f"unstructured:{self.fraction:g}"
+
+    @property
+    def separable(self) -> bool:
+        return False
+
+    def group_size(self, shape: Shape) -> int:
+        return shape[0] * shape[1]
+
+    def counts(self, shape: Shape) -> np.ndarray:
+        return np.array([round(self.fraction * shape[0] * shape[1])], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class NM(Pattern):
+    """``2:4``: of each M consecutive weights of a row, N are kept and M - N pruned."""
+
+    kept: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.kept}:{self.of}"
+
+    def group_size(self, shape: Shape) -> int:
+        return self.of
+
+    def counts(self, shape: Shape) -> np.ndarray:
+        if shape[1] % self.of:
+            raise PatternError(f"pattern {self} does not fit: {self.of} does not divide the {shape[1]} inputs")
+        return np.full(shape[0] * shape[1] // self.of, self.of - self.kept, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Pattern):
+    """``rows:FILE``: a pruned count for each row of its own."""
+
+    pruned: np.ndarray = field(repr=False)
+
+    def __post_init__(self) -> None:
+        pruned = np.array(self.pruned, dtype=np.int64)
+        if pruned.ndim != 1 or not np.array_equal(pruned, self.pruned):
+            raise PatternError("pattern rows: the counts must be a list of whole numbers, one for each row")
+        pruned.setflags(write=False)
+        object.__setattr__(self, "pruned", pruned)
+
+    def __str__(self) -> str:
+        return f"rows:{hashlib.sha256(self.pruned.tobytes()).hexdigest()[:12]}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rows) and np.array_equal(self.pruned, other.pruned)
+
+    def __hash__(self) -> int:
+        return hash(self.pruned.tobytes())
+
+    def counts(self, shape: Shape) -> np.ndarray:
+        if self.pruned.shape != (shape[0],):
+            raise PatternError(f"pattern {self} has {self.pruned.size} counts for a layer of {shape[0]} rows")
+        if self.pruned.min(initial=0) < 0 or self.pruned.max(initial=0) > shape[1]:
+            raise PatternError(f"pattern {self} has a count outside 0..{shape[1]}")
+        return self.pruned
+
+
+def parse(text: str | Pattern | np.ndarray) -> Pattern:
+    """Read a pattern: ``0.6``, ``unstructured:0.6``, ``2:4``, ``rows:FILE`` (text or .npy), or an array of counts.
+
+    Raises:
+        PatternError: one line, what is wrong and what would be right.
+    """
+    if isinstance(text, Pattern):
+        return text
+    if isinstance(text, np.ndarray):
+        return Rows(text)
+    text = str(text).strip()
+    if text.startswith("rows:"):
+        return Rows(_read_counts(Path(text.removeprefix("rows:"))))
+    if match := re.fullmatch(r"(\d+):(\d+)", text):
+        kept, of = map(int, match.groups())
+        if not 0 <= kept <= of or of == 0:
+            raise PatternError(f"pattern {text!r}: N:M keeps N of each M weights, so N must not exceed M")
+        return NM(kept, of)
+    kind, _, number = text.rpartition(":")
+    try:
+        fraction = float(number)
+    except ValueError:
+        fraction = -1.0
+    if kind not in ("", "unstructured") or not 0 <= fraction <= 1:
+        raise PatternError(
+            f"unknown pattern {text!r}: use a fraction to prune per row such as 0.5, unstructured:0.5, 2:4 or rows:FILE"
+        )
+    return Unstructured(fraction) if kind else PerRow(fraction)
+
+
+def _read_counts(path: Path) -> np.ndarray:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        return np.array([int(word) for word in path.read_text().split()], dtype=np.int64)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise PatternError(f"pattern rows:{path}: cannot read the counts ({reason})") from None
+
+
+def smallest(x: Array, counts: np.ndarray) -> Array:
+    """Mark the ``counts[g]`` smallest entries of each group ``g``; ties go to the lower index.
+
+    Args:
+        x: ``(..., groups, size)``, numpy or torch, without NaN.
+        counts: ``(groups,)``, each in 0..size.
+
+    Returns:
+        bool, the shape and device of ``x``, with exactly ``counts[g]`` True in group ``g``.
+    """
+    xp, size = array_namespace(x), x.shape[-1]
+    low, high = int(counts.min(initial=size)), int(counts.max(initial=0))
+    if high == 0 or low == size:
+        return xp.full(x.shape, high > 0, dtype=xp.bool, device=device(x))
+    if low == high:
+        threshold, need = _kth_smallest(x, low), low
+    else:
+        count = xp.asarray(counts.copy(), device=device(x))[:, None]
+        index = xp.clip(count - 1, 0, size - 1)
+        ordered = xp.sort(x, axis=-1)
+        threshold = xp.take_along_axis(ordered, xp.broadcast_to(index, (*x.shape[:-1], 1)), axis=-1)
+        need = count
+    chosen = x <= threshold
+    if low == 0 and low != high:
+        chosen = chosen & (need > 0)
+    if not bool(xp.any(xp.sum(chosen, axis=-1, keepdims=True, dtype=xp.int64) > need)):
+        return chosen
+    below = chosen & (x < threshold)
+    tied = chosen & (x == threshold)
+    left = need - xp.sum(below, axis=-1, keepdims=True, dtype=xp.int64)
+    return below | (tied & (xp.cumulative_sum(tied, axis=-1, dtype=xp.int64) <= left))
+
+
+def _kth_smallest(x: Array, k: int) -> Array:
+    if isinstance(x, np.ndarray):
+        return np.partition(x, k - 1, axis=-1)[..., k - 1 : k]
+    return x.kthvalue(k, dim=-1, keepdim=True).values

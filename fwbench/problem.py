@@ -1,0 +1,143 @@
+"""Problem: one layer (W, G, pattern, provenance), and the only definition of the objective.
+
+Notation, shared by the whole project (DESIGN): ``W (rows, n)`` weights, one row per output; ``G (n, n)`` Gram matrix
+``X Xᵀ / tokens`` of the layer's inputs, undamped; ``u (rows, n)`` in [0, 1], 1 = pruned; ``keep (rows, n)`` bool,
+True = the weight stays. A row's error is ``uᵀ diag(w) G diag(w) u = ‖wX - (m∘w)X‖² / tokens``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fwbench import patterns
+from fwbench.patterns import Pattern
+
+Array = Any  # numpy.ndarray or torch.Tensor
+
+
+class ProblemError(ValueError):
+    """A problem that is not one (shapes, NaN, indefinite G); the message is one line."""
+
+
+def row_errors(G: Array, change: Array) -> Array:
+    """Error of each row, ``(..., rows)``, when the weights move by ``change (..., rows, n)``: ``change G changeᵀ``."""
+    return ((change @ G) * change).sum(-1)
+
+
+def gradient(W: Array, G: Array, u: Array) -> Array:
+    """Gradient of the error in ``u``, ``(..., rows, n)``: ``2 w∘((w∘u) G)`` (SparseFW, arXiv 2510.13713, eq. 5)."""
+    return 2 * W * ((W * u) @ G)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One layer's mask selection problem; immutable.
+
+    Args:
+        name: for people; not part of the identity.
+        W: weights, float32 ``(rows, n)``.
+        G: Gram matrix, float64 ``(n, n)``, symmetric positive semidefinite (``check_psd`` tests the latter).
+        pattern: a :class:`Pattern`, or its text.
+        meta: provenance, strings.
+
+    Raises:
+        ProblemError: wrong shapes or types, non-finite entries, an asymmetric ``G``.
+        PatternError: the pattern does not fit.
+    """
+
+    name: str
+    W: np.ndarray = field(repr=False)
+    G: np.ndarray = field(repr=False)
+    pattern: Pattern
+    meta: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        W = _frozen(self.W, np.float32, "W")
+        G = _frozen(self.G, np.float64, "G")
+        if 0 in W.shape:
+            raise ProblemError(f"{self.name}: W is empty {W.shape}")
+        if G.shape != (W.shape[1], W.shape[1]):
+            raise ProblemError(f"{self.name}: G has shape {G.shape}, W {W.shape} asks for {(W.shape[1],) * 2}")
+        for key, array in (("W", W), ("G", G)):
+            if not np.isfinite(array).all():
+                raise ProblemError(f"{self.name}: {key} has entries that are not finite")
+        if not np.array_equal(G, G.T):
+            if np.abs(G - G.T).max() > 1e-6 * np.abs(G).max():
+                raise ProblemError(f"{self.name}: G is not symmetric")
+            G = _frozen((G + G.T) / 2, np.float64, "G")
+        pattern = patterns.parse(self.pattern)
+        pattern.counts(W.shape)
+        for key, value in (("W", W), ("G", G), ("pattern", pattern), ("meta", MappingProxyType(dict(self.meta)))):
+            object.__setattr__(self, key, value)
+
+    def __reduce__(self) -> tuple:
+        return Problem, (self.name, self.W, self.G, self.pattern, dict(self.meta))
+
+    @property
+    def rows(self) -> int:
+        return self.W.shape[0]
+
+    @property
+    def n(self) -> int:
+        return self.W.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows, self.n
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 (hex) of the content: shapes, W, G and the pruned count of every group."""
+        digest = hashlib.sha256(f"fwbench-1 {self.rows} {self.n} {self.pattern.group_size(self.shape)} ".encode())
+        for array in (self.W, self.G, self.pattern.counts(self.shape)):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def total(self) -> float:
+        """Error with everything pruned, ``tr(W G Wᵀ)``: the yardstick of the relative error."""
+        return float(self.row_errors(np.ones(self.shape)).sum())
+
+    def row_errors(self, u: np.ndarray) -> np.ndarray:
+        """Error of each row, float64 ``(rows,)``, at ``u (rows, n)`` (1 = pruned), relaxed or not."""
+        return row_errors(self.G, self.W * np.asarray(u, dtype=np.float64))
+
+    def error(self, keep: np.ndarray) -> float:
+        """Error of the layer for a mask, float64."""
+        return float(self.row_errors(~np.asarray(keep, dtype=bool)).sum())
+
+    def error_of_weights(self, weights: np.ndarray) -> float:
+        """``‖(W - Ŵ) X‖² / tokens`` for changed weights ``Ŵ (rows, n)``, float64."""
+        return float(row_errors(self.G, self.W.astype(np.float64) - weights).sum())
+
+    def gradient(self, u: np.ndarray) -> np.ndarray:
+        """Gradient of the error at ``u``, float64 ``(rows, n)``."""
+        return gradient(self.W.astype(np.float64), self.G, np.asarray(u, dtype=np.float64))
+
+    def with_pattern(self, pattern: Pattern | str) -> Problem:
+        """The same layer under another pattern."""
+        return replace(self, pattern=patterns.parse(pattern))
+
+    def check_psd(self, stored: type = np.float64) -> None:
+        """Raise ProblemError unless ``G`` is positive semidefinite to the rounding of the type it was ``stored`` in."""
+        slack = self.n * float(np.finfo(stored).eps) * float(self.G.diagonal().max()) + float(np.finfo(np.float64).tiny)
+        try:
+            np.linalg.cholesky(self.G + slack * np.eye(self.n))
+        except np.linalg.LinAlgError:
+            raise ProblemError(f"{self.name}: G is not positive semidefinite") from None
+
+
+def _frozen(array: np.ndarray, dtype: type, name: str) -> np.ndarray:
+    array = np.asarray(array)
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise ProblemError(f"{name} must be a matrix of numbers, got {array.dtype} {array.shape}")
+    array = np.array(array, dtype=dtype, order="C")  # a copy: the caller keeps his own
+    array.setflags(write=False)
+    return array

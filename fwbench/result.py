@@ -1,0 +1,171 @@
+"""What one solver did on one problem: the words every floor above shares. Standard library and numpy only."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+
+class Status(StrEnum):
+    """Why the solver stopped."""
+
+    OPTIMAL = "optimal"  # it says its answer is proven optimal
+    FEASIBLE = "feasible"  # it ended by itself with an answer
+    TIMEOUT = "timeout"  # the clock ended it; an answer may exist
+    SKIPPED = "skipped"  # it declined the problem, with a reason
+    FAILED = "failed"  # it raised, crashed, ran out of memory, or the judge rejected its answer
+
+
+class Verdict(StrEnum):
+    """What the judge found; no solver has a say in it."""
+
+    OPTIMAL = "optimal"  # a verified lower bound meets the error
+    CERTIFIED = "certified"  # feasible, and this run brought a verified lower bound
+    FEASIBLE = "feasible"
+    INFEASIBLE = "infeasible"  # a wrong count, or weights where the mask has none
+    NONFINITE = "nonfinite"
+    ERROR_MISMATCH = "error_mismatch"  # the claimed error or bound is not reproduced
+    NONE = "none"  # there is no mask
+
+
+class Proof(StrEnum):
+    """How a lower bound is known."""
+
+    VERIFIED = "verified"  # our checker replayed its certificate
+    CLAIMED = "claimed"  # a solver says so
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A proof of a lower bound on one problem; ``fwbench.verify`` replays it.
+
+    ``kind`` ``diagonal``: arrays ``e`` (scalar, ``(n,)`` or ``(rows, n)``) with ``G - diag(e) ⪰ 0``, and any
+    ``u (rows, n)`` float32 at which the convex function ``h`` is linearised (DESIGN section 1).
+    """
+
+    problem: str  # hash of the problem
+    bound: float  # what the prover claims; the checker computes its own
+    kind: str
+    arrays: Mapping[str, np.ndarray] = field(repr=False)
+    source: str = ""  # spec of the solver that found it
+
+    def to_bytes(self) -> bytes:
+        """Compressed ``.npz`` with the header as JSON."""
+        header = {"format": "fwbench-certificate-1", "problem": self.problem, "bound": self.bound}
+        header |= {"kind": self.kind, "source": self.source}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, header=np.array(json.dumps(header)), **self.arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Certificate:
+        """Read what :meth:`to_bytes` wrote.
+
+        Raises:
+            ValueError: not a certificate, truncated, or of a format this version does not know.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            header = json.loads(str(arrays.pop("header")))
+            if header.pop("format") != "fwbench-certificate-1":
+                raise ValueError("unknown format")
+            return cls(arrays=arrays, **header)
+        except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
+            raise ValueError(f"not a readable certificate ({error})") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Certificate:
+        """Read a certificate file. Raises ValueError with the path and the reason."""
+        try:
+            return cls.from_bytes(Path(path).read_bytes())
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage of a run, timed and judged by the pipeline."""
+
+    stage: str
+    role: str
+    seconds: float
+    error: float | None = None  # of the mask after it
+    relaxed_error: float | None = None  # f at the fractional point after it
+    lower_bound: float | None = None  # as the stage says
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the benchmark. Errors are sums over the layer, float64; seconds are wall time."""
+
+    problem: str
+    problem_hash: str
+    collection: str
+    solver: str  # canonical spec, what differs from the defaults
+    key: str  # identity of the run, see pipeline.key
+    pattern: str
+    rows: int
+    n: int
+    status: Status
+    verdict: Verdict = Verdict.NONE
+    reason: str = ""
+    error: float | None = None
+    relative_error: float | None = None
+    ratio_to_wanda: float | None = None
+    relaxed_error: float | None = None
+    rounding_error: float | None = None
+    lower_bound: float | None = None
+    proof: Proof = Proof.NONE
+    seconds: float | None = None
+    peak_memory: int | None = None  # bytes, the worker's resident maximum during the run
+    updates_weights: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    stages: tuple[StageRecord, ...] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+    trace: tuple[tuple[float, float | None, float | None], ...] = ()  # (seconds, upper, lower)
+    machine: Mapping[str, object] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict)  # the problem's provenance
+    timing: Mapping[str, float] = field(default_factory=dict)  # reference load before and after, load average
+    mask_sha256: str = ""
+    created: str = ""  # UTC, ISO 8601
+
+    @property
+    def solved(self) -> bool:
+        """True if the judge accepted an answer."""
+        return self.verdict in (Verdict.OPTIMAL, Verdict.CERTIFIED, Verdict.FEASIBLE)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        data = json.loads(text)
+        data["stages"] = tuple(StageRecord(**record) for record in data["stages"])
+        data["trace"] = tuple(tuple(point) for point in data["trace"])
+        for key, kind in (("status", Status), ("verdict", Verdict), ("proof", Proof)):
+            data[key] = kind(data[key])
+        return cls(**data)
+
+
+def pack_mask(keep: np.ndarray) -> bytes:
+    """Bits of a mask, row-major, eight a byte."""
+    return np.packbits(np.ascontiguousarray(keep, dtype=bool)).tobytes()
+
+
+def unpack_mask(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    """Inverse of :func:`pack_mask`: bool ``(rows, n)``."""
+    return np.unpackbits(np.frombuffer(data, np.uint8), count=shape[0] * shape[1]).reshape(shape).astype(bool)

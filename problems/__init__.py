@@ -1,0 +1,1 @@
+"""fwbench.problems: the problem library. See ARCHITECTURE.md."""

@@ -1,0 +1,1 @@
+"""fwbench.solvers: one file, or one folder, a family; adding a solver is adding one file."""
