@@ -1,0 +1,97 @@
+"""The lower bound of DESIGN section 1, for any (problem, e, u).
+
+For a diagonal ``e`` with ``G - diag(e) ⪰ 0`` put ``d = w²∘e``. Then ``h(u) = f(u) + Σ d u (1 - u)`` is convex and
+equals ``f`` on masks, so its linearisation at *any* point ``u`` lies below ``f`` on masks, and
+
+    min over masks f  ≥  h(u) - ∇h(u)ᵀu + min over polytope ∇h(u)ᵀv  =  -uᵀ(Q - D)u + min_v gᵀv,  g = 2(Q - D)u + d.
+
+``e = 0`` is the plain relaxation's Frank-Wolfe gap bound (Jaggi 2013, "Revisiting Frank-Wolfe", eq. 2). Here it is
+computed in plain float64; ``fwbench.verify`` proves it, rounding included.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fwbench.problem import Problem
+from fwbench.result import Certificate
+
+
+def linearise(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """The tangent of ``h`` at ``u``: its value at the origin ``(rows,)`` and its gradient ``(rows, n)``, float64.
+
+    Args:
+        u: ``(rows, n)``.
+        e: scalar, ``(n,)`` shared, or ``(rows, n)`` a row's own.
+    """
+    W = problem.W.astype(np.float64)
+    u = np.asarray(u, dtype=np.float64)
+    d = W**2 * e
+    product = W * ((W * u) @ problem.G) - d * u  # (Q - D) u
+    return -(product * u).sum(axis=1), 2 * product + d
+
+
+def group_bounds(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> np.ndarray:
+    """Lower bound of each row ``(rows,)``; for a pattern that does not separate, of the layer ``(1,)``."""
+    origin, g = linearise(problem, u, e)
+    chosen = np.where(problem.pattern.prune(g), g, 0.0)
+    if problem.pattern.separable:
+        return origin + chosen.sum(axis=1)
+    return np.array([origin.sum() + chosen.sum()])
+
+
+def lower_bound(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> float:
+    """Lower bound on the error of every mask of the pattern, if ``G - diag(e) ⪰ 0``; 0 if that is better."""
+    bounds = group_bounds(problem, u, e)
+    return float(np.maximum(bounds, 0.0).sum())
+
+
+def slope(problem: Problem, u: np.ndarray) -> np.ndarray:
+    """How fast the bound grows with each ``e_i`` at ``u``: ``c_i = Σ_r w_ri² u_ri (1 - u_ri)``, ``(n,)``."""
+    u = np.clip(np.asarray(u, dtype=np.float64), 0, 1)
+    return (problem.W.astype(np.float64) ** 2 * u * (1 - u)).sum(axis=0)
+
+
+def margin(G: np.ndarray) -> float:
+    """How much of the diagonal the checker's verified Cholesky needs: four times its own rounding bound."""
+    n = G.shape[0]
+    return 4 * (n + 2) * float(np.finfo(np.float64).eps) * float(np.abs(G.diagonal()).sum())
+
+
+def safe(G: np.ndarray, e: np.ndarray | float = 0.0) -> np.ndarray:
+    """Lower ``e`` by the least uniform amount tried that makes ``G - diag(e)`` provably positive semidefinite.
+
+    For ``e = 0`` this is slightly negative: the Gram matrix of few tokens is singular, and rounding may make it
+    indefinite; the bound stays valid and loses next to nothing.
+
+    Raises:
+        ValueError: no shift below the mean diagonal is enough; ``G`` is not positive semidefinite.
+    """
+    e = np.broadcast_to(np.asarray(e, dtype=np.float64), G.shape[:1])
+    step = margin(G) + float(np.finfo(np.float64).tiny)
+    shift = step
+    while shift <= max(float(G.diagonal().mean()), 8 * step):
+        try:
+            np.linalg.cholesky(G - np.diag(e - shift + step / 2))  # half the margin is left to the checker
+        except np.linalg.LinAlgError:
+            shift = 2 * shift
+        else:
+            return e - shift
+    raise ValueError("G is not positive semidefinite")
+
+
+def certificate(
+    problem: Problem, u: np.ndarray, e: np.ndarray | float | None = None, source: str = ""
+) -> Certificate:
+    """The proof that ``(e, u)`` gives; ``e`` is made safe first, ``None`` is the plain relaxation.
+
+    Args:
+        u: ``(rows, n)``; kept as float32, which costs nothing as the bound holds at any ``u``.
+        e: None, or ``(n,)``.
+
+    Raises:
+        ValueError: ``G`` is not positive semidefinite.
+    """
+    e = safe(problem.G, 0.0 if e is None else e)
+    u = np.clip(np.asarray(u), 0, 1).astype(np.float32)
+    return Certificate(problem.hash, lower_bound(problem, u, e), "diagonal", {"e": e, "u": u}, source)

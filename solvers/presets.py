@@ -1,0 +1,8 @@
+"""Names that stand for whole specs: the papers' methods as published, and the default sets of the command line."""
+
+PRESETS = {
+    # Roux et al., SparseFW, arXiv 2510.13713: open loop, 2000 steps, 90 % of the kept weights fixed by Wanda's score
+    "sparsefw": "wanda+fw(step=open,steps=2000,alpha=0.9)+round(method=topk)",
+    # Zimmer et al., SparseSwaps, arXiv 2512.10922: exact 1-swaps from Wanda's mask (there at most 100 a row)
+    "sparseswaps": "wanda+swap",
+}
