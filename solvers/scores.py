@@ -91,6 +91,10 @@ class Ria(Stage):
     role: ClassVar[Role] = Role.START
     source: ClassVar[str] = "Zhang et al., Plug-and-Play: An Efficient Post-training Pruning Method, ICLR 2024"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.a < float("inf"):
+            raise ValueError(f"ria: a must be a number of at least 0, got {self.a!r}")
+
     def run(self, problem: Problem, state: State, context: Context) -> State:
         return _start(problem, state, ria_score(problem.W, problem.G, self.a))
 
