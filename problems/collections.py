@@ -1,0 +1,164 @@
+"""Collections: named sets of problems, and how a selector on the command line finds them.
+
+A selector is ``NAME`` or ``NAME/GLOB`` with NAME one of ``mini``, ``smollm2`` (``smollm2@65536`` for another number of
+calibration tokens) and ``synthetic``; or the path of a problem file or of a folder of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from fwbench.patterns import Pattern, parse
+from fwbench.problem import Problem, ProblemError
+from fwbench.problems import files, resources, synthetic
+from fwbench.problems.text import EXTRACTION, SEQUENCE, TOKENS, load_text
+
+CALIBRATION = "lee"
+MINI = Path(__file__).with_name("mini")
+BLOCKS = 30
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+Progress = Callable[[int, int, str], None]  # done, total, what
+
+
+class CollectionError(ValueError):
+    """A selector that selects nothing; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What :func:`catalog` says of a collection."""
+
+    name: str
+    sentence: str
+    problems: int
+
+
+def catalog() -> tuple[Collection, ...]:
+    """The collections, nothing loaded."""
+    mini = len(list(MINI.glob(f"*{files.SUFFIX}")))
+    return (
+        Collection("mini", "Sub-blocks of real SmolLM2 layers with n = 16 to 384, and one whole v_proj layer.", mini),
+        Collection("smollm2", "Every linear layer of SmolLM2-135M, extracted on demand.", BLOCKS * len(LAYERS)),
+        Collection(
+            "synthetic", "Seeded generators: correlated, ill-conditioned, planted, hostile.", len(synthetic.CASES)
+        ),
+    )
+
+
+def load(
+    selector: str | Path,
+    patterns: Sequence[Pattern | str] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, Problem]]:
+    """Problems of a selector, in the order of their names, each with its collection's name.
+
+    Args:
+        selector: see the module; a GLOB is tried on the whole name (``smollm2.07.gate_proj``) and on what follows the
+            collection's name (``07.gate_proj``).
+        patterns: each problem under each of these in place of its own; those it does not fit are an error.
+        progress: called with (done, total, what) while problems are extracted.
+
+    Raises:
+        CollectionError: an unknown name, or a glob that matches nothing.
+        ProblemError: a file that is refused.
+        PatternError: an unknown pattern, or one that does not fit.
+        ResourceError: ``smollm2`` cannot be downloaded.
+    """
+    chosen = None if patterns is None else [parse(pattern) for pattern in patterns]
+    for collection, problem in _load(str(selector), progress):
+        if chosen is None:
+            yield collection, problem
+        else:
+            for pattern in chosen:
+                yield collection, repattern(problem, pattern)
+
+
+def repattern(problem: Problem, pattern: Pattern) -> Problem:
+    """The problem under another pattern; a name that ends with the old pattern ends with the new one."""
+    old = f".{problem.pattern}"
+    changed = problem.with_pattern(pattern)
+    if problem.name.endswith(old):
+        object.__setattr__(changed, "name", f"{problem.name.removesuffix(old)}.{pattern}")
+    return changed
+
+
+def _load(selector: str, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
+    head, _, glob = selector.partition("/")
+    name, at, tokens = head.partition("@")
+    if at and name == "smollm2" and not (tokens.isdecimal() and int(tokens)):
+        raise CollectionError(f"{selector}: {tokens!r} is not a number of tokens; write smollm2@65536")
+    if name in ("mini", "synthetic") and not at:
+        return _mini(glob) if name == "mini" else _synthetic(glob)
+    if name == "smollm2":
+        return _smollm2(head, glob, int(tokens or TOKENS), progress)
+    path = Path(selector)
+    if path.is_dir():
+        label = path.resolve().name
+        return ((label, problem) for problem in files.read_folder(path))
+    if path.suffix == files.SUFFIX or path.is_file():
+        return iter([(path.stem, files.read_problem(path))])
+    known = [item.name for item in catalog()]
+    near = get_close_matches(name, known, n=2) or known
+    raise CollectionError(f"{selector}: no such collection, file or folder; did you mean {' or '.join(near)}?")
+
+
+def _matching(collection: str, names: Sequence[str], glob: str) -> list[str]:
+    """Names that a glob selects, sorted; an empty one selects all."""
+    kept = [name for name in names if not glob or fnmatchcase(name, glob) or fnmatchcase(name.partition(".")[2], glob)]
+    if not kept:
+        example = f"; names are like {names[0]}" if names else ""
+        raise CollectionError(f"{collection}/{glob}: no problem of {collection} matches{example}")
+    return sorted(kept)
+
+
+def _mini(glob: str) -> Iterator[tuple[str, Problem]]:
+    paths = {path.name.removesuffix(files.SUFFIX): path for path in files.problem_paths(MINI)}
+    for name in _matching("mini", list(paths), glob):
+        yield "mini", files.read_problem(paths[name])
+
+
+def _synthetic(glob: str) -> Iterator[tuple[str, Problem]]:
+    for name in _matching("synthetic", list(synthetic.CASES), glob):
+        yield "synthetic", synthetic.CASES[name]()
+
+
+def _smollm2(collection: str, glob: str, tokens: int, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
+    every = [f"smollm2.{block:02}.{layer}" for block in range(BLOCKS) for layer in LAYERS]
+    names = _matching(collection, every, glob)
+    folder = _extraction_folder(tokens)
+    missing = [name for name in names if not (folder / f"{name}{files.SUFFIX}").is_file()]
+    if missing:
+        _extract(missing, folder, tokens, progress)
+    for name in names:
+        path = folder / f"{name}{files.SUFFIX}"
+        try:
+            problem = files.read_problem(path)
+        except ProblemError:  # damaged in the cache: build it once more
+            _extract([name], folder, tokens, progress)
+            problem = files.read_problem(path)
+        yield collection, problem
+
+
+def _extraction_folder(tokens: int) -> Path:
+    hashes = (resources.KNOWN["smollm2"].sha256, resources.KNOWN[CALIBRATION].sha256)
+    key = hashlib.sha256(" ".join(map(str, (EXTRACTION, *hashes, tokens, SEQUENCE))).encode()).hexdigest()
+    return resources.cache_folder() / "problems" / f"smollm2-{tokens}-{key[:12]}"
+
+
+def _extract(names: Sequence[str], folder: Path, tokens: int, progress: Progress | None) -> None:
+    # here and not above: mini and synthetic load without torch
+    from fwbench.problems.extract import extract
+    from fwbench.problems.models import load_model
+
+    if progress:
+        progress(0, tokens, "smollm2: loading the model")
+    model, text = load_model("smollm2"), load_text(CALIBRATION)
+    blocks = sorted({int(name.split(".")[1]) for name in names})
+    for problem in extract(model, text, blocks, tokens, progress=progress, select=set(names).__contains__):
+        files.write_problem(problem, folder / f"{problem.name}{files.SUFFIX}")

@@ -1,0 +1,207 @@
+"""Models: any causal language model of transformers, its decoder blocks, and the linear layers in them.
+
+Blocks and layers are found by structure: the blocks are the outermost ``ModuleList`` that holds the most linear
+weights; the layers are the ``nn.Linear`` and ``Conv1D`` modules in a block. Embeddings and head lie outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fwbench.problems import resources
+
+with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import transformers
+    from transformers.pytorch_utils import Conv1D
+
+SMOLLM2 = "smollm2"
+COPY_LIMIT = 1 << 30  # bytes; a larger GGUF file is read anew each time, its float32 copy would be 8 times as large
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: float32, in evaluation mode; ``label`` begins the names of its problems."""
+
+    label: str
+    network: Any = field(repr=False)  # transformers.PreTrainedModel
+    tokenizer: Any = field(repr=False)
+    source: str = ""
+    license: str = ""
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence, in tokens, that the model takes."""
+        return int(getattr(self.network.config, "max_position_embeddings", None) or 1 << 30)
+
+
+def load_model(name: str | Path) -> Model:
+    """Load a causal language model with its tokenizer.
+
+    Args:
+        name: ``smollm2``, a local folder, a GGUF file, or a name on the hub.
+
+    Raises:
+        ModelError: no model there, or one that transformers cannot load.
+        ResourceError: ``smollm2`` cannot be downloaded.
+    """
+    name = str(name)
+    path = Path(name)
+    if name == SMOLLM2:
+        resource = resources.KNOWN[SMOLLM2]
+        network, tokenizer = _load_gguf(resources.fetch(resource))
+        return Model(SMOLLM2, network, tokenizer, resource.spec, resource.license)
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelError(f"{name}: not a GGUF file; a model is a folder, a GGUF file or a hub name")
+        return Model(_label(path.stem), *_load_gguf(path), path.name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"{name}: not a model, the folder has no config.json")
+    if not path.is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ModelError(f"{name}: no such model folder or GGUF file")
+    return Model(_label(path.name), *_load(name, name), path.name if path.is_dir() else name)
+
+
+def wrap(label: str, network: Any, tokenizer: Any = None, source: str = "", license: str = "") -> Model:
+    """A model that is already in memory, as :func:`load_model` would give it; the network is cast in place."""
+    network.to(torch.float32).eval().requires_grad_(False)
+    return Model(label, network, tokenizer, source or label, license)
+
+
+def find_blocks(network: nn.Module) -> list[nn.Module]:
+    """Decoder blocks, in order. Raises ModelError if there are none."""
+    best: list[nn.Module] = []
+    for candidate in _outermost_lists(network):
+        if _linear_weights(candidate) > sum(map(_linear_weights, best)):
+            best = list(candidate)
+    if not best:
+        raise ModelError(f"{type(network).__name__}: no decoder blocks with linear layers found")
+    return best
+
+
+def find_layers(block: nn.Module) -> dict[str, nn.Module]:
+    """Linear layers of a block by name, in the order of definition.
+
+    The name is the last part of the module's path, or the whole path where two layers end alike (GPT-2's ``c_proj``).
+
+    Raises:
+        ModelError: a mixture of experts, or quantised weights: their layers are not plain matrices.
+    """
+    paths = {}
+    for path, module in block.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        kind = type(module).__name__
+        if any(value.ndim > 2 for value in own.values()) and not isinstance(module, nn.modules.conv._ConvNd):
+            raise ModelError(
+                f"layer {path} ({kind}) stacks the weights of experts; mixtures of experts are not supported"
+            )
+        if isinstance(module, nn.ModuleList) and len(module) > 1 and all(map(_linear_weights, module)):
+            raise ModelError(f"layer {path} ({kind}) is a list of experts; mixtures of experts are not supported")
+        if isinstance(module, nn.Linear | Conv1D):
+            if not module.weight.is_floating_point() or module.weight.ndim != 2:
+                raise ModelError(f"layer {path} ({kind}) is quantised; load the model unquantised")
+            paths[path] = module
+        elif hasattr(module, "qweight"):
+            raise ModelError(f"layer {path} ({kind}) is quantised; load the model unquantised")
+    ends = [path.rpartition(".")[2] for path in paths]
+    return {end if ends.count(end) == 1 else path: paths[path] for path, end in zip(paths, ends, strict=True)}
+
+
+def weight_of(layer: nn.Module) -> np.ndarray:
+    """Weights of a layer, float32 ``(rows, n)``, one row per output; ``Conv1D`` stores them transposed."""
+    weight = layer.weight.detach()
+    if isinstance(layer, Conv1D):
+        weight = weight.T
+    return weight.to("cpu", torch.float32).numpy()
+
+
+def _outermost_lists(module: nn.Module) -> Iterator[nn.ModuleList]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _outermost_lists(child)
+
+
+def _linear_weights(module: nn.Module) -> int:
+    """Number of weights that could be pruned; experts and quantised ones count, so that their refusal names them."""
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear | Conv1D) or hasattr(m, "qweight")]
+    return sum(p.numel() for m in linear for p in (*m.parameters(recurse=False), *m.buffers(recurse=False)))
+
+
+def _label(name: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-") or "model"
+
+
+def _load_gguf(path: Path) -> tuple[Any, Any]:
+    """Load a GGUF file; the dequantised model is kept in the cache, it loads ten times as fast."""
+    if path.stat().st_size > COPY_LIMIT:
+        return _load(str(path.parent), path, gguf_file=path.name)
+    copy = resources.cache_folder() / "models" / f"{_label(path.stem)}-{resources.sha256_of(path)[:12]}"
+    if not (copy / "config.json").is_file():
+        network, tokenizer = _load(str(path.parent), path, gguf_file=path.name)
+        _keep_copy(network, tokenizer, copy)
+    return _load(str(copy), path)  # also the first time: the same model, whoever asks first
+
+
+def _keep_copy(network: Any, tokenizer: Any, copy: Path) -> None:
+    with contextlib.suppress(AttributeError):
+        del network.config.quantization_config  # save_pretrained refuses what it thinks is quantised
+    network.is_quantized, network.hf_quantizer = False, None
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copy.parent) as folder, _quiet():
+            network.save_pretrained(Path(folder) / "model")
+            tokenizer.save_pretrained(Path(folder) / "model")
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                os.rename(Path(folder) / "model", copy)
+    except OSError as error:
+        if not (copy / "config.json").is_file():
+            raise ModelError(f"{copy}: the model cannot be cached ({error.strerror or error})") from None
+
+
+def _load(location: str, name: Path | str, **options: Any) -> tuple[Any, Any]:
+    try:
+        with _quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
+            network = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **options)
+    except Exception as error:  # transformers raises many kinds; the reason is its first line
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        raise ModelError(f"{name}: transformers cannot load it as a causal language model ({reason})") from None
+    return network.eval().requires_grad_(False), tokenizer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the progress bars and notices of transformers off the terminal; it is fwbench that reports progress."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
