@@ -1,0 +1,74 @@
+"""A layer as the independent quadratic problems that general-purpose solvers take, one after another.
+
+A block is ``min uᵀQu + cᵀu`` over ``0 ≤ u ≤ 1`` with an exact sum over each of its groups: one row of the layer, or the
+whole layer where the pattern does not separate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from fwbench.patterns import Pattern
+from fwbench.problem import Problem
+
+
+@dataclass(frozen=True)
+class Block:
+    """One independent problem of ``m`` variables (row-major where it spans rows)."""
+
+    rows: slice  # rows of the layer
+    Q: np.ndarray | sp.csc_array  # (m, m), dense for one row, block diagonal for a layer
+    c: np.ndarray  # (m,)
+    counts: np.ndarray  # pruned count of each group, (groups,)
+
+    @property
+    def size(self) -> int:
+        return self.c.size
+
+    def sums(self) -> sp.csc_array:
+        """The matrix of group sums, ``(groups, m)``: ``sums() @ u == counts``."""
+        groups = self.counts.size
+        return sp.csc_array(sp.kron(sp.eye_array(groups), np.ones((1, self.size // groups))))
+
+
+def block_size(problem: Problem) -> int:
+    """Variables in each block."""
+    return problem.n if problem.pattern.separable else problem.rows * problem.n
+
+
+def blocks(problem: Problem, e: np.ndarray | None = None) -> Iterator[Block]:
+    """The blocks in order of rows.
+
+    Args:
+        e: ``(n,)`` with ``G - diag(e) ⪰ 0``: the objective is then ``uᵀ(Q - D)u + dᵀu`` with ``d = w²∘e``, equal on
+            masks (DESIGN section 1). None for ``uᵀQu``.
+    """
+    W = problem.W.astype(np.float64)
+    G = problem.G if e is None else problem.G - np.diag(e)
+    linear = np.zeros_like(W) if e is None else W**2 * e
+    counts = problem.pattern.counts(problem.shape)
+    if not problem.pattern.separable:
+        Q = sp.csc_array(sp.block_diag([np.outer(w, w) * G for w in W]))
+        yield Block(slice(0, problem.rows), Q, linear.ravel(), counts)
+        return
+    for row, (w, count) in enumerate(zip(W, counts.reshape(problem.rows, -1), strict=True)):
+        yield Block(slice(row, row + 1), np.outer(w, w) * G, linear[row], count)
+
+
+def project(pattern: Pattern, u: np.ndarray) -> np.ndarray:
+    """The nearest point of the pattern's polytope, float64 ``(rows, n)``, counts exact to rounding.
+
+    ``clip(u - t, 0, 1)`` in each group, with ``t`` found by bisection (the capped simplex: Wang and Lu 2015).
+    """
+    x = pattern.groups(np.asarray(u, dtype=np.float64))
+    counts = pattern.counts((u.shape[-2], u.shape[-1]))[:, None]
+    low, high = x.min(axis=1, keepdims=True) - 1, x.max(axis=1, keepdims=True)
+    for _ in range(60):
+        t = (low + high) / 2
+        too_many = np.clip(x - t, 0, 1).sum(axis=1, keepdims=True) > counts
+        low, high = np.where(too_many, t, low), np.where(too_many, high, t)
+    return np.clip(x - (low + high) / 2, 0, 1).reshape(u.shape)

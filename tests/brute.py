@@ -1,0 +1,50 @@
+"""Optimal masks by enumeration: the oracle of the exact solvers, for problems small enough."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import numpy as np
+
+from fwbench.problem import Problem
+
+LIMIT = 2_000_000  # masks of one row (of the layer, where the pattern does not separate)
+
+
+def best_mask(problem: Problem) -> tuple[float, np.ndarray]:
+    """The least error and a mask ``keep (rows, n)`` that has it, over all masks of the pattern.
+
+    Raises:
+        ValueError: there are too many masks to enumerate.
+    """
+    counts = problem.pattern.counts(problem.shape)
+    W = problem.W.astype(np.float64)
+    if not problem.pattern.separable:
+        masks = row_masks(W.size, counts).reshape(-1, *problem.shape)
+        return _best(W, problem.G, masks)
+    best = [
+        _best(w[None], problem.G, row_masks(problem.n, own)[:, None, :])
+        for w, own in zip(W, counts.reshape(problem.rows, -1), strict=True)
+    ]
+    return float(sum(error for error, _ in best)), np.concatenate([keep for _, keep in best])
+
+
+def row_masks(size: int, counts: np.ndarray) -> np.ndarray:
+    """All pruned masks of ``size`` weights with ``counts[g]`` pruned in group ``g``: bool ``(masks, size)``."""
+    width = size // len(counts)
+    choices = [list(combinations(range(g * width, (g + 1) * width), int(count))) for g, count in enumerate(counts)]
+    number = int(np.prod([float(len(choice)) for choice in choices]))
+    if number > LIMIT:
+        raise ValueError(f"{number} masks are too many to enumerate")
+    pruned = np.array([[i for part in picked for i in part] for picked in product(*choices)], dtype=np.int64)
+    masks = np.zeros((number, size), dtype=bool)
+    np.put_along_axis(masks, pruned.reshape(number, -1), True, axis=1)
+    return masks
+
+
+def _best(W: np.ndarray, G: np.ndarray, pruned: np.ndarray) -> tuple[float, np.ndarray]:
+    """Least error over ``pruned (masks, rows, n)`` and its mask, True = stays."""
+    change = pruned * W
+    errors = np.einsum("mri,ij,mrj->m", change, G, change, optimize=True)
+    best = int(errors.argmin())
+    return float(errors[best]), ~pruned[best]
