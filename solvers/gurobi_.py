@@ -103,7 +103,7 @@ class Gurobi(Stage):
         if incumbent <= 0:  # nothing costs less than nothing
             progress.finish(incumbent, incumbent, 0.0)
             return Answer(start, proven=True)
-        scale = OBJECTIVE / incumbent
+        scale = OBJECTIVE / max(incumbent, 1e-6 * float(block.Q.diagonal().sum()))  # keeps coefficients below 1e8
         with _model(block, scale, environment()) as model:
             model.Params.Threads = self.threads or context.threads
             model.Params.Seed = context.seed % 2_000_000_000
