@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -168,9 +171,27 @@ def _qpsolvers(
     """``min ½xᵀPx + qᵀx``, ``Ax = b``, ``0 ≤ x ≤ 1`` by a back end of qpsolvers."""
     import qpsolvers
 
+    if backend == "highs":
+        _greet_highs()
     program = qpsolvers.Problem(P, q, None, None, A, b, np.zeros(q.size), np.ones(q.size))
     solution = qpsolvers.solve_problem(program, backend, initvals=start, verbose=False, **options)
     return solution.x, bool(solution.found)
+
+
+@cache
+def _greet_highs() -> None:
+    """Let HiGHS print its banner, once in a process, where nobody reads it: no option silences it."""
+    import highspy
+
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            highspy.Highs()
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _cvxpy(

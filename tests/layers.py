@@ -1,0 +1,54 @@
+"""Small layers for the tests of solvers: random, of whole numbers (so that ``==`` is exact), and hostile."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fwbench.problem import Problem
+
+PATTERNS = ("0.5", "0.25", "unstructured:0.4", "2:4", "1:4", "rows")
+
+
+def pattern_of(name: str, rows: int, n: int) -> str | np.ndarray:
+    """A pattern of the list for a layer; ``rows`` stands for counts 0, 1, ... up to n."""
+    return np.linspace(0, n, rows).astype(np.int64) if name == "rows" else name
+
+
+def random_layer(pattern: str, rows: int = 3, n: int = 12, seed: int = 0, condition: float = 1.0) -> Problem:
+    """Correlated inputs whose scales span ``sqrt(condition)``."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 3)) @ rng.standard_normal((3, 50)) + rng.standard_normal((n, 50))
+    X *= np.logspace(0, -np.log10(condition) / 2, n)[:, None]
+    return Problem(f"random {seed}", rng.standard_normal((rows, n)), X @ X.T / 50, pattern_of(pattern, rows, n))
+
+
+def integer_layer(pattern: str, rows: int = 4, n: int = 12, seed: int = 0) -> Problem:
+    """Small whole numbers: every error is exact in float64, and ties abound."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-2, 3, (n, 20)).astype(float)
+    return Problem(f"integer {seed}", rng.integers(-2, 3, (rows, n)), X @ X.T, pattern_of(pattern, rows, n))
+
+
+def hostile_layers(pattern: str, rows: int = 3, n: int = 8) -> list[Problem]:
+    """What breaks solvers: zeros, duplicates, few tokens, bad condition, extreme scales."""
+    rng = np.random.default_rng(7)
+    W, X = rng.standard_normal((rows, n)), rng.standard_normal((n, 30))
+    zero_row, zero_input, twins, opposite = W.copy(), X.copy(), X.copy(), X.copy()
+    zero_row[0] = 0
+    zero_input[[0, 3]] = 0
+    twins[1::2] = twins[::2]
+    opposite[1] = -opposite[0]
+    cases = {
+        "zero row": (zero_row, X),
+        "zero inputs": (W, zero_input),
+        "all zero": (0 * W, 0 * X),
+        "equal weights": (np.ones_like(W), np.eye(n)),
+        "duplicate inputs": (np.ones_like(W), twins),
+        "opposite inputs": (np.ones_like(W), opposite),
+        "one token": (W, X[:, :1]),
+        "condition 1e8": (W, X * np.logspace(0, -4, n)[:, None]),
+        "tiny": (1e-12 * W, 1e-6 * X),
+        "huge": (1e12 * W, 1e6 * X),
+    }
+    kind = pattern_of(pattern, rows, n)
+    return [Problem(name, W, X @ X.T / X.shape[1], kind) for name, (W, X) in cases.items()]

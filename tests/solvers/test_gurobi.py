@@ -1,0 +1,128 @@
+"""Gurobi against enumeration; its licence, its clock, its honesty."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from brute import best_mask
+from layers import PATTERNS, hostile_layers, integer_layer, random_layer
+
+from fwbench.judge import count_reason
+from fwbench.problem import Problem
+from fwbench.solvers import gurobi_
+from fwbench.solvers.greedy import Greedy
+from fwbench.solvers.gurobi_ import FREE_LIMIT, Gurobi
+from fwbench.stage import Context, State
+
+reason = gurobi_.licence_problem(1)
+pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
+free = pytest.mark.skipif(gurobi_.licence_problem(FREE_LIMIT + 1) is None, reason="there is a full Gurobi licence")
+
+
+def assert_optimal(problem: Problem, after: State) -> None:
+    best, _ = best_mask(problem)
+    slack = 1e-9 * best + 1e-14 * problem.total
+    assert not count_reason(problem, after.keep), problem.name
+    assert problem.error(after.keep) <= best + slack, problem.name
+    assert after.lower == pytest.approx(best, abs=slack), problem.name
+    assert after.proven, problem.name
+    assert after.certificate is None
+    assert after.relaxed is None
+
+
+@pytest.mark.parametrize("convexify", ["none", "shared"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_equals_enumeration(pattern, convexify):
+    n = 4 if pattern.startswith("unstructured") else 12
+    for problem in (random_layer(pattern, n=n), integer_layer(pattern, n=n), random_layer(pattern, n=n, condition=1e6)):
+        assert_optimal(problem, Gurobi(convexify=convexify).run(problem, State(), Context()))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_hostile_layers(pattern):
+    for problem in hostile_layers(pattern, rows=2):
+        assert_optimal(problem, Gurobi().run(problem, State(), Context()))
+
+
+def test_shared_convexification_needs_fewer_nodes():
+    problem = random_layer("0.5", rows=1, n=40)
+    plain, shared = (Gurobi(convexify=kind).run(problem, State(), Context()) for kind in ("none", "shared"))
+    assert problem.error(shared.keep) == pytest.approx(problem.error(plain.keep), rel=1e-9)
+    assert shared.counters["nodes"] < plain.counters["nodes"]
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.5"])
+def test_respects_the_deadline(pattern):
+    rows, n = (4, 48) if pattern == "0.5" else (3, 64)
+    rng = np.random.default_rng(3)
+    X = np.exp(rng.standard_normal((n, 1))) * (rng.standard_normal((n, 6)) @ rng.standard_normal((6, 40)))
+    problem = Problem("hard", rng.standard_normal((rows, n)), X @ X.T + np.eye(n), pattern)
+    start = Greedy().run(problem, State(), Context()).keep
+    began = time.monotonic()
+    after = Gurobi().run(problem, State(keep=start), Context(deadline=began + 0.3))
+    assert time.monotonic() - began < 2.0
+    assert after.stopped == "deadline"
+    assert not after.proven
+    assert not count_reason(problem, after.keep)
+    assert 0 <= after.lower <= problem.error(after.keep) <= problem.error(start) * (1 + 1e-12)
+    assert_monotone(after.trace)
+
+
+def test_no_time_returns_the_incumbent():
+    problem = random_layer("0.5")
+    start = Greedy().run(problem, State(), Context()).keep
+    after = Gurobi().run(problem, State(keep=start), Context(deadline=time.monotonic() - 1))
+    assert np.array_equal(after.keep, start)
+    assert (after.lower, after.proven, after.stopped) == (0.0, False, "deadline")
+
+
+def test_trace_ends_at_the_answer():
+    problem = random_layer("0.5")
+    after = Gurobi().run(problem, State(), Context())
+    assert_monotone(after.trace)
+    assert after.trace[-1][1:] == pytest.approx((problem.error(after.keep), after.lower), rel=1e-12)
+
+
+def assert_monotone(trace: tuple) -> None:
+    seconds, upper, lower = np.array(trace).T
+    assert (np.diff(seconds) >= 0).all()
+    assert (np.diff(upper) <= 1e-12 * upper[0]).all()
+    assert (np.diff(lower) >= -1e-12 * upper[0]).all()
+
+
+def test_a_gap_is_no_proof():
+    problem = random_layer("0.5", n=16)
+    after = Gurobi(gap=0.2).run(problem, State(), Context())
+    assert not after.proven
+    assert after.lower <= problem.error(after.keep) <= after.lower / (1 - 0.2) * (1 + 1e-9)
+
+
+@free
+@pytest.mark.parametrize(
+    ("pattern", "rows", "n"), [("0.5", 1, FREE_LIMIT + 1), ("2:4", 1, FREE_LIMIT + 4), ("unstructured:0.5", 3, 100)]
+)
+def test_free_licence_is_refused_by_its_real_limit(pattern, rows, n):
+    problem = Problem("large", np.ones((rows, n)), np.eye(n), pattern)
+    size = n if pattern != "unstructured:0.5" else rows * n
+    assert Gurobi().supports(problem) == (
+        f"{size} variables in one program; Gurobi's free licence allows {FREE_LIMIT}, a full one is needed"
+    )
+
+
+@free
+@pytest.mark.parametrize("pattern", ["0.5", "2:4", "unstructured:0.5"])
+def test_the_limit_itself_is_solved(pattern):
+    rows, n = (2, FREE_LIMIT // 2) if pattern == "unstructured:0.5" else (1, FREE_LIMIT)
+    problem = Problem("limit", np.ones((rows, n)), np.eye(n), pattern)
+    assert Gurobi().supports(problem) is None
+    after = Gurobi().run(problem, State(), Context())
+    assert problem.error(after.keep) == pytest.approx(rows * n / 2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"convexify": "row-wise"}, {"seconds": 0.0}, {"gap": -1.0}, {"threads": -1}, {"seconds": math.nan}]
+)
+def test_bad_parameters_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"known|must"):
+        Gurobi(**wrong)
