@@ -130,7 +130,7 @@ def diagonal_bound(problem: Problem, u: np.ndarray, e: np.ndarray) -> float:
         parts = np.sort(low, axis=1)
         chosen = np.where(np.arange(low.shape[1]) < counts[:, None], parts, 0.0).reshape(problem.rows, -1)
         rows = (max(0.0, _lowered(_exact_sum(o, c))) for o, c in zip(origin, chosen, strict=True))
-        return _lowered(math.fsum(rows))
+        return max(0.0, _lowered(math.fsum(rows)))
     chosen = np.sort(low.ravel())[: int(counts[0])]
     return max(0.0, _lowered(_exact_sum(origin.ravel(), chosen)))
 
