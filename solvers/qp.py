@@ -115,7 +115,8 @@ class QuadraticProgram(Stage):
         return None
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        u, stopped, iterations, inaccurate = _start(problem, state), "", 0, 0
+        u, stopped, solves, inaccurate = _start(problem, state), "", 0, 0
+        solved = np.zeros((problem.rows, 1), dtype=bool)
         for block in blocks(problem):
             if context.expired():
                 stopped = "deadline"
@@ -128,14 +129,14 @@ class QuadraticProgram(Stage):
             else:
                 inaccurate += not accurate
             if x is not None:
-                u[block.rows] = x.reshape(-1, problem.n)
+                u[block.rows], solved[block.rows] = x.reshape(-1, problem.n), True
             elif not stopped:
                 raise RuntimeError(f"{self.backend} gave no answer for row {block.rows.start}")
-            iterations += 1
-        u = project(problem.pattern, u)
+            solves += 1
+        u = np.where(solved, project(problem.pattern, u), u)
         proof = bounds.certificate(problem, u, source=f"qp(backend={self.backend})")
         after = replace(state, relaxed=u, stopped=stopped).bound(proof.bound, proof)
-        return after.count(solves=iterations, inaccurate=inaccurate)
+        return after.count(solves=solves, inaccurate=inaccurate)
 
     def _solve(self, block: Block, start: np.ndarray, context: Context) -> tuple[np.ndarray | None, bool]:
         """A block's solution ``(m,)``, if there is one, and whether it is one to the tolerance."""

@@ -93,7 +93,7 @@ class Ria(Stage):
 
     def __post_init__(self) -> None:
         if not 0 <= self.a < float("inf"):
-            raise ValueError(f"ria: a must be a number of at least 0, got {self.a!r}")
+            raise ValueError(f"a must be a number of at least 0, got {self.a!r}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         return _start(problem, state, ria_score(problem.W, problem.G, self.a))
