@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -82,10 +82,8 @@ def load(
 def repattern(problem: Problem, pattern: Pattern) -> Problem:
     """The problem under another pattern; a name that ends with the old pattern ends with the new one."""
     old = f".{problem.pattern}"
-    changed = problem.with_pattern(pattern)
-    if problem.name.endswith(old):
-        object.__setattr__(changed, "name", f"{problem.name.removesuffix(old)}.{pattern}")
-    return changed
+    name = f"{problem.name.removesuffix(old)}.{pattern}" if problem.name.endswith(old) else problem.name
+    return replace(problem, name=name, pattern=pattern)
 
 
 def _load(selector: str, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
@@ -118,7 +116,7 @@ def _matching(collection: str, names: Sequence[str], glob: str) -> list[str]:
 
 
 def _mini(glob: str) -> Iterator[tuple[str, Problem]]:
-    paths = {path.name.removesuffix(files.SUFFIX): path for path in files.problem_paths(MINI)}
+    paths = {files.read_name(path): path for path in files.problem_paths(MINI)}
     for name in _matching("mini", list(paths), glob):
         yield "mini", files.read_problem(paths[name])
 
@@ -128,9 +126,13 @@ def _synthetic(glob: str) -> Iterator[tuple[str, Problem]]:
         yield "synthetic", synthetic.CASES[name]()
 
 
-def _smollm2(collection: str, glob: str, tokens: int, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
-    every = [f"smollm2.{block:02}.{layer}" for block in range(BLOCKS) for layer in LAYERS]
-    names = _matching(collection, every, glob)
+def smollm2(names: Sequence[str], tokens: int = TOKENS, progress: Progress | None = None) -> Iterator[Problem]:
+    """Problems of ``smollm2`` by their names, from the cache, where one run extracts all that are missing.
+
+    Raises:
+        ResourceError: the model or the text cannot be downloaded.
+        ProblemError: the cache cannot be written.
+    """
     folder = _extraction_folder(tokens)
     missing = [name for name in names if not (folder / f"{name}{files.SUFFIX}").is_file()]
     if missing:
@@ -142,7 +144,13 @@ def _smollm2(collection: str, glob: str, tokens: int, progress: Progress | None)
         except ProblemError:  # damaged in the cache: build it once more
             _extract([name], folder, tokens, progress)
             problem = files.read_problem(path)
-        yield collection, problem
+        yield problem
+
+
+def _smollm2(collection: str, glob: str, tokens: int, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
+    every = [f"smollm2.{block:02}.{layer}" for block in range(BLOCKS) for layer in LAYERS]
+    names = _matching(collection, every, glob)
+    return ((collection, problem) for problem in smollm2(names, tokens, progress))
 
 
 def _extraction_folder(tokens: int) -> Path:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,16 @@ def read_problem(path: Path | str, pattern: Pattern | str | None = None) -> Prob
     return problem
 
 
+def read_name(path: Path | str) -> str:
+    """Name of the problem in a file, its tensors unread. Raises ProblemError if the file is unreadable."""
+    return _read(Path(path), lambda key: False)[2].get("name", Path(path).stem)
+
+
+def file_stem(name: str) -> str:
+    """A problem's name as every file system takes it: what is no letter, digit, dot, dash or underscore is a dash."""
+    return re.sub(r"[^\w.-]", "-", name)
+
+
 def read_keeps(path: Path | str) -> dict[str, np.ndarray]:
     """Masks stored with a problem: bool ``(rows, n)`` by name. Raises ProblemError if the file is unreadable."""
     tensors, _, _ = _read(Path(path), lambda key: key.startswith("keep_"))
@@ -145,7 +156,7 @@ def problem_paths(path: Path | str) -> list[Path]:
     return paths
 
 
-def _read(path: Path, wanted: Any) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
+def _read(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
     try:
         if not path.is_file():
             raise ProblemError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}")

@@ -1,0 +1,135 @@
+"""The embedded collection ``mini``: sub-blocks of real SmolLM2 layers, small enough to prove an optimum.
+
+``python -m fwbench.problems.mini`` rebuilds the files: bit for bit on one machine, to rounding on another. Columns are
+drawn at random, or are the most correlated set (random sub-blocks are easier than they look). ``n = 256`` and ``384``
+are the frontier, still open when this was written; one whole layer ends the list.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from fwbench.problem import Problem
+from fwbench.problems import files
+from fwbench.problems.collections import MINI, smollm2
+
+TOKENS = 65536  # of calibration
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sub-block: ``n`` columns, chosen ``random``, ``top`` (most correlated) or ``whole``, and ``rows`` rows."""
+
+    n: int
+    layer: str
+    choice: str
+    pattern: str
+    rows: int
+
+    @property
+    def name(self) -> str:
+        return f"mini.n{self.n:03}.{self.layer.partition('.')[2]}.{self.choice}.{self.pattern}"
+
+
+PARTS = (
+    Part(16, "03.gate_proj", "random", "0.5", 4),
+    Part(16, "13.o_proj", "top", "0.6", 4),
+    Part(16, "07.v_proj", "top", "2:4", 4),
+    Part(16, "23.down_proj", "random", "unstructured:0.5", 4),
+    Part(32, "07.q_proj", "random", "0.6", 4),
+    Part(32, "13.up_proj", "top", "0.5", 4),
+    Part(32, "23.o_proj", "random", "2:4", 4),
+    Part(32, "03.v_proj", "top", "unstructured:0.5", 4),
+    Part(64, "03.o_proj", "top", "0.5", 4),
+    Part(64, "07.gate_proj", "random", "0.6", 4),
+    Part(64, "23.v_proj", "random", "0.5", 4),
+    Part(64, "13.down_proj", "top", "2:4", 4),
+    Part(64, "07.up_proj", "random", "unstructured:0.5", 3),
+    Part(96, "07.gate_proj", "top", "0.5", 3),
+    Part(96, "13.o_proj", "random", "0.5", 3),
+    Part(96, "23.q_proj", "top", "0.6", 3),
+    Part(96, "03.up_proj", "random", "2:4", 3),
+    Part(96, "13.v_proj", "random", "unstructured:0.5", 2),
+    Part(128, "07.o_proj", "random", "0.5", 2),
+    Part(128, "23.gate_proj", "top", "0.6", 2),
+    Part(128, "13.down_proj", "random", "0.6", 2),
+    Part(128, "03.v_proj", "top", "2:4", 2),
+    Part(192, "07.up_proj", "random", "0.5", 2),
+    Part(192, "23.down_proj", "random", "0.6", 2),
+    Part(192, "13.q_proj", "top", "0.5", 2),
+    Part(192, "03.gate_proj", "random", "2:4", 2),
+    Part(256, "07.gate_proj", "top", "0.5", 2),
+    Part(256, "23.o_proj", "random", "0.6", 1),
+    Part(384, "13.up_proj", "random", "0.5", 2),
+    Part(384, "07.down_proj", "top", "0.5", 1),
+    Part(576, "07.v_proj", "whole", "0.5", 192),
+)
+
+
+def build(part: Part, layer: Problem) -> Problem:
+    """Cut a part out of its layer. The draw is seeded by the part's name and written in ``meta["source"]``."""
+    rng = np.random.default_rng(zlib.crc32(part.name.encode()))
+    if part.choice == "whole":
+        columns, rows = np.arange(layer.n), np.arange(layer.rows)
+    else:
+        draw = rng.choice(np.flatnonzero(layer.G.diagonal() > 0), part.n, replace=False)
+        columns = np.sort(draw if part.choice == "random" else most_correlated(layer.G, part.n, int(draw[0])))
+        rows = np.sort(rng.choice(layer.rows, part.rows, replace=False))
+    W, G = layer.W[np.ix_(rows, columns)], layer.G[np.ix_(columns, columns)]
+    if stores_as_float32(G):
+        G = G.astype(np.float32).astype(np.float64)
+    recipe = f"fwbench.problems.mini: {layer.meta['layer']}, rows {_ranges(rows)}, columns {_ranges(columns)}"
+    return Problem(part.name, W, G, part.pattern, {**layer.meta, "source": f"{layer.meta['source']}; {recipe}"})
+
+
+def most_correlated(G: np.ndarray, n: int, first: int) -> np.ndarray:
+    """Grow a set of ``n`` inputs from ``first`` by the one whose mean absolute correlation with the set is largest."""
+    scale = np.sqrt(G.diagonal())
+    scale = np.where(scale > 0, scale, np.inf)
+    correlation = np.abs(G) / scale[:, None] / scale
+    chosen, total = [first], correlation[first].copy()
+    while len(chosen) < n:
+        total[chosen[-1]] = -np.inf
+        chosen.append(int(total.argmax()))
+        total += correlation[chosen[-1]]
+    return np.array(chosen)
+
+
+def stores_as_float32(G: np.ndarray) -> bool:
+    """True if ``G`` rounded to float32 is still positive definite; the problem is then *defined* by the rounded one."""
+    values = np.linalg.eigvalsh(G.astype(np.float32).astype(np.float64))
+    return bool(values[0] > 1e-12 * values[-1])
+
+
+def write() -> None:
+    """Rebuild the committed files."""
+    names = sorted({f"smollm2.{part.layer}" for part in PARTS})
+    layers = {problem.name: problem for problem in smollm2(names, TOKENS, _report)}
+    wanted = set()
+    for part in PARTS:
+        problem = build(part, layers[f"smollm2.{part.layer}"])
+        path = MINI / f"{files.file_stem(part.name)}{files.SUFFIX}"
+        files.write_problem(problem, path, dtype="float32" if stores_as_float32(problem.G) else "float64")
+        wanted.add(path)
+    for path in set(MINI.glob(f"*{files.SUFFIX}")) - wanted:
+        path.unlink()
+    total = sum(path.stat().st_size for path in wanted)
+    print(f"{len(wanted)} problems, {total / 1e6:.2f} MB")
+
+
+def _ranges(index: np.ndarray) -> str:
+    """``0-3 7 9-10``."""
+    runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
+    return " ".join(str(run[0]) if run.size == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _report(done: int, total: int, what: str) -> None:
+    print(f"{what}: {done} of {total} tokens", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,179 @@
+"""The registry of best-known values: for each problem the best mask and the best lower bound, and who found them.
+
+``best_known.csv`` holds one line a problem; the masks lie beside it in ``best_masks/`` as lines of hex digits. Entries
+only ever improve: a mask is judged again here, and a claimed bound never takes the place of a verified one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from fwbench.judge import judge
+from fwbench.problem import Problem
+from fwbench.problems.files import file_stem, write_atomic
+from fwbench.result import Proof, pack_mask, unpack_mask
+
+FOLDER = Path(__file__).parent
+TABLE, MASKS = "best_known.csv", "best_masks"
+WIDTH = 100  # hex digits of a line
+MARGIN = 1e-9  # relative: less is no improvement, and a lower bound may exceed the upper by as much
+RANK = {Proof.NONE: 0, Proof.CLAIMED: 1, Proof.VERIFIED: 2}
+
+
+class RegistryError(ValueError):
+    """An unreadable registry, or a value that contradicts it; the message is one line."""
+
+
+@dataclass(frozen=True)
+class BestKnown:
+    """What is known of one problem. Values are errors of the layer, float64; None where nothing is known."""
+
+    name: str
+    hash: str
+    rows: int
+    n: int
+    pattern: str
+    upper: float | None = None
+    upper_by: str = ""
+    lower: float | None = None
+    lower_by: str = ""
+    proof: Proof = Proof.NONE  # of the lower bound
+    date: str = ""  # of the last improvement, ISO 8601
+    mask: bytes = field(default=b"", repr=False)  # packed, of the upper bound
+
+    @property
+    def keep(self) -> np.ndarray | None:
+        """Mask of the upper bound, bool ``(rows, n)``, True = the weight stays."""
+        return unpack_mask(self.mask, (self.rows, self.n)) if self.mask else None
+
+    @property
+    def gap(self) -> float | None:
+        """Optimality gap ``(upper - lower) / upper``; None unless both are known."""
+        if self.upper is None or self.lower is None:
+            return None
+        return max(0.0, (self.upper - self.lower) / self.upper) if self.upper else 0.0
+
+
+COLUMNS = [item.name for item in fields(BestKnown) if item.name != "mask"]
+
+
+def best_known(folder: Path | str = FOLDER) -> dict[str, BestKnown]:
+    """The registry by problem hash. Raises RegistryError, one line, if it cannot be read."""
+    table = Path(folder) / TABLE
+    entries = {}
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != COLUMNS:
+                raise ValueError(f"its columns are not {','.join(COLUMNS)}")
+            for row in reader:
+                entry = _entry(row)
+                if entry.upper is not None:
+                    entry = replace(entry, mask=_read_mask(_mask_path(Path(folder), entry), entry))
+                entries[entry.hash] = entry
+    except (OSError, ValueError, TypeError) as error:
+        raise RegistryError(f"{table}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    return entries
+
+
+def improve(
+    entries: Mapping[str, BestKnown],
+    problem: Problem,
+    by: str,
+    keep: np.ndarray | None = None,
+    lower: float | None = None,
+    proof: Proof = Proof.NONE,
+    date: str = "",
+) -> dict[str, BestKnown]:
+    """The registry with a mask and a lower bound taken in where they improve it.
+
+    Args:
+        entries: not changed.
+        problem: that they are for.
+        by: who found them: a spec, a paper.
+        keep: bool ``(rows, n)``; its error is computed here.
+        lower: a lower bound; a verified one replaces any other, and otherwise the higher stays.
+        proof: of the lower bound; with ``Proof.NONE`` the bound is ignored.
+        date: ISO 8601, today if empty.
+
+    Raises:
+        RegistryError: the mask is not feasible, or the bound exceeds the error of a known mask.
+    """
+    known = entries.get(problem.hash)
+    old = known or BestKnown(problem.name, problem.hash, *problem.shape, str(problem.pattern))
+    new = old
+    if keep is not None:
+        found = judge(problem, keep)
+        if found.error is None:
+            raise RegistryError(f"{problem.name}: the mask of {by} is refused: {found.reason}")
+        if old.upper is None or found.error < old.upper - MARGIN * abs(old.upper):
+            new = replace(new, upper=found.error, upper_by=by, mask=pack_mask(keep))
+    if lower is not None and _raises(old, lower, proof):
+        new = replace(new, lower=float(lower), lower_by=by, proof=proof)
+    if new.upper is not None and new.lower is not None and new.lower > new.upper + MARGIN * problem.total:
+        raise RegistryError(
+            f"{problem.name}: the {new.proof} lower bound {new.lower:.9g} of {new.lower_by} "
+            f"exceeds the error {new.upper:.9g} of the mask of {new.upper_by}"
+        )
+    if new == old:
+        return dict(entries)
+    return {**entries, problem.hash: replace(new, date=date or datetime.now(UTC).date().isoformat())}
+
+
+def save(entries: Mapping[str, BestKnown], folder: Path | str = FOLDER) -> None:
+    """Write the registry: masks first, then the table, each file whole or not at all; other masks are removed.
+
+    Raises:
+        ProblemError: a file cannot be written.
+    """
+    folder = Path(folder)
+    ordered = sorted(entries.values(), key=lambda entry: (entry.name, entry.hash))
+    paths = {_mask_path(folder, entry): entry for entry in ordered if entry.mask}
+    for path, entry in paths.items():
+        digits = entry.mask.hex()
+        lines = [digits[start : start + WIDTH] for start in range(0, len(digits), WIDTH)]
+        write_atomic(path, ("\n".join(lines) + "\n").encode())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for entry in ordered:
+        values = [getattr(entry, column) for column in COLUMNS]
+        writer.writerow("" if value is None else repr(value) if isinstance(value, float) else value for value in values)
+    write_atomic(folder / TABLE, text.getvalue().encode())
+    for path in set((folder / MASKS).glob("*.txt")) - set(paths):
+        path.unlink()
+
+
+def _raises(old: BestKnown, lower: float, proof: Proof) -> bool:
+    if proof is Proof.NONE or not math.isfinite(lower) or RANK[proof] < RANK[old.proof]:
+        return False
+    return old.lower is None or RANK[proof] > RANK[old.proof] or lower > old.lower + MARGIN * abs(old.lower)
+
+
+def _entry(row: Mapping[str, str]) -> BestKnown:
+    values: dict = dict(row)
+    for key in ("rows", "n"):
+        values[key] = int(values[key])
+    for key in ("upper", "lower"):
+        values[key] = float(values[key]) if values[key] else None
+    return BestKnown(**{**values, "proof": Proof(values["proof"])})
+
+
+def _mask_path(folder: Path, entry: BestKnown) -> Path:
+    # the hash: a rebuilt problem may carry an old name
+    return folder / MASKS / f"{file_stem(entry.name)}.{entry.hash[:8]}.txt"
+
+
+def _read_mask(path: Path, entry: BestKnown) -> bytes:
+    mask = bytes.fromhex("".join(path.read_text(encoding="ascii").split()))
+    if len(mask) != (entry.rows * entry.n + 7) // 8:
+        raise ValueError(f"the mask {path.name} has {len(mask)} bytes, not those of {entry.rows} x {entry.n} weights")
+    return mask
