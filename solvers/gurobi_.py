@@ -117,7 +117,7 @@ class Gurobi(Stage):
             if not value < incumbent:
                 found, value = start, incumbent
             done = model.Status == gurobipy.GRB.OPTIMAL
-            lower = value if done and self.gap == 0 else min(value, max(0.0, model.ObjBound / scale))
+            lower = min(value, max(0.0, model.ObjBound / scale))
             progress.finish(incumbent, value, lower)
             late = model.Status == gurobipy.GRB.TIME_LIMIT
             reason = "" if done else "deadline" if late else f"Gurobi's status {model.Status}"
