@@ -1,0 +1,365 @@
+"""Run functions in a process of their own, under limits of time and memory that are enforced from outside.
+
+A :class:`Worker` is one child process that takes one job after another, a job being a function named
+``module:function`` with pickled arguments. Whatever the child does (hang, eat memory, crash) ends as a :class:`Death`
+with its true reason, and nobody else notices. Nothing here knows what the jobs are about.
+
+The child calls :func:`started` when its preparations are over: the time limit counts from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psutil
+
+POLL_SECONDS = 0.05
+BOOT_SECONDS = 300.0
+_TAIL = 4096  # bytes of output kept
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class WorkerError(RuntimeError):
+    """A worker process could not be started at all; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one job. ``seconds`` is what the job knows of; it is killed ``grace`` later."""
+
+    seconds: float = math.inf
+    grace: float = 2.0
+    setup_seconds: float = math.inf  # until the job says that it has started
+    memory: int | None = None  # bytes, resident, of the process and its children
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A job's return value."""
+
+    value: Any
+    peak: int  # bytes, the resident maximum since the job started
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Death:
+    """A job that gave no answer. ``kind``: time, setup, memory, died, raised (the process lives on)."""
+
+    kind: str
+    reason: str
+    peak: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Job:
+    limits: Limits
+    submitted: float
+    started: float | None = None
+    peak: int = 0
+    message: tuple[str, Any] | None = field(default=None, repr=False)
+
+
+# --- the parent's side -----------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A child process, starting in the background; :attr:`idle` turns True when it can take a job.
+
+    Args:
+        setup: functions to call once, in order: ``(name, arguments)``.
+        threads: for numerical libraries, set before any is imported; None leaves the environment as it is.
+    """
+
+    def __init__(self, setup: Sequence[tuple[str, tuple]] = (), threads: int | None = None) -> None:
+        self.idle = False
+        self.alive = True
+        self._job: _Job | None = None
+        self._tail = b""
+        self._born = self._polled = time.monotonic()
+        self._family: list[psutil.Process] = []
+        self._listed = -math.inf
+        environment = dict(os.environ) | (dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {})
+        (command_in, command_out), (answer_in, answer_out) = os.pipe(), os.pipe()
+        # the parent's own path: -c alone would put the current folder first, which may hold another fwbench
+        code = f"import sys; sys.path[:] = {sys.path!r}; from fwbench.isolate import serve; serve({command_in}, {answer_out})"
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(command_in, answer_out),
+                env=environment,
+                start_new_session=True,  # Ctrl-C is ours to handle; and the group can be killed as one
+            )
+        except OSError as error:
+            for end in (command_out, answer_in):
+                os.close(end)
+            raise WorkerError(f"cannot start a worker process: {error.strerror}") from error
+        finally:
+            os.close(command_in)
+            os.close(answer_out)
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdout.fileno(), False)
+        self._send = Connection(command_out, readable=False)
+        self._receive = Connection(answer_in, writable=False)
+        self._post((os.getpid(), tuple(setup)))
+
+    def handles(self) -> list[Any]:
+        """What to wait on (``multiprocessing.connection.wait``) before calling :meth:`poll`."""
+        return [self._receive, self._process.stdout] if self.alive else []
+
+    def submit(self, function: str, *arguments: Any, limits: Limits | None = None) -> None:
+        """Hand over a job: ``function`` is ``module:name``, the arguments are pickled. Only when :attr:`idle`."""
+        if not self.idle:
+            raise RuntimeError("the worker is busy")
+        self.idle = False
+        self._tail = b""
+        self._job = _Job(limits or Limits(), time.monotonic())
+        self._post((function, arguments, self._job.limits.memory))
+
+    def poll(self) -> Answer | Death | None:
+        """Look after the process without waiting: its answer, its death, or None; enforces the limits.
+
+        Raises:
+            WorkerError: the process died or hung before it was ready for its first job.
+        """
+        self._read_output()
+        ended = self._receive_messages()
+        if self._job is not None and self._job.message is not None:
+            return self._take_answer()
+        if ended or self._process.poll() is not None:
+            return self._end("died", self._cause_of_death())
+        if self._job is None:
+            if not self.idle and time.monotonic() - self._born > BOOT_SECONDS:
+                return self._end("setup", f"not ready within {BOOT_SECONDS:g} s")
+            return None
+        return self._over_limits(self._job)
+
+    def resident(self) -> int:
+        """Bytes resident, of the process and its children."""
+        if time.monotonic() > self._listed + 1:  # listing the children looks at every process there is
+            self._listed = time.monotonic()
+            with contextlib.suppress(psutil.Error):
+                main = psutil.Process(self._process.pid)
+                self._family = [main, *main.children(recursive=True)]
+        total = 0
+        for process in self._family:
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+        return total
+
+    def close(self) -> None:
+        """End the process and its children; harmless when repeated."""
+        if not self.alive:
+            return
+        self.alive = self.idle = False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._read_output()
+        for end in (self._send, self._receive, self._process.stdout):
+            assert end is not None
+            end.close()
+
+    def _post(self, message: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has died: poll will say how
+            self._send.send(message)
+
+    def _read_output(self) -> None:
+        assert self._process.stdout is not None
+        for _ in range(64):  # somebody who prints without end shall not keep us here
+            chunk = self._process.stdout.read(1 << 16)
+            if not chunk:
+                return
+            self._tail = (self._tail + chunk)[-_TAIL:]
+
+    def _receive_messages(self) -> bool:
+        """Take in what the child says; True if it can say nothing more."""
+        try:
+            while self._receive.poll():
+                kind, content = self._receive.recv()
+                if kind == "ready":
+                    self.idle = True
+                elif self._job is None:
+                    raise WorkerError(f"a worker process cannot start: {content}")
+                elif kind == "started":
+                    self._job.started = time.monotonic()
+                    self._job.peak = 0
+                else:
+                    self._job.message = (kind, content)
+        except (EOFError, OSError):
+            return True
+        except WorkerError:
+            self.close()
+            raise
+        return False
+
+    def _take_answer(self) -> Answer | Death:
+        job = self._job
+        assert job is not None
+        assert job.message is not None
+        kind, content = job.message
+        self._job, self.idle = None, True
+        seconds = time.monotonic() - (job.started or job.submitted)
+        if kind == "answer":
+            value, peak = content
+            return Answer(value, peak or max(job.peak, self.resident()), seconds)
+        return Death("memory" if content.startswith("memory") else "raised", content, job.peak, seconds)
+
+    def _over_limits(self, job: _Job) -> Death | None:
+        now, limits = time.monotonic(), job.limits
+        if now >= self._polled + POLL_SECONDS:
+            self._polled = now
+            used = self.resident()
+            job.peak = max(job.peak, used)
+            if limits.memory is not None and used > limits.memory:
+                return self._end("memory", f"memory: used {_size(used)} of {_size(limits.memory)} allowed")
+        if job.started is None:
+            if now > job.submitted + limits.setup_seconds:
+                return self._end("setup", f"killed: its preparations did not end within {limits.setup_seconds:g} s")
+        elif now > job.started + limits.seconds + limits.grace:
+            reason = f"killed: did not stop {limits.grace:g} s after its limit of {limits.seconds:g} s"
+            return self._end("time", reason)
+        return None
+
+    def _cause_of_death(self) -> str:
+        try:
+            code = self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return "the process closed its connection"
+        if code >= 0:
+            return f"the process died: exit code {code}"
+        name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
+        foreign = ", which fwbench did not send" if -code == signal.SIGKILL else ""
+        return f"the process died: signal {name}{foreign}"
+
+    def _end(self, kind: str, reason: str) -> Death:
+        job, self._job = self._job, None
+        self.close()
+        if kind == "died" and (last := _last_line(self._tail)):
+            reason += f"; it last printed: {last}"
+        if job is None:
+            raise WorkerError(f"a worker process ended between jobs: {reason}" if self.idle else f"no worker: {reason}")
+        return Death(kind, reason, job.peak, time.monotonic() - (job.started or job.submitted))
+
+
+def _last_line(output: bytes) -> str:
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+
+
+# --- the child's side ------------------------------------------------------------------------------------------------
+
+_answers: Connection | None = None
+
+
+def started() -> None:
+    """Called by a job when its preparations are over: its time and its peak memory count from now."""
+    if _answers is not None:
+        _reset_peak()
+        _answers.send(("started", None))
+
+
+def serve(commands_fd: int, answers_fd: int) -> None:
+    """Main loop of a worker process: take jobs until the parent goes away."""
+    global _answers
+    commands, _answers = Connection(commands_fd, writable=False), Connection(answers_fd, readable=False)
+    parent, setup = commands.recv()
+    _die_with(parent)
+    try:
+        for function, arguments in setup:
+            _function(function)(*arguments)
+    except Exception as error:
+        _answers.send(("raised", _one_line(error)))
+        return
+    while True:
+        _answers.send(("ready", None))
+        try:
+            function, arguments, memory = commands.recv()
+        except EOFError:
+            return
+        _answer(_answers, function, arguments, memory)
+        del arguments  # it may be large
+
+
+def _answer(answers: Connection, function: str, arguments: tuple, memory: int | None) -> None:
+    try:
+        with _data_limit(memory):
+            value = _function(function)(*arguments)
+        answers.send(("answer", (value, _peak())))
+    except MemoryError as error:
+        answers.send(("raised", f"memory: ran out of the {_size(memory or 0)} allowed {error}".strip()))
+    except Exception as error:
+        answers.send(("raised", f"{type(error).__name__}: {_one_line(error)}"))
+
+
+def _function(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux): a hanging job would not notice."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def _data_limit(memory: int | None):  # type: ignore[no-untyped-def]
+    """Backstop: a single huge allocation raises MemoryError instead of thrashing until the parent looks again."""
+    data = _status().get("VmData")
+    if memory is None or data is None:
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (min(data + memory, hard if hard >= 0 else data + memory), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _status() -> Mapping[str, int]:
+    """Memory lines of /proc/self/status, bytes; empty where there is none."""
+    try:
+        with open("/proc/self/status") as file:
+            parts = [line.split() for line in file if line.startswith("Vm")]
+    except OSError:
+        return {}
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in parts}
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # resets VmHWM
+
+
+def _peak() -> int:
+    return _status().get("VmHWM", 0)

@@ -1,0 +1,65 @@
+"""The machine and the software a result came from. Nothing is imported to ask its version."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+PACKAGES = ("fwbench", "numpy", "scipy", "torch", "numba", "gurobipy", "cvxpy", "qpsolvers")
+
+
+@cache
+def describe() -> dict[str, object]:
+    """Processor, cores, memory (bytes), operating system, Python, package versions and, from a checkout, the commit.
+
+    What is not installed or cannot be found out is left out. Neither host nor user names are in it.
+    """
+    versions = {name: version for name in PACKAGES if (version := _version(name))}
+    found: dict[str, object] = {
+        "cpu": _cpu_model(),
+        "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 1,
+        "threads": os.cpu_count() or 1,
+        "memory": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+    if commit := _commit():
+        found["commit"] = commit
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """Commit of the checkout this package lies in, with ``-dirty`` if tracked files were changed; or an empty text."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # an installed package may lie inside somebody else's checkout
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
