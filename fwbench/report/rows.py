@@ -1,0 +1,247 @@
+"""Rows of the report: one plain dict a result, joined with the best bound and the best mask known from any source.
+
+A bound depends on the problem alone, so every mask is measured against the best one that anybody proved: any run in
+the store, its certificates, the registry of best-known values. The rows are JSON-safe: no NaN, no infinity.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fwbench import metrics, spec
+from fwbench.result import Certificate, Proof, Result, Status
+
+Row = dict[str, Any]
+
+_COLUMNS = """
+problem collection solver status verdict reason pattern rows n error relative_error ratio_to_wanda relaxed_error
+rounding_error lower_bound gap proof gap_to_best_known seconds iterations lmo_calls gram_products seed device
+mask_sha256 problem_hash dtype updates_weights solved drifted best_known bound_source claimed_lower_bound contradiction
+peak_memory created key counters bounds stages trace timing machine meta
+"""
+COLUMNS = tuple(_COLUMNS.split())
+TOLERANCE = 1e-6  # relative: a bound above an error by less is equal to it, by more contradicts it
+DRIFT = 1.25  # the reference load may take this much longer after a run than before it, or the reverse
+_OF_AN_ANSWER = ("error", "relative_error", "ratio_to_wanda", "relaxed_error", "rounding_error")
+_KINDS = {"none": "plain", "shared": "shared e", "row": "own e"}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A lower bound on a problem, whoever found it."""
+
+    problem: str  # hash
+    value: float
+    proof: Proof
+    kind: str  # plain, shared e, own e, exact, registry, ... : what the figure of gaps calls it
+    source: str
+
+
+def load(store_paths: Path | str | Iterable[Path | str], best_known: Mapping[str, Any] | None = None) -> list[Row]:
+    """Read stores and join them into rows.
+
+    Args:
+        store_paths: one store or several; of runs with the same key on the same machine the latest is taken.
+        best_known: problem hash -> ``BestKnown`` (attributes ``upper``, ``lower``, ``proof``), the registry.
+
+    Returns:
+        One dict a result with the keys ``COLUMNS``, in the order of the stores.
+    """
+    paths = [store_paths] if isinstance(store_paths, str | Path) else list(store_paths)
+    results: list[Result] = []
+    bounds: list[Bound] = []
+    for path in paths:
+        more, proven = _read(Path(path))
+        results += more
+        bounds += proven
+    return join(results, bounds, best_known)
+
+
+def _read(path: Path) -> tuple[list[Result], list[Bound]]:
+    from fwbench.store import Store  # kept here: whoever has Results in hand needs no store
+
+    with Store(path, readonly=True) as store:
+        results = store.results()
+        hashes = {result.problem_hash for result in results}
+        return results, [bound for key in hashes for bound in map(_bound_of, store.certificates(key))]
+
+
+def _bound_of(certificate: Certificate) -> Bound:
+    kind = bound_kind(certificate.source) if certificate.source else certificate.kind
+    return Bound(certificate.problem, certificate.bound, Proof.VERIFIED, kind, certificate.source or "certificate")
+
+
+def join(
+    results: Iterable[Result], certificates: Iterable[Bound] = (), best_known: Mapping[str, Any] | None = None
+) -> list[Row]:
+    """Rows of results: ``load`` without the store.
+
+    The lower bound joined with a mask is the best verified one of its problem, from any source; where there is none,
+    the best claimed one, and ``proof`` says which. Neither is joined with changed weights, which may do better than
+    any mask of the given ones. A run that failed has no error and lends no bound, whatever its solver says.
+    """
+    results = _latest(list(results))
+    best_known = best_known or {}
+    bounds: dict[str, list[Bound]] = defaultdict(list)
+    uppers: dict[str, float] = {}
+    for key, entry in best_known.items():
+        _lower(uppers, key, getattr(entry, "upper", None))
+        bounds[key] += _registry_bounds(key, entry)
+    for bound in certificates:
+        bounds[bound.problem].append(bound)
+    for result in results:
+        if result.status is not Status.FAILED:  # nothing that a refuted run says counts
+            bounds[result.problem_hash] += _run_bounds(result)
+        if result.solved and not result.updates_weights:
+            _lower(uppers, result.problem_hash, result.error)
+    return [_row(result, bounds[result.problem_hash], uppers.get(result.problem_hash)) for result in results]
+
+
+def _latest(results: list[Result]) -> list[Result]:
+    newest: dict[tuple[str, str], Result] = {}
+    for result in sorted(results, key=lambda item: item.created):
+        newest[result.key, _text(result.machine)] = result
+    kept = set(map(id, newest.values()))
+    return [result for result in results if id(result) in kept]
+
+
+def _lower(uppers: dict[str, float], key: str, error: float | None) -> None:
+    if error is not None and math.isfinite(error):
+        uppers[key] = min(error, uppers.get(key, math.inf))
+
+
+def _registry_bounds(key: str, entry: Any) -> list[Bound]:
+    lower = getattr(entry, "lower", None)
+    proof = Proof(getattr(entry, "proof", None) or Proof.NONE)
+    return [] if lower is None else [Bound(key, lower, proof, "registry", "registry")]
+
+
+def _run_bounds(result: Result) -> list[Bound]:
+    """Bounds that a run brought: its own with its proof, those of its stages as claims of their kind."""
+    kinds = bound_kinds(result.solver)
+    found = []
+    for record in result.stages:
+        if record.lower_bound is not None:
+            kind = "exact" if record.role == "exact" else kinds.get(record.stage, record.stage)
+            same = result.lower_bound is not None and record.lower_bound >= result.lower_bound
+            proof = result.proof if same else Proof.CLAIMED
+            value = result.lower_bound if same and result.lower_bound is not None else record.lower_bound
+            found.append(Bound(result.problem_hash, value, proof, kind, result.solver))
+    if result.lower_bound is not None and result.proof is not Proof.NONE:
+        kind = found[-1].kind if found else bound_kind(result.solver)
+        found.append(Bound(result.problem_hash, result.lower_bound, result.proof, kind, result.solver))
+    return found
+
+
+def bound_kinds(solver: str) -> dict[str, str]:
+    """Kind of the bound of each stage of a spec, by the stage's name: ``plain``, ``shared e``, ``own e``."""
+    try:
+        stages = spec.parse(solver).stages
+    except spec.SpecError:  # a name that is no spec, such as a person's
+        return {}
+    return {stage.name: _KINDS.get(str(dict(stage.params).get("convexify", "none")), "other") for stage in stages}
+
+
+def bound_kind(solver: str) -> str:
+    """Kind of the best bound that a spec can bring."""
+    kinds = set(bound_kinds(solver).values())
+    return next((kind for kind in ("own e", "shared e", "other", "plain") if kind in kinds), "other")
+
+
+def _row(result: Result, bounds: Sequence[Bound], best: float | None) -> Row:
+    row = {**asdict(result), "solved": result.solved, "drifted": drifted(result.timing)}
+    if not result.solved:
+        row |= dict.fromkeys(_OF_AN_ANSWER)
+    row |= {name: result.counters.get(name) for name in ("iterations", "lmo_calls", "gram_products")}
+    row |= dict.fromkeys(("lower_bound", "gap", "gap_to_best_known", "best_known", "bound_source"))
+    row |= {"proof": Proof.NONE, "contradiction": "", "claimed_lower_bound": result.lower_bound, "bounds": {}}
+    if not result.updates_weights:
+        row |= _bounded(row["error"], best, [bound for bound in bounds if math.isfinite(bound.value)])
+    return {name: plain(row[name]) for name in COLUMNS}
+
+
+def _bounded(error: float | None, best: float | None, bounds: Sequence[Bound]) -> Row:
+    row: Row = {"best_known": best, "gap_to_best_known": metrics.gap_to_best(error, best)}
+    kinds: dict[str, float] = {}
+    for bound in bounds:
+        kinds[bound.kind] = max(kinds.get(bound.kind, 0.0), bound.value)
+    row["bounds"] = kinds
+    proven = [b for b in bounds if b.proof is Proof.VERIFIED] or [b for b in bounds if b.proof is Proof.CLAIMED]
+    if not proven:
+        return row
+    bound = max(proven, key=lambda b: b.value)
+    lower = max(bound.value, 0.0)  # an error is at least zero, proven by G itself
+    gap = metrics.optimality_gap(error, lower)
+    if gap is not None and gap < 0 and _same(error, lower):
+        gap = 0.0
+    row |= {"lower_bound": lower, "gap": gap, "proof": bound.proof, "bound_source": bound.source}
+    worst = max((b for b in bounds if b.proof is not Proof.NONE), key=lambda b: b.value)
+    if error is not None and worst.value > error and not _same(error, worst.value):
+        row["contradiction"] = (
+            f"the {worst.proof} lower bound {worst.value:.9g} of {worst.source} exceeds the judged error {error:.9g}"
+        )
+    return row
+
+
+def _same(error: float | None, lower: float) -> bool:
+    return error is not None and lower <= error + TOLERANCE * abs(error) + 1e-300
+
+
+def drifted(timing: Mapping[str, Any]) -> bool:
+    """True if the machine's speed changed during a run: the runner says so, or its two reference loads differ."""
+    if timing.get("drifted"):
+        return True
+    before, after = timing.get("reference_before"), timing.get("reference_after")
+    return bool(before and after) and max(before / after, after / before) > DRIFT
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: no NaN, no infinity, no enum, no array; what is none of these as text."""
+    if value is None or type(value) in (str, bool, int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return plain(value.item()) if hasattr(value, "item") and getattr(value, "size", 0) == 1 else str(value)
+
+
+def to_json(rows: Iterable[Row]) -> str:
+    """JSON lines, one object a row; what is not finite is ``null``."""
+    return "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """CSV with a header line; what is not known is empty, and what is nested is JSON. Stages and traces stay out."""
+    columns = [name for name in COLUMNS if name not in ("stages", "trace")]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(plain(row.get(name))) for name in columns])
+    return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else _text(value) if isinstance(value, dict | list) else value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(plain(value), sort_keys=True, ensure_ascii=False)
+
+
+def failed(row: Row) -> bool:
+    """True if a run gave no answer that the judge accepted; declining a problem is not failing."""
+    return not row["solved"] and row["status"] != Status.SKIPPED
