@@ -68,7 +68,7 @@ def safe(G: np.ndarray, e: np.ndarray | float = 0.0) -> np.ndarray:
         ValueError: no shift below the mean diagonal is enough; ``G`` is not positive semidefinite.
     """
     e = np.broadcast_to(np.asarray(e, dtype=np.float64), G.shape[:1])
-    step = margin(G) + float(np.finfo(np.float64).tiny)
+    step = margin(G) + 4 * G.shape[0] ** 2 * float(np.finfo(np.float64).tiny)
     shift = step
     while shift <= max(float(G.diagonal().mean()), 8 * step):
         try:

@@ -371,7 +371,8 @@ def _with_bound(problem: Problem, row: Result, state: State, error: float) -> tu
         checked = verify.check(problem, certificate)
         if not checked.ok:
             return replace(row, **mismatch, reason=f"its certificate does not hold: {checked.reason}"), None
-        lower, proof = checked.bound, Proof.VERIFIED
+        if lower is None or lower <= max(certificate.bound, checked.bound):
+            lower, proof = checked.bound, Proof.VERIFIED
     if lower is None:
         return row, None
     if row.updates_weights:

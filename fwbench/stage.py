@@ -51,10 +51,12 @@ class State:
         return replace(self, counters={**self.counters, **{k: self.counters.get(k, 0) + v for k, v in more.items()}})
 
     def bound(self, lower: float, certificate: Certificate | None = None) -> State:
-        """Raise the lower bound; a weaker one changes nothing."""
-        if self.lower is not None and not lower > self.lower:
-            return self
-        return replace(self, lower=lower, certificate=certificate)
+        """Raise the lower bound; what is weaker changes nothing. A proof stays beside a stronger, unproved claim."""
+        best = self if self.lower is not None and self.lower >= lower else replace(self, lower=lower)
+        held = self.certificate
+        if certificate is None or (held is not None and held.bound >= certificate.bound):
+            return best
+        return replace(best, certificate=certificate)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,6 @@ def test_hostile_layers(backend, pattern):
         assert problem.total == 0 or verify.check(problem, after.certificate).ok, problem.name
 
 
-@pytest.mark.xfail(strict=True, reason="bounds.safe leaves less than the underflow margin n² tiny of verify.prove_psd")
 def test_certificate_of_a_layer_without_inputs():
     problem = Problem("all zero", np.ones((2, 8)), np.zeros((8, 8)), "0.5")
     assert verify.check(problem, solve(problem, "clarabel").certificate).ok
