@@ -1,0 +1,215 @@
+"""Extraction: every Gram equals one computed another way, and inputs that are one are found to be one."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from fwbench.patterns import PatternError
+from fwbench.problem import ProblemError
+from fwbench.problems import extract, models
+from fwbench.problems.models import ModelError
+from fwbench.problems.text import Text, TextError
+
+TEXT = Text("prose", "".join(chr(40 + (7 * i * i + i // 3) % 80) for i in range(700)))
+
+# Which layers of a block read one tensor, by the architecture's definition
+SHARED = {
+    "gpt2": [{"c_attn"}, {"attn.c_proj"}, {"c_fc"}, {"mlp.c_proj"}],
+    "opt": [{"q_proj", "k_proj", "v_proj"}, {"out_proj"}, {"fc1"}, {"fc2"}],
+    "gpt_neox": [{"query_key_value"}, {"dense"}, {"dense_h_to_4h"}, {"dense_4h_to_h"}],
+    "llama": [{"q_proj", "k_proj", "v_proj"}, {"o_proj"}, {"gate_proj", "up_proj"}, {"down_proj"}],
+    "phi": [{"q_proj", "k_proj", "v_proj", "fc1"}, {"dense"}, {"fc2"}],
+}
+SHARED |= dict.fromkeys(("qwen2", "gemma"), SHARED["llama"])
+
+# The input of a block's first layers from the residual stream, as the architecture defines it
+FIRST = {
+    "gpt2": ("c_attn", lambda block: block.ln_1),
+    "opt": ("k_proj", lambda block: block.self_attn_layer_norm),
+    "gpt_neox": ("query_key_value", lambda block: block.input_layernorm),
+    "phi": ("fc1", lambda block: block.input_layernorm),
+}
+FIRST |= dict.fromkeys(("llama", "qwen2", "gemma"), ("v_proj", lambda block: block.input_layernorm))
+
+
+def batches(count: int = 5, length: int = 32, per_batch: int = 2) -> list[torch.Tensor]:
+    ids = torch.randint(3, tiny.VOCABULARY, (count, length), generator=torch.Generator().manual_seed(1))
+    return list(ids.split(per_batch))
+
+
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+def test_gram_of_the_residual_stream(family):
+    model, ids = tiny.model(family), torch.cat(batches())
+    name, norm = FIRST[family]
+    with torch.no_grad():
+        streams = model.network(input_ids=ids, output_hidden_states=True).hidden_states
+    layers = extract.named_layers(model)
+    found = extract.grams(model.network, layers, batches())
+    for number, block in enumerate(models.find_blocks(model.network)):
+        X = norm(block)(streams[number]).reshape(ids.numel(), -1).double().numpy().T
+        np.testing.assert_allclose(found[f"{family}.{number:02}.{name}"], X @ X.T / ids.numel(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+def test_every_layer_s_output_power(family):
+    """Mean squared output (bias taken off) is ``diag(W G Wᵀ)``: true of every layer only if W and G belong together."""
+    model, outputs = tiny.model(family), {}
+    layers = extract.named_layers(model)
+    for name, layer in layers.items():
+        layer.register_forward_hook(lambda layer, args, y, name=name: outputs.setdefault(name, []).append((layer, y)))
+    with torch.no_grad():
+        for ids in batches():
+            model.network(input_ids=ids)
+    for layer in layers.values():
+        layer._forward_hooks.clear()
+    found = extract.grams(model.network, layers, batches())
+    for name, layer in layers.items():
+        y = torch.cat([out.reshape(-1, out.shape[-1]) for _, out in outputs[name]]).double()
+        if layer.bias is not None:
+            y = y - layer.bias.double()
+        W = models.weight_of(layer).astype(np.float64)
+        np.testing.assert_allclose(((W @ found[name]) * W).sum(1), y.square().mean(0).numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+def test_shared_inputs(family):
+    model = tiny.model(family)
+    layers = extract.named_layers(model, [1])
+    found = extract.grams(model.network, layers, batches())
+    groups = extract.shared_inputs(model.network, layers, batches()[0])
+    assert sorted(sorted(name.split(".", 2)[2] for name in group) for group in groups) == sorted(
+        map(sorted, SHARED[family])
+    )
+    for group in groups:
+        assert len({id(found[name]) for name in group}) == 1
+
+
+def test_streaming_equals_one_batch():
+    model = tiny.model("llama")
+    layers = extract.named_layers(model)
+    many, one = (
+        extract.grams(model.network, layers, batches()),
+        extract.grams(model.network, layers, [torch.cat(batches())]),
+    )
+    for name in layers:
+        np.testing.assert_allclose(many[name], one[name], rtol=1e-5, atol=1e-8)
+        assert np.array_equal(many[name], many[name].T)
+        assert np.linalg.eigvalsh(many[name])[0] > -1e-14 * many[name].trace()
+
+
+def test_it_repeats():
+    model = tiny.model("gpt2")
+    layers = extract.named_layers(model)
+    first, second = (extract.grams(model.network, layers, batches()) for _ in range(2))
+    assert all(np.array_equal(first[name], second[name]) for name in layers)
+
+
+def test_panels_of_a_wide_input():
+    X = torch.randn(64, 2 * extract.PANEL + 5, generator=torch.Generator().manual_seed(2))
+    item = extract._Sum(torch.zeros(1), "wide")
+    item.add(X[:40].reshape(2, 20, -1))
+    item.add(X[40:])
+    expected = X.double().numpy().T @ X.double().numpy() / 64
+    np.testing.assert_allclose(item.gram(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_stops_after_the_last_layer_asked_for():
+    model = tiny.model("llama")
+    ran = []
+    for number, block in enumerate(models.find_blocks(model.network)):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    layers = {name: layer for name, layer in extract.named_layers(model, [1]).items() if "q_proj" in name}
+    extract.shared_inputs(model.network, layers, batches()[0])
+    ran.clear()
+    inputs = extract.grams(model.network, layers, batches()[:1])
+    assert list(inputs) == ["llama.01.q_proj"]
+    assert ran.count(1) <= 1  # once, in the look at who shares what
+    assert ran.count(0) == 2
+    assert not any(layer._forward_pre_hooks for layer in layers.values())
+
+
+def test_problems_and_their_provenance():
+    model, seen = tiny.model("llama"), []
+    found = list(
+        extract.extract(
+            model, TEXT, [0, 2], tokens=100, length=32, progress=lambda *args: seen.append(args), pattern="2:4"
+        )
+    )
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert [problem.name for problem in found] == [f"llama.{block:02}.{name}" for block in (0, 2) for name in names]
+    shapes = {problem.name: problem.shape for problem in found}
+    assert shapes["llama.00.k_proj"] == (16, 32)
+    assert shapes["llama.02.down_proj"] == (32, 40)
+    assert found[0].meta["tokens"] == "100"
+    assert found[0].meta["layer"] == "00.q_proj"
+    assert TEXT.sha256 in found[0].meta["calibration"]
+    assert str(found[0].pattern) == "2:4"
+    assert seen[-1] == (100, 100, "llama: calibrating 14 layers")
+    for problem in found:
+        problem.check_psd()
+
+
+def test_tokens_are_counted_exactly():
+    model = tiny.model("llama")
+    (problem,) = extract.extract(model, TEXT, [0], tokens=70, length=32, select=lambda name: name.endswith("q_proj"))
+    ids = torch.tensor(tiny.tokenizer(TEXT.content)["input_ids"][:70])
+    total = 0
+    for part in ids.split(32):
+        with torch.no_grad():
+            X = (
+                models.find_blocks(model.network)[0]
+                .input_layernorm(model.network.get_input_embeddings()(part))
+                .double()
+            )
+        total = total + X.T @ X
+    np.testing.assert_allclose(problem.G, (total / 70).numpy(), rtol=1e-6, atol=1e-9)
+
+
+def test_a_long_sequence_is_cut_to_what_the_model_takes():
+    problem = next(extract.extract(tiny.model("llama"), TEXT, [0], tokens=600))
+    assert problem.meta["tokens"] == "600"
+    assert "sequences of 64" in problem.meta["calibration"]
+
+
+def test_refusals():
+    model = tiny.model("llama")
+    with pytest.raises(ModelError, match=r"no block 3; its blocks are 0\.\.2"):
+        next(extract.extract(model, TEXT, [3]))
+    with pytest.raises(TextError, match="fewer than one sequence"):
+        next(extract.extract(model, Text("short", "abc"), [0]))
+    with pytest.raises(PatternError, match="does not divide"):
+        next(extract.extract(model, TEXT, [0], pattern="3:7"))
+    assert list(extract.extract(model, TEXT, select=lambda name: False)) == []
+
+
+def test_activations_that_are_not_finite():
+    model = tiny.model("llama")
+    with torch.no_grad():
+        model.network.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(ProblemError, match="not finite"):
+        next(extract.extract(model, TEXT, [0], tokens=64))
+
+
+def test_a_layer_that_runs_twice():
+    model = tiny.model("llama")
+    blocks = models.find_blocks(model.network)
+    blocks[1].mlp = blocks[0].mlp
+    with pytest.raises(ModelError, match="runs 2 times"):
+        next(extract.extract(model, TEXT, [0], tokens=64))
+
+
+@pytest.mark.slow
+def test_real_model():
+    """A layer of SmolLM2: DESIGN's own figures of the model, and the text's token count."""
+    from fwbench.problems.text import load_text
+
+    model, text = models.load_model("smollm2"), load_text("lee")
+    assert len(model.tokenizer(text.content, verbose=False)["input_ids"]) == 75680
+    found = {p.name: p for p in extract.extract(model, text, [7], tokens=2048)}
+    assert len(found) == 7
+    assert found["smollm2.07.gate_proj"].shape == (1536, 576)
+    assert np.array_equal(found["smollm2.07.gate_proj"].G, found["smollm2.07.up_proj"].G)
+    assert np.array_equal(found["smollm2.07.q_proj"].G, found["smollm2.07.v_proj"].G)
+    for problem in found.values():
+        problem.check_psd()
