@@ -126,7 +126,7 @@ def grams(
         ModelError: a layer that does not run exactly once in a forward pass, or not on every token.
     """
     inputs = shared_inputs(network, layers, batches[0][:1, :8])
-    sums = [_Sum(layers[names[0]].weight, names[0]) for names in inputs]
+    sums = [_Sum(names[0]) for names in inputs]
     handles = [
         layers[names[0]].register_forward_pre_hook(_adder(item, last=item is sums[-1]))
         for names, item in zip(inputs, sums, strict=True)
@@ -192,8 +192,7 @@ def shared_inputs(network: Any, layers: Mapping[str, nn.Module], ids: torch.Tens
 class _Sum:
     """``X Xᵀ`` so far, float64, the lower triangle only."""
 
-    weight: torch.Tensor  # of a layer that reads this input
-    name: str
+    name: str  # of a layer that reads this input
     tokens: int = 0
     lower: torch.Tensor | None = None
 
