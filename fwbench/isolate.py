@@ -62,12 +62,14 @@ class Death:
     reason: str
     peak: int = 0
     seconds: float = 0.0
+    started: bool = False  # False: it died during its preparations
 
 
 @dataclass
 class _Job:
     limits: Limits
     submitted: float
+    oom_kills: int  # of the system, when it was submitted
     started: float | None = None
     peak: int = 0
     message: tuple[str, Any] | None = field(default=None, repr=False)
@@ -87,6 +89,7 @@ class Worker:
     def __init__(self, setup: Sequence[tuple[str, tuple]] = (), threads: int | None = None) -> None:
         self.idle = False
         self.alive = True
+        self.served = 0  # jobs it has answered
         self._job: _Job | None = None
         self._tail = b""
         self._born = self._polled = time.monotonic()
@@ -95,7 +98,8 @@ class Worker:
         environment = dict(os.environ) | (dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {})
         (command_in, command_out), (answer_in, answer_out) = os.pipe(), os.pipe()
         # the parent's own path: -c alone would put the current folder first, which may hold another fwbench
-        code = f"import sys; sys.path[:] = {sys.path!r}; from fwbench.isolate import serve; serve({command_in}, {answer_out})"
+        main = f"from fwbench.isolate import serve; serve({command_in}, {answer_out})"
+        code = f"import sys; sys.path[:] = {sys.path!r}\n{main}"
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -129,7 +133,7 @@ class Worker:
             raise RuntimeError("the worker is busy")
         self.idle = False
         self._tail = b""
-        self._job = _Job(limits or Limits(), time.monotonic())
+        self._job = _Job(limits or Limits(), time.monotonic(), _oom_kills())
         self._post((function, arguments, self._job.limits.memory))
 
     def poll(self) -> Answer | Death | None:
@@ -143,7 +147,10 @@ class Worker:
         if self._job is not None and self._job.message is not None:
             return self._take_answer()
         if ended or self._process.poll() is not None:
-            return self._end("died", self._cause_of_death())
+            if self.idle:  # something an earlier job left behind ended it; nobody is waiting
+                self.close()
+                return None
+            return self._died()
         if self._job is None:
             if not self.idle and time.monotonic() - self._born > BOOT_SECONDS:
                 return self._end("setup", f"not ready within {BOOT_SECONDS:g} s")
@@ -215,11 +222,13 @@ class Worker:
         assert job.message is not None
         kind, content = job.message
         self._job, self.idle = None, True
+        self.served += 1
         seconds = time.monotonic() - (job.started or job.submitted)
         if kind == "answer":
             value, peak = content
-            return Answer(value, peak or max(job.peak, self.resident()), seconds)
-        return Death("memory" if content.startswith("memory") else "raised", content, job.peak, seconds)
+            return Answer(value, max(peak, job.peak) or self.resident(), seconds)
+        kind = "memory" if content.startswith("memory") else "raised"
+        return Death(kind, content, job.peak, seconds, job.started is not None)
 
     def _over_limits(self, job: _Job) -> Death | None:
         now, limits = time.monotonic(), job.limits
@@ -237,30 +246,42 @@ class Worker:
             return self._end("time", reason)
         return None
 
-    def _cause_of_death(self) -> str:
+    def _died(self) -> Death:
         try:
             code = self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
-            return "the process closed its connection"
+            return self._end("died", "the process closed its connection")
+        self._read_output()
         if code >= 0:
-            return f"the process died: exit code {code}"
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-        foreign = ", which fwbench did not send" if -code == signal.SIGKILL else ""
-        return f"the process died: signal {name}{foreign}"
+            reason = f"the process died: exit code {code}"
+        elif code == -signal.SIGKILL and self._job is not None and _oom_kills() > self._job.oom_kills:
+            return self._end("memory", "memory: the kernel's out-of-memory killer ended it")
+        else:
+            name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
+            reason = f"the process died: signal {name}{', which fwbench did not send' * (code == -signal.SIGKILL)}"
+        last = _last_line(self._tail)
+        return self._end("died", f"{reason}; it last printed: {last}" if last else reason)
 
     def _end(self, kind: str, reason: str) -> Death:
         job, self._job = self._job, None
         self.close()
-        if kind == "died" and (last := _last_line(self._tail)):
-            reason += f"; it last printed: {last}"
         if job is None:
-            raise WorkerError(f"a worker process ended between jobs: {reason}" if self.idle else f"no worker: {reason}")
-        return Death(kind, reason, job.peak, time.monotonic() - (job.started or job.submitted))
+            raise WorkerError(f"a worker process cannot start: {reason}")
+        return Death(kind, reason, job.peak, time.monotonic() - (job.started or job.submitted), job.started is not None)
 
 
 def _last_line(output: bytes) -> str:
     lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
+
+
+def _oom_kills() -> int:
+    """Processes that the kernel's out-of-memory killer has ended since the system started; 0 if it does not say."""
+    try:
+        with open("/proc/vmstat") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0
 
 
 def _size(number: int) -> str:
@@ -291,8 +312,8 @@ def serve(commands_fd: int, answers_fd: int) -> None:
     except Exception as error:
         _answers.send(("raised", _one_line(error)))
         return
+    _answers.send(("ready", None))
     while True:
-        _answers.send(("ready", None))
         try:
             function, arguments, memory = commands.recv()
         except EOFError:

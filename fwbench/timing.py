@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Iterable
 from functools import cache
+from statistics import median
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def reference() -> float:
         a @ a
         memory.sum()
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    return median(seconds)
 
 
 @cache
@@ -67,4 +67,4 @@ def typical_reference(results: Iterable[Result]) -> float | None:
     """Median reference load of many results, seconds; None if none has one."""
     keys = ("reference_before", "reference_after")
     loads = [float(result.timing[key]) for result in results for key in keys if result.timing.get(key)]
-    return statistics.median(loads) if loads else None
+    return median(loads) if loads else None
