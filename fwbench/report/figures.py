@@ -7,7 +7,6 @@ one colour that the page replaces by its own, so that a figure inlined in a page
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import re
 import warnings
@@ -31,6 +30,7 @@ INK = "#010203"  # stands for the page's text colour, see ``inline`` and ``stand
 NEUTRAL = "#767c85"  # readable on white and on black
 # Okabe and Ito's colour-blind safe palette, without black and yellow, which vanish on one of the two backgrounds
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C7AE6", "#8F8F8F")
+COLOURS += ("#A6611A", "#999933", "#DC4C64", "#3FB8C5")
 MARKERS = "osD^vPXhp<>*"
 KIND_COLOURS = {
     "plain": "#E69F00",
@@ -123,7 +123,7 @@ def gap_by_layer(name: str, group: summary.Group) -> str | None:
         _dots(axes, at, named, INK, 9, face="none")
         axis = axes.xaxis if named else axes.yaxis
         axis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
-        (axes.set_xlim if named else axes.set_ylim)(left=0) if named else axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0) if named else axes.set_ylim(bottom=0)
         if named:
             axes.set_yticks(range(len(best)), [_short(row["problem"], 34) for row in best], fontsize=8)
             axes.set_ylim(-0.6, len(best) - 0.4)
@@ -181,8 +181,8 @@ def error_budget(name: str, group: summary.Group) -> str | None:
     with _drawing(name, 1.15 + 0.27 * len(budgets)) as (figure, axes, finish):
         for y, budget in enumerate(reversed(budgets)):
             _budget_bar(axes, y, budget, dict(parts))
-        top = max(max(budget.final, budget.rounded or 0) for budget in budgets)
-        axes.set_xlim(0, top * 1.04)
+        top = _budget_limit(axes, budgets)
+        axes.set_xlim(0, top)
         axes.set_ylim(-0.6, len(budgets) - 0.4)
         axes.set_yticks(range(len(budgets)), [_short(b.solver, 30) for b in reversed(budgets)], fontsize=8)
         axes.grid(False, axis="y")
@@ -191,6 +191,16 @@ def error_budget(name: str, group: summary.Group) -> str | None:
         handles += [_handle(INK, "D", 5, "final"), _handle("#D55E00", "|", 10, "proven bound")]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         return finish("Error budget")
+
+
+def _budget_limit(axes: Axes, budgets: Sequence[summary.Budget]) -> float:
+    """End of the axis: twice the middle error at most, what is cut off written beside its bar."""
+    ends = [max(budget.final, budget.rounded or 0) for budget in budgets]
+    top = min(max(ends) * 1.04, 2 * metrics.median(ends))
+    for y, budget in enumerate(reversed(budgets)):
+        if budget.final > top:
+            axes.text(top * 0.985, y, f"{number(budget.final)} →", ha="right", va="center", fontsize=8, color="#1d2126")
+    return top
 
 
 def _budget_bar(axes: Axes, y: int, budget: summary.Budget, colours: dict[str, str]) -> None:
@@ -207,7 +217,7 @@ def _budget_bar(axes: Axes, y: int, budget: summary.Budget, colours: dict[str, s
             axes.annotate("", (budget.final, y), (budget.rounded, y), arrowprops=arrow)
     if budget.bound is not None:
         axes.plot([budget.bound] * 2, [y - 0.38, y + 0.38], color="#D55E00", linewidth=2)
-    axes.plot(budget.final, y, "D", color=INK, markersize=4.5, clip_on=False)
+    axes.plot(budget.final, y, "D", color=INK, markersize=4.5)
 
 
 def anytime(name: str, group: summary.Group, style: Style) -> str | None:
@@ -298,7 +308,7 @@ def _ratio_axis(axes: Axes, ratios: Sequence[float]) -> None:
         pad = 0.06 * (high - low) + 0.01
         axes.set_ylim(low - pad, high + pad)
         axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _legend(figure: Figure, names: Sequence[str], style: Style, lines: bool, markers: bool = True) -> None:
@@ -310,9 +320,7 @@ def _legend(figure: Figure, names: Sequence[str], style: Style, lines: bool, mar
         )
         for name in names
     ]  # fmt: skip
-    half = math.ceil(len(handles) / 2)
-    order = [*itertools.chain(handles[:half], handles[half:])]
-    figure.legend(handles=order, loc="outside lower center", ncols=2, columnspacing=1.2, handlelength=1.6)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=1.2, handlelength=1.6)
 
 
 def _handle(colour: str, marker: str, size: float, text: str, face: str | None = None) -> Line2D:

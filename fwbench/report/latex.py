@@ -9,12 +9,24 @@ from collections.abc import Iterable, Sequence
 from fwbench.report import summary, text, view
 from fwbench.report.rows import Row
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "–": "--", "—": "---", "−": r"\ensuremath{-}", "∞": r"\ensuremath{\infty}",
-    "†": r"\dag{}", "×": r"\ensuremath{\times}", "…": r"\ldots{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
-}  # fmt: skip
+_SPECIAL = {letter: f"\\{letter}" for letter in "{}$&#%_"} | {
+    letter: f"\\text{name}{{}}"
+    for letter, name in {
+        "\\": "backslash",
+        "~": "asciitilde",
+        "^": "asciicircum",
+        "<": "less",
+        ">": "greater",
+        "|": "bar",
+        '"': "quotedbl",
+        "'": "quotesingle",
+        "`": "asciigrave",
+        "×": "times",
+        "−": "minus",
+        "…": "ellipsis",
+    }.items()
+}
+_SPECIAL |= {"–": "--", "—": "---", "†": r"\dag{}", "∞": r"\ensuremath{\infty}"}
 _NAMES = "Zero One Two Three Four Five Six Seven Eight Nine"
 _DIGITS = dict(zip("0123456789", _NAMES.split(), strict=True))
 
@@ -61,21 +73,21 @@ def table(group: summary.Group, taken: set[str] | None = None) -> str:
     macros, lines = [], []
     kind = "Weights" if group.updates_weights else ""
     for line in cells.lines:
-        used = [escape(line[0])]
+        used = [r"\raggedright " + re.sub(r"(?<=[+,(=./])", r"\\allowbreak{}", escape(line[0]))]
         for column, cell in zip(cells.columns[1:], line[1:], strict=True):
             name = _fresh(macro_name(group.collection, group.pattern, kind, line[0], column), taken)
             macros.append(f"\\newcommand{{\\{name}}}{{{escape(cell)}}}")
             used.append(f"\\{name}{{}}")
         lines.append(" & ".join(used) + r" \\")
-    head = " & ".join(map(escape, cells.columns)) + r" \\"
+    titles, columns = " & ".join(map(escape, cells.columns)) + r" \\", "r" * (len(cells.columns) - 1)
     caption = escape(
         view.group_title(group) + f", {text.plural(len(group.problems), 'problem')}. {cells.note}".rstrip()
     )
-    body = [
-        r"\begin{table}", r"\centering", f"\\caption{{{caption}}}", f"\\begin{{tabular}}{{l{'r' * (len(cells.columns) - 1)}}}",
-        r"\toprule", head, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}",
-    ]  # fmt: skip
-    return "\n".join([*macros, "", *body])
+    layout = r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"
+    tabular = r"\begin{tabular}{p{0.27\linewidth}" + columns + "}"
+    head = [r"\begin{table}", layout, f"\\caption{{{caption}}}", tabular]
+    body = [r"\toprule", titles, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join([*macros, "", *head, *body])
 
 
 def _fresh(name: str, taken: set[str]) -> str:

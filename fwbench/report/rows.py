@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fwbench import metrics, spec
+from fwbench import metrics, spec, timing
 from fwbench.result import Certificate, Proof, Result, Status
 
 Row = dict[str, Any]
@@ -29,7 +29,6 @@ peak_memory created key counters bounds stages trace timing machine meta
 """
 COLUMNS = tuple(_COLUMNS.split())
 TOLERANCE = 1e-6  # relative: a bound above an error by less is equal to it, by more contradicts it
-DRIFT = 1.25  # the reference load may take this much longer after a run than before it, or the reverse
 _OF_AN_ANSWER = ("error", "relative_error", "ratio_to_wanda", "relaxed_error", "rounding_error")
 _KINDS = {"none": "plain", "shared": "shared e", "row": "own e"}
 
@@ -102,7 +101,23 @@ def join(
             bounds[result.problem_hash] += _run_bounds(result)
         if result.solved and not result.updates_weights:
             _lower(uppers, result.problem_hash, result.error)
-    return [_row(result, bounds[result.problem_hash], uppers.get(result.problem_hash)) for result in results]
+    drifted = _drifted(results)
+    return [
+        _row(result, bounds[result.problem_hash], uppers.get(result.problem_hash), id(result) in drifted)
+        for result in results
+    ]
+
+
+def _drifted(results: list[Result]) -> set[int]:
+    """Which results (by ``id``) have a timing that is not to be ranked, each against the pace of its own machine."""
+    machines: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        machines[_text(result.machine)].append(result)
+    found: set[int] = set()
+    for own in machines.values():
+        typical = timing.typical_reference(own)
+        found |= {id(result) for result in own if timing.drifted(result, typical)}
+    return found
 
 
 def _latest(results: list[Result]) -> list[Result]:
@@ -121,7 +136,9 @@ def _lower(uppers: dict[str, float], key: str, error: float | None) -> None:
 def _registry_bounds(key: str, entry: Any) -> list[Bound]:
     lower = getattr(entry, "lower", None)
     proof = Proof(getattr(entry, "proof", None) or Proof.NONE)
-    return [] if lower is None else [Bound(key, lower, proof, "registry", "registry")]
+    source = getattr(entry, "lower_by", "") or ""
+    kind = bound_kind(source) if bound_kinds(source) else "registry"
+    return [] if lower is None else [Bound(key, lower, proof, kind, f"registry: {source}".removesuffix(": "))]
 
 
 def _run_bounds(result: Result) -> list[Bound]:
@@ -156,8 +173,8 @@ def bound_kind(solver: str) -> str:
     return next((kind for kind in ("own e", "shared e", "other", "plain") if kind in kinds), "other")
 
 
-def _row(result: Result, bounds: Sequence[Bound], best: float | None) -> Row:
-    row = {**asdict(result), "solved": result.solved, "drifted": drifted(result.timing)}
+def _row(result: Result, bounds: Sequence[Bound], best: float | None, drifted: bool) -> Row:
+    row = {**asdict(result), "solved": result.solved, "drifted": drifted}
     if not result.solved:
         row |= dict.fromkeys(_OF_AN_ANSWER)
     row |= {name: result.counters.get(name) for name in ("iterations", "lmo_calls", "gram_products")}
@@ -193,14 +210,6 @@ def _bounded(error: float | None, best: float | None, bounds: Sequence[Bound]) -
 
 def _same(error: float | None, lower: float) -> bool:
     return error is not None and lower <= error + TOLERANCE * abs(error) + 1e-300
-
-
-def drifted(timing: Mapping[str, Any]) -> bool:
-    """True if the machine's speed changed during a run: the runner says so, or its two reference loads differ."""
-    if timing.get("drifted"):
-        return True
-    before, after = timing.get("reference_before"), timing.get("reference_after")
-    return bool(before and after) and max(before / after, after / before) > DRIFT
 
 
 def plain(value: Any) -> Any:

@@ -73,11 +73,16 @@ def label(row: Row) -> str:
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:
-    """One group for each collection, pattern and kind of answer, in that order; masks before changed weights."""
+    """One group for each collection, pattern and kind of answer, as they first appear; masks before changed weights."""
     parts: dict[tuple[bool, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         parts[bool(row["updates_weights"]), row["collection"], row["pattern"]].append(row)
-    return [_group(*key, parts[key]) for key in sorted(parts)]
+    return [_group(*key, parts[key]) for key in sorted(parts, key=lambda key: _rank(parts, key))]
+
+
+def _rank(parts: dict[tuple[bool, str, str], list[Row]], key: tuple[bool, str, str]) -> tuple[bool, int, int]:
+    collections = list(dict.fromkeys(collection for _, collection, _ in parts))
+    return key[0], collections.index(key[1]), list(parts).index(key)
 
 
 def _group(updates_weights: bool, collection: str, pattern: str, rows: list[Row]) -> Group:

@@ -65,4 +65,5 @@ def markdown(value: object) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
     text = re.sub(r"([`*\[\]~$])", r"\\\1", text)
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # inside a word it is only a letter
-    return re.sub(r"^([#+=-]|\d+\.)", r"\\\1", text)
+    text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)  # would begin a list
+    return re.sub(r"^([#+=-])", r"\\\1", text)

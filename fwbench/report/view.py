@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fwbench.report import summary
-from fwbench.report.rows import Row, failed
+from fwbench.report.rows import TOLERANCE, Row, failed
 from fwbench.report.summary import Budget, Group, Headline, SolverSummary
 from fwbench.report.text import NOTHING, clean, clip, number, percent, plural, seconds
 from fwbench.result import Status
@@ -18,7 +19,7 @@ MAX_RUNS = 1500  # lines of a table of runs; the files beside the page hold all
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, and lines of text; the first column names the line, the others are numbers but for those in ``words``."""
+    """Columns and lines of text; the first column names the line, the others are numbers but for those in ``words``."""
 
     columns: tuple[str, ...]
     lines: list[tuple[str, ...]]
@@ -26,43 +27,29 @@ class Table:
     note: str = ""
 
 
-GLOSSARY = (
-    ("Error", "‖(W − Ŵ)X‖² / tokens, float64, summed over the layer; recomputed from the problem, no solver's word."),
-    ("Relative error", "the error over the error with every weight pruned."),
-    (
-        "Ratio to Wanda",
-        "the error over that of Wanda's mask, geometric mean over the problems. A failed problem is charged the error "
-        "of pruning everything, or the worst answer of any solver there if that is worse. A ratio below 0.001 counts "
-        "as 0.001.",
-    ),
-    (
-        "Gap",
-        "(UB − LB) / UB: the share of the error that no better mask can save more than. The table of solvers gives the "
-        "median over verified bounds; a bound counts for every mask of its problem, whoever found it.",
-    ),
-    (
-        "Proof",
-        "verified: our checker replayed a certificate; claimed: a solver says so, within its tolerances; none: no bound.",
-    ),
-    ("Optimal", "problems on which the solver's mask is proven optimal by a verified bound, to a relative 1e-6."),
-    (
-        "Rounding error",
-        "(f(rounded) − f(relaxed)) / f(rounded), the share of the error that appears when the relaxed point becomes a "
-        "mask; median over the problems.",
-    ),
-    (
-        "Seconds",
-        f"wall time of the stages, geometric mean shifted by {summary.SECONDS_SHIFT:g} s. A failure is charged the "
-        "longest run of its table. Runs during which the machine's speed drifted are left out.",
-    ),
-    ("Wins", "problems on which no solver of the table has a lower error; ties win for all."),
-    ("Solved", "problems with an answer that the judge accepted, of those tried. † not tried on every problem."),
-    ("To best known", "(f − best) / best, with the best mask known from any run or the registry."),
-    (
-        "Error budget",
-        "relaxed optimum (the lowest that any solver reached), what the solver's own iterate adds, what rounding adds; "
-        "the arrow is what refinement regains. The proven bound is what no mask can go below.",
-    ),
+_GLOSSARY = f"""
+Error: ‖(W − Ŵ)X‖² / tokens, float64, summed over the layer; recomputed from the problem, no solver's word.
+Relative error: the error over the error with every weight pruned.
+Ratio to Wanda: the error over that of Wanda's mask, geometric mean over the problems. A failed problem is charged the
+error of pruning everything, or the worst answer of any solver there if that is worse. A ratio below
+{summary.RATIO_FLOOR:g} counts as that.
+Gap: (UB − LB) / UB, the largest share of the error that a better mask could still save. The table of solvers gives the
+median over verified bounds; a bound counts for every mask of its problem, whoever found it.
+Proof: verified, our checker replayed a certificate; claimed, a solver says so, within its tolerances; none, no bound.
+Optimal: problems on which the solver's mask is proven optimal by a verified bound, to a relative {TOLERANCE:g}.
+Rounding error: (f(rounded) − f(relaxed)) / f(rounded), the share of the error that appears when the relaxed point
+becomes a mask; median over the problems.
+Seconds: wall time of the stages, geometric mean shifted by {summary.SECONDS_SHIFT:g} s. A failure is charged the
+longest run of its table. Runs during which the machine's speed drifted are left out.
+Wins: problems on which no solver of the table has a lower error; ties win for all.
+Solved: problems with an answer that the judge accepted, of those tried. † not tried on every problem.
+To best known: (f − best) / best, with the best mask known from any run or the registry.
+Error budget: relaxed optimum (the lowest that any solver reached), what the solver's own iterate adds, what rounding
+adds; the arrow is what refinement regains. The proven bound is what no mask can go below.
+"""
+GLOSSARY = tuple(
+    (name, " ".join(meaning.split()))
+    for name, meaning in re.findall(r"^([A-Z][\w ]+): (.*?)(?=\n[A-Z][\w ]+: |\Z)", _GLOSSARY, flags=re.M | re.S)
 )
 
 
@@ -118,11 +105,7 @@ def facts(rows: Sequence[Row], machine: Mapping[str, Any] | None, registry: Mapp
     tokens = _distinct(m.get("tokens") for m in metas)
     pairs.append(("Calibration tokens", _some([f"{int(t):,}" if str(t).isdecimal() else t for t in tokens], 4)))
     for i, item in enumerate(machines[:4]):
-        flat = _flat(item)
-        name = "Machine" if len(machines) == 1 else f"Machine {i + 1}"
-        pairs.append((name, ", ".join(f"{key} {value}" for key, value in flat if not key.startswith("versions."))))
-        versions = [f"{key.removeprefix('versions.')} {value}" for key, value in flat if key.startswith("versions.")]
-        pairs.append(("Versions" if len(machines) == 1 else f"Versions {i + 1}", ", ".join(versions)))
+        pairs += [(name + ("" if len(machines) == 1 else f" {i + 1}"), value) for name, value in _machine(item)]
     pairs.append(("Devices", _some(_distinct(f"{row['device']} {row['dtype']}" for row in rows), 6)))
     pairs.append(("Seeds", _some(_distinct(row["seed"] for row in rows), 12)))
     days = sorted({str(row["created"])[:16].replace("T", " ") for row in rows if row["created"]})
@@ -141,14 +124,23 @@ def _collection(rows: Sequence[Row], name: str) -> str:
     return f"{clip(name, 60) or 'without a collection'}: {len(summary.problems(own))} (pattern {patterns})"
 
 
-def _flat(machine: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
+def _machine(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Machine, versions and commit as text, from whatever a description holds."""
+    parts, versions, commit = [], [], ""
     for key, value in machine.items():
         if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{key}.")
+            versions += [f"{name} {version}" for name, version in value.items()]
+        elif key == "python":
+            versions.insert(0, f"Python {value}")
+        elif key == "commit":
+            commit = re.sub(r"\b([0-9a-f]{10})[0-9a-f]{30}\b", r"\1", str(value))
+        elif key == "memory" and isinstance(value, int | float):
+            parts.append(f"{value / 2**30:.0f} GiB")
+        elif key in ("cores", "threads") and isinstance(value, int):
+            parts.append(plural(value, key[:-1]))
         elif value not in (None, "", [], ()):
-            pairs.append((f"{prefix}{key}".replace("_", " "), clip(str(value), 80)))
-    return pairs
+            parts.append(str(value) if key in ("cpu", "system", "gpu") else f"{key} {value}")
+    return [("Machine", ", ".join(parts)), ("Versions", ", ".join(versions)), ("Commit", commit)]
 
 
 def _distinct(values: Iterable[Any]) -> list:
@@ -182,9 +174,15 @@ def _solver_cells(solver: SolverSummary) -> dict[str, str]:
         "Rounding error": percent(solver.rounding),
         "Seconds": seconds(solver.seconds),
         "Wins": str(solver.wins),
-        "Solved": f"{solver.solved}/{solver.problems}{'' if solver.complete else ' †'}",
+        "Solved": _solved(solver),
         "Failures": str(solver.failures),
     }
+
+
+def _solved(solver: SolverSummary) -> str:
+    if solver.skipped and not solver.problems:
+        return "declined †"
+    return f"{solver.solved}/{solver.problems}{'' if solver.complete else ' †'}"
 
 
 def _notes(group: Group) -> list[str]:

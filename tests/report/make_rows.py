@@ -11,10 +11,12 @@ from fwbench.result import Proof, Result, StageRecord, Status, Verdict
 MACHINE = {
     "cpu": "AMD EPYC 7B13",
     "cores": 2,
-    "memory_gb": 16,
-    "platform": "Linux 6.1",
-    "versions": {"python": "3.11.2", "numpy": "2.4.6", "torch": "2.9.0", "fwbench": "0.1.0"},
-    "commit": "2004cb1",
+    "threads": 4,
+    "memory": 16 * 2**30,
+    "system": "Linux 6.1 x86_64",
+    "python": "3.11.2",
+    "packages": {"fwbench": "0.1.0", "numpy": "2.4.6", "torch": "2.9.0"},
+    "commit": "2004cb1" + 33 * "0",
 }
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
