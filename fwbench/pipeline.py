@@ -149,12 +149,21 @@ def presets() -> dict[str, str]:
     return module.PRESETS
 
 
+def default_set() -> tuple[str, ...]:
+    """Specs that run where none is named."""
+    from fwbench.solvers import presets as module
+
+    return module.DEFAULT
+
+
 def _expand(spec: Spec) -> Spec:
     expanded: list[StageSpec] = []
     for item in spec.stages:
         if item.name in presets():
             if item.params:
-                raise SpecError(f"{item.name} is a preset and takes no parameters; it stands for {presets()[item.name]}")
+                raise SpecError(
+                    f"{item.name} is a preset and takes no parameters; it stands for {presets()[item.name]}"
+                )
             expanded.extend(specs.parse(presets()[item.name]).stages)
         else:
             expanded.append(item)
@@ -373,6 +382,7 @@ def _with_bound(problem: Problem, row: Result, state: State, error: float) -> tu
             return replace(row, **mismatch, reason=f"its certificate does not hold: {checked.reason}"), None
         if lower is None or lower <= max(certificate.bound, checked.bound):
             lower, proof = checked.bound, Proof.VERIFIED
+        certificate = replace(certificate, bound=checked.bound)
     if lower is None:
         return row, None
     if row.updates_weights:

@@ -21,7 +21,17 @@ from fwbench.problems.text import EXTRACTION, SEQUENCE, TOKENS, load_text
 CALIBRATION = "lee"
 MINI = Path(__file__).with_name("mini")
 BLOCKS = 30
-LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SHAPES = {
+    "q_proj": (576, 576),
+    "k_proj": (192, 576),
+    "v_proj": (192, 576),
+    "o_proj": (576, 576),
+    "gate_proj": (1536, 576),
+    "up_proj": (1536, 576),
+    "down_proj": (576, 1536),
+}
+LAYERS = tuple(SHAPES)
+SMOLLM2 = [f"smollm2.{block:02}.{layer}" for block in range(BLOCKS) for layer in LAYERS]
 
 Progress = Callable[[int, int, str], None]  # done, total, what
 
@@ -77,6 +87,22 @@ def load(
         else:
             for pattern in chosen:
                 yield collection, repattern(problem, pattern)
+
+
+def check(selector: str | Path, patterns: Sequence[Pattern | str] | None = None) -> None:
+    """Raise what :func:`load` would raise for bad input, before any work is begun or anything written.
+
+    What is at hand is read; of ``smollm2`` the names and the patterns are checked, nothing is extracted.
+    """
+    head, _, glob = str(selector).partition("/")
+    if head.partition("@")[0] != "smollm2":
+        for _ in load(selector, patterns):
+            pass
+        return
+    _load(str(selector), None)
+    for name in _matching(head, SMOLLM2, glob):
+        for pattern in patterns or ():
+            parse(pattern).counts(SHAPES[name.rpartition(".")[2]])
 
 
 def repattern(problem: Problem, pattern: Pattern) -> Problem:
@@ -148,8 +174,7 @@ def smollm2(names: Sequence[str], tokens: int = TOKENS, progress: Progress | Non
 
 
 def _smollm2(collection: str, glob: str, tokens: int, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
-    every = [f"smollm2.{block:02}.{layer}" for block in range(BLOCKS) for layer in LAYERS]
-    names = _matching(collection, every, glob)
+    names = _matching(collection, SMOLLM2, glob)
     return ((collection, problem) for problem in smollm2(names, tokens, progress))
 
 

@@ -6,3 +6,17 @@ PRESETS = {
     # Zimmer et al., SparseSwaps, arXiv 2512.10922: exact 1-swaps from Wanda's mask (there at most 100 a row)
     "sparseswaps": "wanda+swap",
 }
+
+# What `fwbench run` runs when no solver is named
+DEFAULT = (
+    "magnitude",
+    "wanda",
+    "ria",
+    "greedy",
+    "sparsefw",
+    "sparseswaps",
+    "fw",
+    "fw(convexify=shared)+swap",
+    "qp",
+    "gurobi(convexify=shared)",
+)

@@ -21,7 +21,7 @@ from fwbench.solvers.blocks import Block, blocks, project
 from fwbench.solvers.scores import keep_highest, wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
-WORK_LIMIT = 1e11  # rows n³: some ten minutes of an interior point
+WORK_LIMIT = 1e10  # rows n³: about a minute of an interior point
 MEMORY_LIMIT = 1e7  # entries of the one block-diagonal Q where the pattern does not separate
 
 

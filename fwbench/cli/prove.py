@@ -1,0 +1,98 @@
+"""Commands about proofs: certify, verify, registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fwbench.cli.make import _chain, _listener
+from fwbench.cli.progress import progress
+
+REGISTRY = Path("problems")
+
+
+@click.command()
+@click.argument("what", metavar="STORE|COLLECTION...", nargs=-1, required=True)
+@click.option("--bound", default="shared", show_default=True, help="Kind of bound, see 'fwbench solvers'.")
+@click.option("--rows", default="all", show_default=True, help="Rows to bound each by itself: all, or a number.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Time for each problem.")
+@click.option("--store", "path", default="fwbench.sqlite", show_default=True, type=click.Path(path_type=Path))
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1))
+def certify(what: tuple[str, ...], bound: str, rows: str, seconds: float | None, path: Path, jobs: int) -> int:
+    """Prove lower bounds for the problems of a store or of collections; the certificates go into the store."""
+    from fwbench import pipeline
+    from fwbench.problems.collections import check
+    from fwbench.prove import problems_of
+    from fwbench.runner import run_grid
+    from fwbench.store import Store
+
+    given = {"kind": bound, "rows": rows if rows != "all" else None, "seconds": seconds}
+    inside = ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
+    line = pipeline.resolve(f"bound({inside})")
+    stores = [Path(item) for item in what if Path(item).suffix in (".sqlite", ".db")]
+    if stores and len(what) > 1:
+        raise click.UsageError("give one store, or collections")
+    for item in () if stores else what:
+        check(item)
+    with progress() as report, Store(stores[0] if stores else path) as store:
+        if stores:
+            problems = [(name, problem) for _, problem, name in problems_of(store) if problem is not None]
+        else:
+            problems = _chain(what, (), report)
+        summary = run_grid(problems, [line], store, jobs=jobs, on_event=_listener(report))
+    click.echo(f"{stores[0] if stores else path}: {summary.done} certified, {summary.reused} were there")
+    return 1 if summary.failed else 0
+
+
+@click.command()
+@click.argument("what", metavar="STORE|CERTIFICATE|FOLDER", type=click.Path(path_type=Path, exists=True))
+@click.option("--problem", "selectors", multiple=True, help="Where a certificate's problem is. [default: mini]")
+@click.option("-q", "--quiet", is_flag=True, help="Only what does not hold, and the total.")
+def verify(what: Path, selectors: tuple[str, ...], quiet: bool) -> int:
+    """Replay proofs: the certificates and masks of a store, one certificate file, or a folder with a registry."""
+    from fwbench import prove
+    from fwbench.result import Certificate
+    from fwbench.store import Store
+
+    if what.is_dir():
+        findings = prove.verify_registry(what)
+    elif what.suffix == ".npz":
+        certificate = Certificate.read(what)
+        problem = prove.find_problem(certificate.problem, selectors or ("mini",))
+        if problem is None:
+            raise click.UsageError(f"{what}: its problem {certificate.problem[:12]} is not found; name it by --problem")
+        findings = iter([prove.check_certificate(problem, certificate)])
+    else:
+        findings = prove.verify_store(Store(what, readonly=True))
+    good = bad = 0
+    for item in findings:
+        good, bad = good + item.ok, bad + (not item.ok)
+        if not (quiet and item.ok):
+            click.echo(f"{'holds' if item.ok else 'FAILS'}  {item.problem}  {item.what}: {item.detail}")
+    click.echo(f"{what}: {good} hold, {bad} fail")
+    return 1 if bad else 0
+
+
+@click.command()
+@click.argument("action", required=False, type=click.Choice(["update"]))
+@click.argument("store", required=False, type=click.Path(path_type=Path, exists=True))
+@click.option("--folder", default=None, type=click.Path(path_type=Path), help="Registry to use. [default: the suite's]")
+def registry(action: str | None, store: Path | None, folder: Path | None) -> None:
+    """Show the best known values, or take into them what a store knows better (update STORE)."""
+    from fwbench.problems import registry as module
+    from fwbench.prove import update_registry
+    from fwbench.store import Store
+
+    folder = folder or module.FOLDER
+    if action is None:
+        for entry in sorted(module.best_known(folder).values(), key=lambda entry: entry.name):
+            gap = "open" if entry.gap is None else f"{entry.gap:.3%}"
+            click.echo(f"{entry.name}  best {entry.upper}  bound {entry.lower}  gap {gap}  {entry.proof}")
+        return
+    if store is None:
+        raise click.UsageError("registry update needs a store")
+    improvements = update_registry(Store(store, readonly=True), folder)
+    for line in improvements:
+        click.echo(line)
+    click.echo(f"{folder}: {len(improvements)} improved")
