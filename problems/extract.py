@@ -143,7 +143,7 @@ def grams(
     finally:
         for handle in handles:
             handle.remove()
-    result = {}
+    result: dict[str, np.ndarray] = {}
     for names, item in zip(inputs, sums, strict=True):
         result |= dict.fromkeys(names, item.gram())
     return {name: result[name] for name in layers}
@@ -210,6 +210,7 @@ class _Sum:
         self.tokens += X.shape[0]
 
     def gram(self) -> np.ndarray:
+        assert self.lower is not None
         lower = self.lower.cpu().tril_().div_(self.tokens)
         self.lower = None
         return (lower + lower.tril(-1).T).numpy()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from fwbench.patterns import Pattern, PatternError, Rows
+from fwbench.patterns import Pattern, PatternError, Rows, parse
 from fwbench.problem import Problem, ProblemError
 
 SUFFIX = ".safetensors"
@@ -114,7 +114,7 @@ def read_problem(path: Path | str, pattern: Pattern | str | None = None) -> Prob
         raise ProblemError(f"{path}: the file names no pattern; give one")
     try:
         with np.errstate(over="ignore"):  # a W beyond float32 becomes infinite, and is refused as such
-            problem = Problem(name, tensors["W"], tensors["G"], pattern, meta)
+            problem = Problem(name, tensors["W"], tensors["G"], parse(pattern), meta)
         problem.check_psd(FLOATS[dtypes["G"]])
     except (ProblemError, PatternError) as error:
         raise ProblemError(f"{path}: {error}") from None

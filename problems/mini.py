@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fwbench.patterns import parse
 from fwbench.problem import Problem
 from fwbench.problems import files
 from fwbench.problems.collections import MINI, smollm2
@@ -83,7 +84,7 @@ def build(part: Part, layer: Problem) -> Problem:
     if stores_as_float32(G):
         G = G.astype(np.float32).astype(np.float64)
     recipe = f"fwbench.problems.mini: {layer.meta['layer']}, rows {_ranges(rows)}, columns {_ranges(columns)}"
-    return Problem(part.name, W, G, part.pattern, {**layer.meta, "source": f"{layer.meta['source']}; {recipe}"})
+    return Problem(part.name, W, G, parse(part.pattern), {**layer.meta, "source": f"{layer.meta['source']}; {recipe}"})
 
 
 def most_correlated(G: np.ndarray, n: int, first: int) -> np.ndarray:

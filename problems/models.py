@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import torch
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from torch import nn
 
 from fwbench.problems import resources
@@ -77,7 +79,10 @@ def load_model(name: str | Path) -> Model:
         raise ModelError(f"{name}: not a model, the folder has no config.json")
     if not path.is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(f"{name}: no such model folder or GGUF file")
-    return Model(_label(path.name), *_load(name, name), path.name if path.is_dir() else name)
+    if path.is_dir():
+        return Model(_label(path.name), *_load(name, name), path.name)
+    options, source, license = _on_hub(name)
+    return Model(_label(path.name), *_load(name, name, **options), source, license)
 
 
 def wrap(label: str, network: Any, tokenizer: Any = None, source: str = "", license: str = "") -> Model:
@@ -127,7 +132,7 @@ def find_layers(block: nn.Module) -> dict[str, nn.Module]:
 
 def weight_of(layer: nn.Module) -> np.ndarray:
     """Weights of a layer, float32 ``(rows, n)``, one row per output; ``Conv1D`` stores them transposed."""
-    weight = layer.weight.detach()
+    weight: torch.Tensor = layer.weight.detach()  # type: ignore[operator]
     if isinstance(layer, Conv1D):
         weight = weight.T
     return weight.to("cpu", torch.float32).numpy()
@@ -178,6 +183,19 @@ def _keep_copy(network: Any, tokenizer: Any, copy: Path) -> None:
             raise ModelError(f"{copy}: the model cannot be cached ({error.strerror or error})") from None
 
 
+def _on_hub(name: str) -> tuple[dict[str, Any], str, str]:
+    """Load options, source and license of a model on the hub; asked once, where transformers retries for a minute."""
+    try:
+        info = huggingface_hub.model_info(name, timeout=10)
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ModelError(f"{name}: no model folder, GGUF file or model on the hub has this name") from None
+    except Exception:  # offline, in one of many ways: what was downloaded before still serves
+        if isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
+            return {"local_files_only": True}, name, ""
+        raise ModelError(f"{name}: no such model folder or GGUF file here, and the hub cannot be reached") from None
+    return {"revision": info.sha}, f"{name}@{info.sha}", str(getattr(info.card_data, "license", None) or "")
+
+
 def _load(location: str, name: Path | str, **options: Any) -> tuple[Any, Any]:
     try:
         with _quiet():
@@ -193,9 +211,10 @@ def _load(location: str, name: Path | str, **options: Any) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the progress bars and notices of transformers off the terminal; it is fwbench that reports progress."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging, hub = transformers.utils.logging, huggingface_hub.logging
+    verbosity, hub_verbosity, bars = logging.get_verbosity(), hub.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    hub.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
@@ -203,5 +222,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
+        hub.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from fwbench.patterns import Pattern
+from fwbench.patterns import Pattern, parse
 from fwbench.problem import Problem
 
 META = {"model": "synthetic", "license": "CC0-1.0"}
@@ -108,7 +108,7 @@ def scaled(scale: float, rows: int = 3, n: int = 16, pattern: Pattern | str = "0
 
 
 def _problem(name: str, W: np.ndarray, G: np.ndarray, pattern: Pattern | str, seed: int) -> Problem:
-    return Problem(name, W, G, pattern, {**META, "source": f"fwbench.problems.synthetic {name} seed {seed}"})
+    return Problem(name, W, G, parse(pattern), {**META, "source": f"fwbench.problems.synthetic {name} seed {seed}"})
 
 
 def _named(cases: dict[str, Callable[..., Problem]]) -> dict[str, Callable[[], Problem]]:

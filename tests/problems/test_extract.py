@@ -1,5 +1,7 @@
 """Extraction: every Gram equals one computed another way, and inputs that are one are found to be one."""
 
+import time
+
 import numpy as np
 import pytest
 import tiny
@@ -213,3 +215,37 @@ def test_real_model():
     assert np.array_equal(found["smollm2.07.q_proj"].G, found["smollm2.07.v_proj"].G)
     for problem in found.values():
         problem.check_psd()
+
+
+@pytest.mark.slow
+def test_cost():
+    """At most 1.6 times the bare forward pass and the bare float32 products, in processor time of one thread."""
+    from fwbench.problems.text import load_text, sequences
+
+    model = models.load_model("smollm2")
+    ids = extract.batch(sequences(model.tokenizer, load_text("lee"), 4096))
+    layers = extract.named_layers(model, range(6))
+    inputs = [torch.randn(4096, n) for n in (576, 576, 576, 1536)] * 6
+
+    def products():
+        for X in inputs:
+            X.T @ X
+
+    def forward():
+        decoder = model.network.base_model
+        every, decoder.layers = decoder.layers, decoder.layers[:6]
+        with torch.no_grad():
+            for part in ids:
+                decoder(input_ids=part, use_cache=False)
+        decoder.layers = every
+
+    def seconds(work):
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    ratios = [
+        seconds(lambda: extract.grams(model.network, layers, ids)) / (seconds(forward) + seconds(products))
+        for _ in range(3)
+    ]
+    assert min(ratios) < 1.6, ratios

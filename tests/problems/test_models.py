@@ -1,5 +1,7 @@
 """Models: blocks and layers are found by structure, and what is no model is refused in one line."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny
@@ -109,6 +111,28 @@ def test_what_is_no_model(tmp_path):
             models.load_model(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_the_hub(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(models, "_load", lambda location, name, **options: asked.append(options) or (None, None))
+    info = SimpleNamespace(sha="abc", card_data=SimpleNamespace(license="mit"))
+    monkeypatch.setattr(models.huggingface_hub, "model_info", lambda name, timeout: info)
+    found = models.load_model("Org/Some.Model")
+    assert (found.label, found.source, found.license) == ("some-model", "Org/Some.Model@abc", "mit")
+    assert asked == [{"revision": "abc"}]
+
+
+def test_without_the_hub(monkeypatch):
+    def offline(name, timeout):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(models.huggingface_hub, "model_info", offline)
+    with pytest.raises(ModelError, match="no such model folder or GGUF file here, and the hub cannot be reached"):
+        models.load_model("smolm2")
+    monkeypatch.setattr(models, "_load", lambda location, name, **options: (options, None))
+    monkeypatch.setattr(models.huggingface_hub, "try_to_load_from_cache", lambda name, file: "config.json")
+    assert models.load_model("smolm2").network == {"local_files_only": True}
 
 
 def test_nothing_on_the_terminal(tmp_path, capfd):
