@@ -108,7 +108,9 @@ def error_against_time(name: str, group: summary.Group, style: Style) -> str | N
 
 def gap_by_layer(name: str, group: summary.Group) -> str | None:
     """The certified gap of each problem's best mask, by kind of bound; the best bound of all is the large dot."""
+    doubted = summary.contradicted(group.rows)
     best = [row for row in summary.best_rows(group.rows).values() if row["error"] and row["bounds"]]
+    best = [row for row in best if row["problem_hash"] not in doubted]
     if not best:
         return None
     best.sort(key=lambda row: (row["gap"] is None, row["gap"]), reverse=True)
@@ -118,9 +120,9 @@ def gap_by_layer(name: str, group: summary.Group) -> str | None:
         for kind in kinds:
             gaps = [metrics.optimality_gap(row["error"], row["bounds"].get(kind)) for row in best]
             at = [(gap, i) for i, gap in enumerate(gaps) if gap is not None and gap <= 1.5]
-            _dots(axes, at, named, KIND_COLOURS.get(kind, "#8F8F8F"), 5)
+            _dots(axes, at, named, KIND_COLOURS.get(kind, "#8F8F8F"), 5 if named else 3)
         at = [(row["gap"], i) for i, row in enumerate(best) if row["gap"] is not None]
-        _dots(axes, at, named, INK, 9, face="none")
+        _dots(axes, at, named, INK, 9 if named else 6, face="none")
         axis = axes.xaxis if named else axes.yaxis
         axis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
         axes.set_xlim(left=0) if named else axes.set_ylim(bottom=0)

@@ -27,6 +27,7 @@ _SPECIAL = {letter: f"\\{letter}" for letter in "{}$&#%_"} | {
     }.items()
 }
 _SPECIAL |= {"–": "--", "—": "---", "†": r"\dag{}", "∞": r"\ensuremath{\infty}"}
+_SHORT = {"Ratio to Wanda": "Ratio", "Rounding error": "Rounding", "Optimal": "Opt.", "Failures": "Failed"}
 _NAMES = "Zero One Two Three Four Five Six Seven Eight Nine"
 _DIGITS = dict(zip("0123456789", _NAMES.split(), strict=True))
 
@@ -79,12 +80,15 @@ def table(group: summary.Group, taken: set[str] | None = None) -> str:
             macros.append(f"\\newcommand{{\\{name}}}{{{escape(cell)}}}")
             used.append(f"\\{name}{{}}")
         lines.append(" & ".join(used) + r" \\")
-    titles, columns = " & ".join(map(escape, cells.columns)) + r" \\", "r" * (len(cells.columns) - 1)
+    titles, columns = (
+        " & ".join(_SHORT.get(column, column) for column in cells.columns) + r" \\",
+        "r" * (len(cells.columns) - 1),
+    )
     caption = escape(
         view.group_title(group) + f", {text.plural(len(group.problems), 'problem')}. {cells.note}".rstrip()
     )
     layout = r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"
-    tabular = r"\begin{tabular}{p{0.27\linewidth}" + columns + "}"
+    tabular = r"\begin{tabular}{p{0.22\linewidth}" + columns + "}"
     head = [r"\begin{table}", layout, f"\\caption{{{caption}}}", tabular]
     body = [r"\toprule", titles, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join([*macros, "", *head, *body])

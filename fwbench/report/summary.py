@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fwbench import metrics
-from fwbench.report.rows import Row, failed
+from fwbench.report.rows import TOLERANCE, Row, failed
 from fwbench.result import Proof, Status
 
 SECONDS_SHIFT = 1.0  # seconds, of the shifted geometric mean
@@ -95,43 +95,49 @@ def problems(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def solvers(rows: Sequence[Row]) -> tuple[SolverSummary, ...]:
-    """Summaries of all solvers of comparable rows.
+    """Summaries of all solvers of comparable rows, best first.
 
     Ratio to Wanda: geometric mean; a failed problem is charged the error of pruning everything, or the worst answer of
     any solver there if that is worse; a problem that nobody solved counts for nobody. Seconds: geometric mean
     shifted by ``SECONDS_SHIFT``, without drifted runs; a failure is charged the longest run of the group. Rounding
-    error and gap: medians over the solved problems that have one.
+    error and gap: medians over the solved runs that have one; contradictory gaps stay out.
     """
     cells = _cells(rows)
     names = sorted({name for _, name in cells})
     hashes = problems(rows)
     errors = costs(rows, "error", hashes, names)
     won = metrics.wins(errors) if names else []
-    charges = _charges(rows)
-    slowest = max(
-        (row["seconds"] for row in rows if row["seconds"] is not None and not row["drifted"]), default=math.nan
-    )
+    timed = [row["seconds"] for row in rows if row["seconds"] is not None and not row["drifted"]]
+    yard = _Yard(len(hashes), _charges(rows), max(timed, default=math.nan), contradicted(rows))
     found = []
     for name, wins in zip(names, won, strict=True):
         own = {key: cells[key, name] for key in hashes if (key, name) in cells}
-        found.append(_solver(name, own, int(wins), charges, slowest, len(hashes)))
+        found.append(_solver(name, own, int(wins), yard))
     return tuple(sorted(found, key=lambda s: (not s.complete, _last(s.ratio), _last(s.seconds), s.solver)))
 
 
-def _solver(
-    name: str, cells: dict[str, list[Row]], wins: int, charges: dict[str, float], slowest: float, total: int
-) -> SolverSummary:
+@dataclass(frozen=True)
+class _Yard:
+    """What the solvers of a group are measured against."""
+
+    problems: int
+    charges: dict[str, float]  # ratio to Wanda that failing on a problem costs
+    slowest: float  # seconds that failing costs
+    doubted: set[str]  # problems with contradictory values
+
+
+def _solver(name: str, cells: dict[str, list[Row]], wins: int, yard: _Yard) -> SolverSummary:
     runs = [row for cell in cells.values() for row in cell]
     tried = {key: live for key, cell in cells.items() if (live := [r for r in cell if r["status"] != Status.SKIPPED])}
-    ratios = [_charged(_median(cell, "ratio_to_wanda"), charges.get(key)) for key, cell in tried.items()]
+    ratios = [_charged(_median(cell, "ratio_to_wanda"), yard.charges.get(key)) for key, cell in tried.items()]
     times = [
-        _charged(_median(timed, "seconds", fail=True), slowest)
+        _charged(_median(timed, "seconds", fail=True), yard.slowest)
         for cell in tried.values()
         if (timed := [row for row in cell if not row["drifted"] and (row["seconds"] is not None or failed(row))])
     ]
     times = [value for value in times if not math.isnan(value)]
     good = [row for row in runs if row["solved"]]
-    verified = [row for row in good if row["proof"] == Proof.VERIFIED and row["gap"] is not None]
+    verified = [row for row in good if _certified(row, yard.doubted)]
     return SolverSummary(
         solver=name,
         problems=len(tried),
@@ -140,12 +146,12 @@ def _solver(
         skipped=sum(row["status"] == Status.SKIPPED for row in runs),
         drifted=sum(bool(row["drifted"]) for row in runs),
         wins=wins,
-        optimal=len({row["problem_hash"] for row in verified if row["gap"] <= 1e-6}),
+        optimal=len({row["problem_hash"] for row in verified if row["gap"] <= TOLERANCE}),
         ratio=metrics.shifted_geometric_mean([r for r in ratios if r is not None], floor=RATIO_FLOOR),
         rounding=metrics.median(row["rounding_error"] for row in good if row["rounding_error"] is not None),
         gap=metrics.median(row["gap"] for row in verified),
         seconds=metrics.shifted_geometric_mean(times, SECONDS_SHIFT),
-        complete=len(tried) == total,
+        complete=len(tried) == yard.problems,
     )
 
 
@@ -197,6 +203,15 @@ def wanda_errors(rows: Iterable[Row]) -> dict[str, float]:
         for row in rows
         if row["ratio_to_wanda"] and row["error"]
     }
+
+
+def contradicted(rows: Iterable[Row]) -> set[str]:
+    """Hashes of the problems whose joined bound lies above a judged error: their gaps mean nothing."""
+    return {row["problem_hash"] for row in rows if row["gap"] is not None and row["gap"] < 0}
+
+
+def _certified(row: Row, doubted: set[str]) -> bool:
+    return row["gap"] is not None and row["proof"] == Proof.VERIFIED and row["problem_hash"] not in doubted
 
 
 def best_rows(rows: Iterable[Row]) -> dict[str, Row]:
@@ -270,6 +285,7 @@ class Headline:
     covered: int  # problems over which best and second are compared
     gaps: tuple[float, ...]  # verified, of the best mask of each problem that has a bound
     optimal: int
+    contradicted: int
     mask_problems: int
 
 
@@ -277,9 +293,8 @@ def headline(rows: Sequence[Row]) -> Headline:
     """The main figures, over all collections and patterns together; changed weights stay out of the comparison."""
     masks = [row for row in rows if not row["updates_weights"]]
     ranked = [line for line in solvers(masks) if line.solved and math.isfinite(line.ratio)]
-    gaps = [
-        row["gap"] for row in best_rows(masks).values() if row["proof"] == Proof.VERIFIED and row["gap"] is not None
-    ]
+    doubted = contradicted(masks)
+    gaps = [row["gap"] for row in best_rows(masks).values() if _certified(row, doubted)]
     best, second = [*ranked[:2], None, None][:2]
     return Headline(
         runs=len(rows),
@@ -292,6 +307,7 @@ def headline(rows: Sequence[Row]) -> Headline:
         second=second if second and best and second.complete == best.complete else None,
         covered=best.problems if best else 0,
         gaps=tuple(sorted(gaps)),
-        optimal=sum(gap <= 1e-6 for gap in gaps),
+        optimal=sum(gap <= TOLERANCE for gap in gaps),
+        contradicted=len(doubted),
         mask_problems=len(problems(masks)),
     )

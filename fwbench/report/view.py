@@ -58,7 +58,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return ["There is no run to report on."]
     main = summary.headline(rows)
-    return [_what_ran(main), _who_won(main), _how_far(main)]
+    doubt = f" {plural(main.contradicted, 'problem')} with contradictory values left out." if main.contradicted else ""
+    return [_what_ran(main), _who_won(main), _how_far(main) + doubt]
 
 
 def _what_ran(main: Headline) -> str:

@@ -130,6 +130,7 @@ def test_contradictions_come_first():
     source = page.html(context)
     assert 0 < source.index("<h2>Contradictions") < source.index("<h2>What ran where")
     assert "## Contradictions" in page.markdown(context)
+    assert "1 problem with contradictory values left out" in source
     assert "Contradictions" not in page.html(page.build(rows.join([result()])))
 
 
@@ -168,8 +169,8 @@ def test_devices_are_told_apart():
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (None, "–"), (float("nan"), "–"), (float("inf"), "∞"), (0.0, "0"), (0.6114, "0.611"), (1.0, "1.00"), (12.345, "12.3"),
-        (12345.0, "12345"), (1.5e7, "1.50e7"),
+        (None, "–"), (float("nan"), "–"), (float("inf"), "∞"), (0.0, "0"), (0.6114, "0.611"), (1.0, "1.00"),
+        (12.345, "12.3"), (12345.0, "12345"), (1.5e7, "1.50e7"),
         (2e-5, "2.00e−5"), (-0.25, "−0.250"), (0.0999999, "0.100"),
     ],
 )  # fmt: skip
