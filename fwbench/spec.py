@@ -92,7 +92,8 @@ def _value(node: ast.expr, where: str) -> Literal:
 
 def _literal_text(value: Literal) -> str:
     if isinstance(value, str):
-        bare = value.isidentifier() and not keyword.iskeyword(value) and value != "inf"
+        # Python normalises identifiers outside ASCII, so those are quoted
+        bare = value.isascii() and value.isidentifier() and not keyword.iskeyword(value) and value != "inf"
         return value if bare else repr(value)
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-1e999"
