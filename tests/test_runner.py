@@ -1,0 +1,250 @@
+"""The runner: every bad solver costs its own row alone, and a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from layers import random_layer
+
+from fwbench import machine, timing
+from fwbench.events import JobEnded, JobStarted, Progress
+from fwbench.result import Status
+from fwbench.runner import grace, run_grid
+from fwbench.spec import SpecError
+from fwbench.store import Store, StoreError
+
+BAD = Path(__file__).with_name("bad_solvers.py")
+# name, what the reason must say
+KIT = {
+    "bad_raises": "bad_raises raised ArithmeticError: on purpose",
+    "bad_nan": "not finite",
+    "bad_count": "wrong count",
+    "bad_lies": "it claims an error of",
+    "bad_worse": "made the mask worse",
+    "bad_mutates": "changed the problem's arrays",
+    "bad_sleeps": "killed: did not stop 2 s after its limit of 0.5 s",
+    "bad_allocates": "memory: used",
+    "bad_allocates_at_once": "memory:",
+    "bad_exits": "exit code 3; it last printed: bye",
+    "bad_segfault": "signal SIGSEGV",
+    "bad_killed": "signal SIGKILL, which fwbench did not send",
+}
+GOOD = ["good", "wanda", "magnitude"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "store.db") as store:
+        yield store
+
+
+def layers(number):
+    return [("tests", random_layer("0.5", seed=seed)) for seed in range(number)]
+
+
+def test_the_kit_of_bad_solvers_beside_good_ones(store):
+    specs = [name for pair in zip(KIT, GOOD * 4, strict=True) for name in pair]  # a good one after each bad one
+    summary = run_grid(
+        layers(1), specs, store, jobs=2, time_limit=0.5, memory_limit=1 << 30, files=[BAD], warm_up_limit=2.0
+    )
+    rows = {row.solver: row for row in store.results()}
+    for name, reason in KIT.items():
+        row = rows[f"wanda+{name}" if name == "bad_worse" else name]
+        assert (row.status, row.solved) == (Status.FAILED, False)
+        assert reason in row.reason
+        assert store.mask(row.key) is None
+    assert all(rows[name].status is Status.FEASIBLE and store.mask(rows[name].key) is not None for name in GOOD)
+    assert (summary.done, summary.failed, summary.solved) == (len(rows), len(KIT), len(GOOD))
+
+
+def test_rows_carry_machine_timing_and_memory(store):
+    run_grid(layers(1), ["wanda"], store, jobs=2, time_limit=5)
+    [row] = store.results()
+    assert row.machine == machine.describe()
+    assert row.machine["packages"]["numpy"]
+    assert row.timing["blas_threads"] == 1
+    assert row.timing["time_limit"] == 5
+    assert 0 < row.timing["reference_before"] < 1
+    assert row.peak_memory > 50 << 20
+
+
+def test_resume_reuses_what_is_there(store):
+    specs = ["wanda", "good", "bad_raises"]
+    first = run_grid(layers(2), specs, store, files=[BAD])
+    before = store.results()
+    events = []
+    again = run_grid(layers(3), specs, store, files=[BAD], on_event=events.append)
+    assert (first.done, first.reused, first.failed, first.solved) == (6, 0, 2, 4)
+    assert (again.done, again.reused, again.failed, again.solved) == (3, 6, 3, 6)
+    assert store.results()[:6] == before
+    assert sum(isinstance(event, JobStarted) for event in events) == 3
+    assert Counter(event.reused for event in events if isinstance(event, JobEnded)) == {True: 6, False: 3}
+    last = [event for event in events if isinstance(event, Progress)][-1]
+    assert (last.done, last.total, last.eta_seconds) == (9, 9, 0)
+
+
+def test_failures_are_retried_on_request_only(store):
+    run_grid(layers(1), ["bad_raises", "wanda"], store, files=[BAD])
+    assert run_grid(layers(1), ["bad_raises", "wanda"], store, files=[BAD]).done == 0
+    assert run_grid(layers(1), ["bad_raises", "wanda"], store, files=[BAD], retry_failed=True).done == 1
+    assert sorted(map(store.attempts, store.keys())) == [1, 2]
+
+
+def test_the_same_job_twice_runs_once(store):
+    problem = random_layer("0.5")
+    events = []
+    pairs = [("a", problem), ("b", problem)]
+    summary = run_grid(pairs, ["wanda", "wanda()"], store, on_event=events.append)
+    assert (summary.done, len(store.results())) == (1, 1)
+    assert (events[-1].done, events[-1].total) == (1, 1)
+
+
+def test_seeds_are_jobs_of_their_own_and_a_generator_will_do(store):
+    summary = run_grid((pair for pair in layers(2)), ["random"], store, seeds=(0, 1, 2))
+    assert summary.done == len(store.results()) == 6
+
+
+def test_nothing_to_do(store):
+    assert run_grid([], ["wanda"], store).done == run_grid(layers(1), [], store).done == 0
+
+
+def test_a_bad_spec_is_refused_before_anything_runs(store):
+    with pytest.raises(SpecError, match="unknown solver"):
+        run_grid(layers(1), ["wanda", "wandaa"], store)
+    assert store.results() == []
+
+
+def test_a_row_that_was_skipped_for_a_missing_package_is_tried_again(store):
+    run_grid(layers(1), ["wanda"], store)
+    [row] = store.results()
+    skipped = replace(row, status=Status.SKIPPED, reason="wanda needs nothing, which is not installed")
+    store._db.execute("DELETE FROM results")
+    store.add(skipped)
+    assert run_grid(layers(1), ["wanda"], store).done == 1
+    assert store.get(row.key).status is Status.FEASIBLE
+
+
+def test_a_full_disk_ends_the_run_with_its_reason(store):
+    store._db.execute("PRAGMA max_page_count = 14")
+    with pytest.raises(StoreError, match="disk is full"):
+        run_grid(layers(40), ["wanda", "magnitude"], store)
+    kept = len(store.results())
+    store._db.execute("PRAGMA max_page_count = 4000")
+    assert run_grid(layers(40), ["wanda", "magnitude"], store).reused == kept
+
+
+def test_grace_grows_with_the_limit_and_the_problem():
+    problem = random_layer("0.5")
+    assert grace(1.0, problem) == pytest.approx(2.0, abs=1e-3)
+    assert grace(100.0, problem) == pytest.approx(10.0, abs=1e-3)
+    assert grace(float("inf"), problem) == pytest.approx(2.0, abs=1e-3)
+
+
+def test_drift_is_marked():
+    row = pipeline_row(reference_before=1.0, reference_after=1.2)
+    assert not timing.drifted(row)
+    assert timing.drifted(row, typical=0.9)
+    assert timing.drifted(pipeline_row(reference_before=1.0, reference_after=1.3))
+    assert timing.drifted(pipeline_row(drifted=1.0))
+    assert not timing.drifted(pipeline_row())
+    assert timing.typical_reference([row]) == pytest.approx(1.1)
+
+
+def pipeline_row(**times):
+    from fwbench import pipeline
+
+    return replace(pipeline.failed(random_layer("0.5"), pipeline.resolve("wanda"), ""), timing=times)
+
+
+# --- killed in the middle --------------------------------------------------------------------------------------------
+
+SLOW = """
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+from fwbench.stage import Role, Stage, State, register
+
+@register
+@dataclass(frozen=True)
+class Slow(Stage):
+    '''Magnitude, a tenth of a second late; it writes down whom it served.'''
+    name: ClassVar[str] = "slow"
+    role: ClassVar[Role] = Role.START
+
+    def run(self, problem, state, context):
+        if problem.name != "warm-up":
+            with Path(__file__).with_name("served.txt").open("a") as file:
+                file.write(problem.name + "\\n")
+            time.sleep(0.1)
+        return State(keep=~problem.pattern.prune(abs(problem.W)))
+"""
+RUN = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from layers import random_layer
+from fwbench.runner import run_grid
+from fwbench.store import Store
+with Store(sys.argv[1]) as store:
+    print(run_grid([("tests", random_layer("0.5", seed=seed)) for seed in range(20)], ["slow"], store, jobs=2,
+                   files=[sys.argv[2]]))
+"""
+
+
+def start(tmp_path):
+    solver, script, store = tmp_path / "slow.py", tmp_path / "run.py", tmp_path / "store.db"
+    solver.write_text(textwrap.dedent(SLOW))
+    script.write_text(RUN)
+    command = [sys.executable, str(script), str(store), str(solver), str(Path(__file__).parent)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True), store
+
+
+def wait_for_rows(path, number):
+    while True:
+        time.sleep(0.05)
+        try:
+            with Store(path, readonly=True) as store:
+                if len(store.keys()) >= number:
+                    return
+        except StoreError:
+            continue
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_goes_on_where_it_was(tmp_path, how):
+    run, path = start(tmp_path)
+    with run:
+        wait_for_rows(path, 4)
+        workers = psutil.Process(run.pid).children()
+        os.kill(run.pid, how)
+        run.wait(timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert workers
+    assert not alive
+    assert run.returncode in {signal.SIGKILL: {-9}, signal.SIGTERM: {143}, signal.SIGINT: {130, -2, 1}}[how]
+    with Store(path) as store:
+        before = store.results()
+    assert 4 <= len(before) < 20
+    if how is not signal.SIGKILL:
+        return
+    again, _ = start(tmp_path)
+    with again:
+        assert f"done={20 - len(before)}, reused={len(before)}, failed=0, skipped=0, solved=20" in again.stdout.read()
+    with Store(path) as store:
+        after = store.results()
+        assert after[: len(before)] == before
+        assert len({row.key for row in after}) == len(after) == 20
+        assert all(store.mask(row.key) is not None for row in after)
+    served = Counter((tmp_path / "served.txt").read_text().split("\n"))
+    assert all(served[row.problem] == 1 for row in before)  # nothing in the store was run twice
+    assert sum(served.values()) - 1 <= 20 + 2  # at most the two jobs in flight were
