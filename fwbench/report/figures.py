@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -29,8 +30,9 @@ from fwbench.report.text import clip, number, percent
 INK = "#010203"  # stands for the page's text colour, see ``inline`` and ``standalone``
 NEUTRAL = "#767c85"  # readable on white and on black
 # Okabe and Ito's colour-blind safe palette, without black and yellow, which vanish on one of the two backgrounds
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C7AE6", "#8F8F8F")
-COLOURS += ("#A6611A", "#999933", "#DC4C64", "#3FB8C5")
+COLOURS = """
+#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #8C7AE6 #8F8F8F #A6611A #999933 #DC4C64 #3FB8C5
+""".split()  # noqa: SIM905
 MARKERS = "osD^vPXhp<>*"
 KIND_COLOURS = {
     "plain": "#E69F00",
@@ -40,7 +42,7 @@ KIND_COLOURS = {
     "registry": "#D55E00",
 }
 WIDTH = 6.2  # inches
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name may hold a dollar
     "font.size": 9,
@@ -189,7 +191,7 @@ def error_budget(name: str, group: summary.Group) -> str | None:
         axes.set_yticks(range(len(budgets)), [_short(b.solver, 30) for b in reversed(budgets)], fontsize=8)
         axes.grid(False, axis="y")
         axes.set_xlabel("error, in units of Wanda's (mean over problems)")
-        handles = [matplotlib.patches.Patch(color=colour, label=part) for part, colour in parts]
+        handles: list[Any] = [matplotlib.patches.Patch(color=colour, label=part) for part, colour in parts]
         handles += [_handle(INK, "D", 5, "final"), _handle("#D55E00", "|", 10, "proven bound")]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         return finish("Error budget")
@@ -227,7 +229,7 @@ def anytime(name: str, group: summary.Group, style: Style) -> str | None:
     wanda = summary.wanda_errors(group.rows)
     curves: dict[str, list[tuple[float, list]]] = {}
     for row in group.rows:
-        points = [point for point in row["trace"] or () if point[0] is not None and point[0] > 0]
+        points = _moments(row)
         if row["solved"] and points and row["problem_hash"] in wanda:
             curves.setdefault(summary.label(row), []).append((wanda[row["problem_hash"]], points))
     if not curves:
@@ -248,6 +250,15 @@ def anytime(name: str, group: summary.Group, style: Style) -> str | None:
         axes.set_ylabel("bounds, in units of Wanda's error")
         _legend(figure, list(dict.fromkeys(drawn)), style, lines=True, markers=False)
         return finish("Anytime curves") if drawn else None
+
+
+def _moments(row: Row) -> list:
+    """The trace of a run, with the ends of its stages; nothing for a run without a trace."""
+    points, clock = list(row["trace"] or ()), 0.0
+    for stage in row["stages"] or () if points else ():
+        clock += stage["seconds"] or 0.0
+        points.append((clock, stage["error"], stage["lower_bound"]))
+    return [point for point in points if point[0] is not None and point[0] > 0]
 
 
 def _median_curve(runs: list[tuple[float, list]], grid: np.ndarray, which: int, best: Callable) -> np.ndarray:
@@ -326,7 +337,7 @@ def _legend(figure: Figure, names: Sequence[str], style: Style, lines: bool, mar
 
 
 def _handle(colour: str, marker: str, size: float, text: str, face: str | None = None) -> Line2D:
-    options = {"color": colour, "markerfacecolor": face or colour, "markersize": size, "label": text}
+    options: Any = {"color": colour, "markerfacecolor": face or colour, "markersize": size, "label": text}
     return Line2D([], [], marker=marker, linestyle="none", **options)
 
 

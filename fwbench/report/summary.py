@@ -106,7 +106,7 @@ def solvers(rows: Sequence[Row]) -> tuple[SolverSummary, ...]:
     names = sorted({name for _, name in cells})
     hashes = problems(rows)
     errors = costs(rows, "error", hashes, names)
-    won = metrics.wins(errors) if names else []
+    won = metrics.wins(errors)
     timed = [row["seconds"] for row in rows if row["seconds"] is not None and not row["drifted"]]
     yard = _Yard(len(hashes), _charges(rows), max(timed, default=math.nan), contradicted(rows))
     found = []
@@ -135,7 +135,7 @@ def _solver(name: str, cells: dict[str, list[Row]], wins: int, yard: _Yard) -> S
         for cell in tried.values()
         if (timed := [row for row in cell if not row["drifted"] and (row["seconds"] is not None or failed(row))])
     ]
-    times = [value for value in times if not math.isnan(value)]
+    times = [value for value in times if value is not None and not math.isnan(value)]
     good = [row for row in runs if row["solved"]]
     verified = [row for row in good if _certified(row, yard.doubted)]
     return SolverSummary(

@@ -22,7 +22,7 @@ class Table:
     """Columns and lines of text; the first column names the line, the others are numbers but for those in ``words``."""
 
     columns: tuple[str, ...]
-    lines: list[tuple[str, ...]]
+    lines: Sequence[tuple[str, ...]]
     words: frozenset[int] = frozenset()
     note: str = ""
 
@@ -159,7 +159,17 @@ def _some(values: Sequence[Any], most: int, join: str = ", ") -> str:
 
 def solver_table(group: Group) -> Table:
     """The table of solvers, best first."""
-    columns = ("Solver", "Ratio to Wanda", "Gap", "Optimal", "Rounding error", "Seconds", "Wins", "Solved", "Failures")
+    columns: tuple[str, ...] = (
+        "Solver",
+        "Ratio to Wanda",
+        "Gap",
+        "Optimal",
+        "Rounding error",
+        "Seconds",
+        "Wins",
+        "Solved",
+        "Failures",
+    )
     if group.updates_weights:
         columns = tuple(column for column in columns if column not in ("Gap", "Optimal"))
     lines = [tuple(_solver_cells(solver)[column] for column in columns) for solver in group.solvers]
@@ -224,7 +234,17 @@ def problem_table(group: Group) -> Table:
 
 def run_table(group: Group) -> Table:
     """Every run of a group, in the order of the problems and then of the error."""
-    columns = ("Problem", "Solver", "Status", "Verdict", "Error", "Relative", "Ratio to Wanda", "Rounding error", "Gap")
+    columns: tuple[str, ...] = (
+        "Problem",
+        "Solver",
+        "Status",
+        "Verdict",
+        "Error",
+        "Relative",
+        "Ratio to Wanda",
+        "Rounding error",
+        "Gap",
+    )
     columns += ("Proof", "To best known", "Seconds", "Seed")
     place = {key: i for i, key in enumerate(group.problems)}
     ordered = sorted(
