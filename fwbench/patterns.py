@@ -80,7 +80,7 @@ class PerRow(Pattern):
     fraction: float
 
     def __str__(self) -> str:
-        return f"{self.fraction:g}"
+        return _shortest(self.fraction)
 
     def counts(self, shape: Shape) -> np.ndarray:
         return np.full(shape[0], round(self.fraction * shape[1]), dtype=np.int64)
@@ -93,7 +93,7 @@ class Unstructured(Pattern):
     fraction: float
 
     def __str__(self) -> str:
-        return f"unstructured:{self.fraction:g}"
+        return f"unstructured:{_shortest(self.fraction)}"
 
     @property
     def separable(self) -> bool:
@@ -132,9 +132,10 @@ class Rows(Pattern):
     pruned: np.ndarray = field(repr=False)
 
     def __post_init__(self) -> None:
-        pruned = np.array(self.pruned, dtype=np.int64)
-        if pruned.ndim != 1 or not np.array_equal(pruned, self.pruned):
+        given = np.asarray(self.pruned)
+        if given.ndim != 1 or given.dtype.kind not in "iuf" or not np.isfinite(given).all() or np.any(given % 1):
             raise PatternError("pattern rows: the counts must be a list of whole numbers, one for each row")
+        pruned = np.array(given, dtype=np.int64)
         pruned.setflags(write=False)
         object.__setattr__(self, "pruned", pruned)
 
@@ -173,16 +174,21 @@ def parse(text: str | Pattern | np.ndarray) -> Pattern:
         if not 0 <= kept <= of or of == 0:
             raise PatternError(f"pattern {text!r}: N:M keeps N of each M weights, so N must not exceed M")
         return NM(kept, of)
-    kind, _, number = text.rpartition(":")
+    kind, colon, number = text.rpartition(":")
     try:
         fraction = float(number)
     except ValueError:
         fraction = -1.0
-    if kind not in ("", "unstructured") or not 0 <= fraction <= 1:
+    if kind + colon not in ("", "unstructured:") or not 0 <= fraction <= 1:
         raise PatternError(
             f"unknown pattern {text!r}: use a fraction to prune per row such as 0.5, unstructured:0.5, 2:4 or rows:FILE"
         )
     return Unstructured(fraction) if kind else PerRow(fraction)
+
+
+def _shortest(fraction: float) -> str:
+    """The shortest text that reads back as the same number."""
+    return text if float(text := f"{fraction:g}") == fraction else repr(float(fraction))
 
 
 def _read_counts(path: Path) -> np.ndarray:
