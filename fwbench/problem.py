@@ -138,6 +138,7 @@ def _frozen(array: np.ndarray, dtype: type, name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise ProblemError(f"{name} must be a matrix of numbers, got {array.dtype} {array.shape}")
-    array = np.array(array, dtype=dtype, order="C")  # a copy: the caller keeps his own
+    with np.errstate(over="ignore"):  # what overflows is refused as infinite
+        array = np.array(array, dtype=dtype, order="C")  # a copy: the caller keeps his own
     array.setflags(write=False)
     return array
