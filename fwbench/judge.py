@@ -54,12 +54,17 @@ def judge(
         if not np.isfinite(weights).all():
             return Judgement(Verdict.NONFINITE, reason="the changed weights are not finite")
         if np.any(weights[~keep]):
-            return Judgement(Verdict.INFEASIBLE, reason=f"{np.count_nonzero(weights[~keep])} pruned weights are not zero")
-        error = problem.error_of_weights(weights)
+            return Judgement(
+                Verdict.INFEASIBLE, reason=f"{np.count_nonzero(weights[~keep])} pruned weights are not zero"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is judged nonfinite below
+            error = problem.error_of_weights(weights)
     if not math.isfinite(error):
         return Judgement(Verdict.NONFINITE, reason="the error is not finite")
     if claimed is not None and not abs(claimed - error) <= CLAIM_TOLERANCE * max(error, 1e-12 * problem.total):
-        return Judgement(Verdict.ERROR_MISMATCH, error, f"it claims an error of {claimed:.6g}, the judge finds {error:.6g}")
+        return Judgement(
+            Verdict.ERROR_MISMATCH, error, f"it claims an error of {claimed:.6g}, the judge finds {error:.6g}"
+        )
     return Judgement(Verdict.FEASIBLE, error)
 
 
