@@ -1,0 +1,235 @@
+"""The checker: honest certificates pass, forged ones do not, and what it proves is true in exact arithmetic."""
+
+import math
+import re
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layers import PATTERNS, hostile_layers, integer_layer, pattern_of, random_layer
+from oracles import exact_bound, exactly, exactly_psd, relaxed_minimum
+
+from fwbench import bounds, verify
+from fwbench.problem import Problem
+from fwbench.result import Certificate
+
+
+def honest(problem: Problem, seed: int = 0, e: np.ndarray | None = None) -> Certificate:
+    u = np.random.default_rng(seed).random(problem.shape)
+    return bounds.certificate(problem, problem.pattern.prune(u) * 0.4 + 0.3 * u, e, "test")
+
+
+def forged(certificate: Certificate, **arrays: object) -> Certificate:
+    return replace(certificate, arrays={**certificate.arrays, **arrays})
+
+
+def refusal(problem: Problem, certificate: Certificate) -> str:
+    checked = verify.check(problem, certificate)
+    assert not checked.ok
+    assert checked.bound == -math.inf
+    assert "\n" not in checked.reason
+    return checked.reason
+
+
+# --- honest ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_honest_certificates_hold(pattern):
+    ill = [random_layer(pattern, n=64, condition=condition) for condition in (1.0, 1e4, 1e8)]
+    for problem in [*hostile_layers(pattern), integer_layer(pattern), *ill]:
+        e = 0.9 * max(np.linalg.eigvalsh(problem.G)[0], 0.0) * np.ones(problem.n)
+        for certificate in (honest(problem), honest(problem, e=e)):
+            checked = verify.check(problem, certificate)
+            assert checked.ok, (problem.name, checked.reason)
+            assert checked.bound == pytest.approx(certificate.bound, rel=1e-6, abs=1e-9 * problem.total)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3, 12])
+def test_singular_gram_matrices(tokens):
+    X = np.random.default_rng(0).standard_normal((12, tokens))
+    problem = Problem("singular", np.ones((2, 12)), X @ X.T, "0.5")
+    assert verify.check(problem, honest(problem)).ok
+
+
+def test_a_certificate_survives_its_file(tmp_path):
+    problem = random_layer("0.5")
+    certificate = honest(problem)
+    path = tmp_path / "c.npz"
+    path.write_bytes(certificate.to_bytes())
+    back = Certificate.read(path)
+    assert {**vars(back), "arrays": 0} == {**vars(certificate), "arrays": 0}
+    assert all(np.array_equal(back.arrays[key], certificate.arrays[key]) for key in ("e", "u"))
+    assert verify.check(problem, back) == verify.check(problem, certificate)
+
+
+def test_it_may_claim_less_than_it_proves():
+    problem = random_layer("0.5")
+    certificate = bounds.certificate(problem, relaxed_minimum(problem)[1])
+    proved = verify.check(problem, certificate).bound
+    assert proved > 0
+    assert verify.check(problem, replace(certificate, bound=proved / 2)) == verify.Verification(True, proved)
+
+
+# --- forged ----------------------------------------------------------------------------------------------------------
+
+PROBLEM = random_layer("0.5", n=12)
+HONEST = honest(PROBLEM)
+U, E = HONEST.arrays["u"], HONEST.arrays["e"]
+
+
+def test_e_at_the_boundary():
+    # eigenvalues 1 and 3: G - e I is positive semidefinite for e ≤ 1 exactly
+    problem = Problem("boundary", [[1.0, -2.0]], [[2.0, 1.0], [1.0, 2.0]], "0.5")
+    u = np.full((1, 2), 0.5, dtype=np.float32)
+    for e, proved in ((1 - 1e-9, True), (1 - 1e-13, True), (1.0, False), (1 + 1e-15, False), (1 + 1e-9, False)):
+        certificate = Certificate(problem.hash, 0.0, "diagonal", {"e": np.full(2, e), "u": u})
+        assert verify.check(problem, certificate).ok == proved, e
+    assert refusal(problem, certificate) == "G - diag(e) cannot be proved positive semidefinite"
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4", "2:4"])
+def test_e_too_large_by_a_billionth(pattern):
+    problem = random_layer(pattern, n=16)
+    limit = np.linalg.eigvalsh(problem.G)[0]
+    for factor in (1 - 1e-9, 1 + 1e-9):
+        e = np.full(problem.n, factor * limit)
+        certificate = replace(forged(honest(problem), e=e), bound=0.0)
+        assert verify.check(problem, certificate).ok == (factor < 1)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"u": U + np.float32(1e-6) + (U.max() < 2)}, r"u leaves \[0, 1\]"),
+        ({"u": np.where(U.max() == U, np.float32(1.0000001), U)}, r"u leaves \[0, 1\]"),
+        ({"u": np.where(U.min() == U, np.float32(-1e-30), U)}, r"u leaves \[0, 1\]"),
+        ({"u": np.where(U.max() == U, np.float32(np.nan), U)}, "u has entries that are not finite"),
+        ({"u": np.full_like(U, np.inf)}, "u has entries that are not finite"),
+        ({"e": np.where(E.max() == E, np.nan, E)}, "e has entries that are not finite"),
+        ({"e": np.full_like(E, -np.inf)}, "e has entries that are not finite"),
+        ({"e": PROBLEM.G.diagonal() * 2}, "negative diagonal"),
+        ({"e": PROBLEM.G.diagonal()}, "cannot be proved"),
+        ({"u": U.astype(np.float64)}, r"u is float64 \(3, 12\), not float32 \(3, 12\)"),
+        ({"u": U.astype(np.float16)}, "u is float16"),
+        ({"u": U.astype(complex)}, "u is complex128"),
+        ({"e": E.astype(np.float32)}, "e is float32"),
+        ({"u": U[:2]}, r"u is float32 \(2, 12\), not"),
+        ({"u": U.T}, r"u is float32 \(12, 3\), not"),
+        ({"u": U.ravel()}, r"u is float32 \(36,\), not"),
+        ({"e": E[:-1]}, r"e is float64 \(11,\), not float64 \(12,\)"),
+        ({"e": np.array(0.0)}, r"e is float64 \(\), not"),
+        ({"e": np.zeros((3, 12))}, r"e is float64 \(3, 12\), not"),
+        ({"u": None}, "it has no array 'u'"),
+        ({"e": 0.0}, "it has no array 'e'"),
+        ({"e": E.tolist()}, "it has no array 'e'"),
+    ],
+)
+def test_bad_arrays_are_refuted(arrays, reason):
+    assert re.search(reason, refusal(PROBLEM, forged(HONEST, **arrays)))
+
+
+@pytest.mark.parametrize("changed", ["W", "G", "pattern"])
+def test_another_problem_is_refuted(changed):
+    other = {"W": PROBLEM.W * 2, "G": PROBLEM.G * 2, "pattern": "0.25"}[changed]
+    assert "belongs to another problem" in refusal(replace(PROBLEM, **{changed: other}), HONEST)
+
+
+def test_an_unknown_kind_is_refuted():
+    assert refusal(PROBLEM, replace(HONEST, kind="trust me")) == "unknown kind of certificate 'trust me'"
+
+
+@pytest.mark.parametrize("claim", [math.nan, math.inf, -math.inf, "12", None])
+def test_a_claim_that_is_no_number_is_refuted(claim):
+    assert refusal(PROBLEM, replace(HONEST, bound=claim)) == f"it claims a bound of {claim}"
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_an_inflated_claim_is_refuted(pattern):
+    problem = random_layer(pattern)
+    certificate = bounds.certificate(problem, relaxed_minimum(problem)[1])
+    assert certificate.bound > 1e-3 * problem.total
+    inflated = replace(certificate, bound=certificate.bound * (1 + 1e-5))
+    assert re.fullmatch(r"it claims a bound of \S+, only \S+ can be proved", refusal(problem, inflated))
+
+
+def test_an_e_of_huge_negative_numbers_proves_nothing_false():
+    certificate = replace(forged(HONEST, e=np.full(12, -1e300)), bound=0.0)
+    checked = verify.check(PROBLEM, certificate)
+    assert checked.bound in (0.0, -math.inf)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -200, -1])
+def test_truncated_files_are_refused(cut, tmp_path):
+    path = tmp_path / "c.npz"
+    path.write_bytes(HONEST.to_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"c\.npz: not a readable certificate") as caught:
+        Certificate.read(path)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(0, 1500), st.integers(0, 255))
+@settings(max_examples=60)
+def test_a_damaged_file_is_refused_or_proves_what_it_says(position, byte):
+    data = bytearray(HONEST.to_bytes())
+    data[position % len(data)] = byte
+    try:
+        certificate = Certificate.from_bytes(bytes(data))
+    except ValueError:
+        return
+    checked = verify.check(PROBLEM, certificate)
+    assert not checked.ok or checked.bound <= float(
+        exact_bound(PROBLEM, certificate.arrays["u"], certificate.arrays["e"])
+    )
+
+
+@pytest.mark.parametrize("text", [b"", b"PK", b"not a file at all", b"\x93NUMPY"])
+def test_other_files_are_refused(text, tmp_path):
+    (tmp_path / "c.npz").write_bytes(text)
+    for path in (tmp_path / "c.npz", tmp_path / "missing.npz", tmp_path):
+        with pytest.raises(ValueError, match=str(path)):
+            Certificate.read(path)
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    np.savez(tmp_path / "c.npz", header=np.array({"x": print}, dtype=object), e=E, u=U)
+    with pytest.raises(ValueError, match="not a readable certificate"):
+        Certificate.read(tmp_path / "c.npz")
+
+
+# --- rational arithmetic ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000))
+def test_proved_is_below_exact_and_close(pattern, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-3, 4, (8, 20)).astype(float)
+    problem = Problem("integers", rng.integers(-5, 6, (3, 8)), X @ X.T, pattern_of(pattern, 3, 8))
+    e = np.floor(np.full(8, np.linalg.eigvalsh(problem.G)[0])) * rng.integers(0, 2, 8)
+    u = (rng.integers(0, 65, problem.shape) / 64).astype(np.float32)
+    for case in (problem, random_layer(pattern, n=8, seed=seed, condition=10 ** rng.uniform(0, 8))):
+        exact = exact_bound(case, u, e if case is problem else 0 * e)
+        proved = Fraction(verify.diagonal_bound(case, u, e if case is problem else 0 * e))
+        assert proved <= exact
+        assert exact - proved <= 1e-9 * exact + 1e-13 * Fraction(case.total)
+
+
+@settings(max_examples=100)
+@given(seed=st.integers(0, 10_000), power=st.integers(-17, -1), sign=st.sampled_from([-1, 1]))
+def test_what_is_proved_positive_semidefinite_is(seed, power, sign):
+    """Integer matrices within a hair of the boundary, on either side: a proof never errs, whatever rounding does."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-3, 4, (6, rng.integers(3, 9))).astype(float)
+    G = X @ X.T
+    e = np.full(6, np.linalg.eigvalsh(G)[0]) + sign * 10.0**power
+    try:
+        verify.prove_psd(G, e)
+    except verify.Refuted:
+        assert sign > 0 or power < -12  # clear cases are proved
+    else:
+        assert exactly_psd(exactly(G) - np.diag(exactly(e)))
