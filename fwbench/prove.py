@@ -104,10 +104,12 @@ def verify_registry(folder: Path) -> Iterator[Finding]:
         good = judged.error is not None and entry.upper is not None and _same(judged.error, entry.upper)
         detail = f"error {judged.error:.9g}" if good else judged.reason or f"error {judged.error}, listed {entry.upper}"
         yield Finding(problem.name, f"mask of {entry.upper_by}", good, detail)
-        if entry.proof is Proof.VERIFIED:
+        if entry.verified is not None:
             yield check_certificate(problem, registry.certificate(entry, folder))
-        elif entry.proof is Proof.CLAIMED:
-            yield Finding(problem.name, f"bound by {entry.lower_by}", True, f"claimed only: {entry.lower:.9g}")
+        if entry.claimed is not None:
+            yield Finding(
+                problem.name, f"bound by {entry.claimed_by}", True, f"claimed only: error >= {entry.claimed:.9g}"
+            )
     for digest in entries.keys() - found:
         yield Finding(entries[digest].name, "problem", False, "its data is not found")
 

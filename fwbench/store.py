@@ -17,11 +17,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 from urllib.parse import quote
 
 import numpy as np
 
-from fwbench.pipeline import Outcome
 from fwbench.problem import Problem
 from fwbench.result import Certificate, Proof, Result, Status, pack_mask, unpack_mask
 
@@ -49,6 +49,17 @@ class StoreError(Exception):
 
 class AlreadyStored(StoreError):
     """The key has a good result, which is not overwritten."""
+
+
+class Judged(Protocol):
+    """A result and what it was judged on, as the pipeline returns them."""
+
+    @property
+    def result(self) -> Result: ...
+    @property
+    def keep(self) -> np.ndarray | None: ...
+    @property
+    def certificate(self) -> Certificate | None: ...
 
 
 class Store:
@@ -96,7 +107,7 @@ class Store:
 
     def add(
         self,
-        outcome: Outcome | Result,
+        outcome: Judged | Result,
         keep: np.ndarray | None = None,
         certificate: Certificate | None = None,
         problem: Problem | None = None,
@@ -106,7 +117,7 @@ class Store:
         Args:
             outcome: with the mask and certificate in it; or a Result, and those as the next two arguments.
             keep: bool ``(rows, n)``, True = the weight stays.
-            certificate: one that the checker has replayed; the result's lower bound is what it proves.
+            certificate: one that the checker has replayed; it claims what was proved (an Outcome's does).
             problem: recorded beside the row, if given.
 
         Returns:
@@ -116,10 +127,10 @@ class Store:
             AlreadyStored: the key has a result that :func:`replaceable` does not give up.
             StoreError: the disk is full or the store cannot be written; nothing of the row is then in it.
         """
-        result = outcome
-        if isinstance(outcome, Outcome):
+        if isinstance(outcome, Result):
+            result = outcome
+        else:
             result, keep, certificate = outcome.result, outcome.keep, outcome.certificate
-        assert isinstance(result, Result)
         with self._transaction():
             old = self.get(result.key)
             if old is not None and not replaceable(old, result):
@@ -140,10 +151,8 @@ class Store:
             if keep is not None and result.solved:
                 bits = zlib.compress(pack_mask(keep))
                 self._db.execute("INSERT INTO masks VALUES (?,?,?,?)", (result.key, *keep.shape, bits))
-            if certificate is not None and result.lower_bound is not None and result.proof is Proof.VERIFIED:
-                self._put_certificate(
-                    replace(certificate, source=certificate.source or result.solver), result.lower_bound
-                )
+            if certificate is not None and result.solved:
+                self._put_certificate(replace(certificate, source=result.solver), certificate.bound)
             if problem is not None:
                 self._put_problem(problem, result.collection)
         return attempts

@@ -1,7 +1,8 @@
-"""The registry of best-known values: for each problem the best mask and the best lower bound, and who found them.
+"""The registry of best-known values: for each problem the best mask and the best lower bounds, and who found them.
 
-``best_known.csv`` holds one line a problem; the masks lie beside it in ``best_masks/`` as lines of hex digits. Entries
-only ever improve: a mask is judged again here, and a claimed bound never takes the place of a verified one.
+``best_known.csv`` holds one line a problem; beside it lie the masks in ``best_masks/`` as lines of hex digits, and the
+proofs of verified bounds in ``certificates/``. Entries only ever improve. A mask is judged again here; a bound that
+our checker replayed and one that a solver claims are kept apart, so neither hides the other.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ import numpy as np
 from fwbench.judge import judge
 from fwbench.problem import Problem
 from fwbench.problems.files import file_stem, write_atomic
-from fwbench.result import Proof, pack_mask, unpack_mask
+from fwbench.result import Certificate, Proof, pack_mask, unpack_mask
 
 FOLDER = Path(__file__).parent
-TABLE, MASKS = "best_known.csv", "best_masks"
+TABLE, MASKS, CERTIFICATES = "best_known.csv", "best_masks", "certificates"
 WIDTH = 100  # hex digits of a line
 MARGIN = 1e-9  # relative: less is no improvement, and a lower bound may exceed the upper by as much
-RANK = {Proof.NONE: 0, Proof.CLAIMED: 1, Proof.VERIFIED: 2}
 
 
 class RegistryError(ValueError):
@@ -43,9 +43,10 @@ class BestKnown:
     pattern: str
     upper: float | None = None
     upper_by: str = ""
-    lower: float | None = None
-    lower_by: str = ""
-    proof: Proof = Proof.NONE  # of the lower bound
+    verified: float | None = None  # best lower bound with a certificate
+    verified_by: str = ""
+    claimed: float | None = None  # best lower bound that a solver claims
+    claimed_by: str = ""
     date: str = ""  # of the last improvement, ISO 8601
     mask: bytes = field(default=b"", repr=False)  # packed, of the upper bound
 
@@ -53,6 +54,18 @@ class BestKnown:
     def keep(self) -> np.ndarray | None:
         """Mask of the upper bound, bool ``(rows, n)``, True = the weight stays."""
         return unpack_mask(self.mask, (self.rows, self.n)) if self.mask else None
+
+    @property
+    def proof(self) -> Proof:
+        """Of the better lower bound; a claim within rounding of what is verified is verified."""
+        if self.claimed is not None and (self.verified is None or self.claimed > self.verified * (1 + MARGIN)):
+            return Proof.CLAIMED
+        return Proof.NONE if self.verified is None else Proof.VERIFIED
+
+    @property
+    def lower(self) -> float | None:
+        """The better of the lower bounds; ``proof`` says which it is."""
+        return self.claimed if self.proof is Proof.CLAIMED else self.verified
 
     @property
     def gap(self) -> float | None:
@@ -100,7 +113,7 @@ def improve(
         problem: that they are for.
         by: who found them: a spec, a paper.
         keep: bool ``(rows, n)``; its error is computed here.
-        lower: a lower bound; a verified one replaces any other, and otherwise the higher stays.
+        lower: a lower bound; the highest of each proof stays.
         proof: of the lower bound; with ``Proof.NONE`` the bound is ignored.
         date: ISO 8601, today if empty.
 
@@ -116,24 +129,37 @@ def improve(
             raise RegistryError(f"{problem.name}: the mask of {by} is refused: {found.reason}")
         if old.upper is None or found.error < old.upper - MARGIN * abs(old.upper):
             new = replace(new, upper=found.error, upper_by=by, mask=pack_mask(keep))
-    if lower is not None and _raises(old, lower, proof):
-        new = replace(new, lower=float(lower), lower_by=by, proof=proof)
-    if new.upper is not None and new.lower is not None and new.lower > new.upper + MARGIN * problem.total:
-        raise RegistryError(
-            f"{problem.name}: the {new.proof} lower bound {new.lower:.9g} of {new.lower_by} "
-            f"exceeds the error {new.upper:.9g} of the mask of {new.upper_by}"
-        )
+    if lower is not None and proof is not Proof.NONE and math.isfinite(lower):
+        held = getattr(old, proof)
+        if held is None or lower > held + MARGIN * abs(held):
+            new = replace(new, **{str(proof): float(lower), f"{proof}_by": by})
+    for kind in (Proof.VERIFIED, Proof.CLAIMED):
+        bound = getattr(new, kind)
+        if new.upper is not None and bound is not None and bound > new.upper + MARGIN * problem.total:
+            raise RegistryError(
+                f"{problem.name}: the {kind} lower bound {bound:.9g} of {getattr(new, f'{kind}_by')} "
+                f"exceeds the error {new.upper:.9g} of the mask of {new.upper_by}"
+            )
     if new == old:
         return dict(entries)
     return {**entries, problem.hash: replace(new, date=date or datetime.now(UTC).date().isoformat())}
 
 
-def save(entries: Mapping[str, BestKnown], folder: Path | str = FOLDER) -> None:
-    """Write the registry: masks first, then the table, each file whole or not at all; other masks are removed.
+def save(
+    entries: Mapping[str, BestKnown],
+    folder: Path | str = FOLDER,
+    certificates: Mapping[str, Certificate] | None = None,
+) -> None:
+    """Write the registry: masks and proofs first, then the table, each file whole or not at all; others are removed.
+
+    Args:
+        certificates: new proofs, by problem hash; those that are there stay.
 
     Raises:
         ProblemError: a file cannot be written.
     """
+    for key, proof in (certificates or {}).items():
+        write_atomic(_certificate_path(Path(folder), entries[key]), proof.to_bytes())
     folder = Path(folder)
     ordered = sorted(entries.values(), key=lambda entry: (entry.name, entry.hash))
     paths = {_mask_path(folder, entry): entry for entry in ordered if entry.mask}
@@ -148,28 +174,32 @@ def save(entries: Mapping[str, BestKnown], folder: Path | str = FOLDER) -> None:
         values = [getattr(entry, column) for column in COLUMNS]
         writer.writerow("" if value is None else repr(value) if isinstance(value, float) else value for value in values)
     write_atomic(folder / TABLE, text.getvalue().encode())
-    for path in set((folder / MASKS).glob("*.txt")) - set(paths):
+    proofs = {_certificate_path(folder, entry) for entry in ordered if entry.verified is not None}
+    for path in {*(folder / MASKS).glob("*.txt"), *(folder / CERTIFICATES).glob("*.npz")} - set(paths) - proofs:
         path.unlink()
 
 
-def _raises(old: BestKnown, lower: float, proof: Proof) -> bool:
-    if proof is Proof.NONE or not math.isfinite(lower) or RANK[proof] < RANK[old.proof]:
-        return False
-    return old.lower is None or RANK[proof] > RANK[old.proof] or lower > old.lower + MARGIN * abs(old.lower)
+def certificate(entry: BestKnown, folder: Path | str = FOLDER) -> Certificate:
+    """The proof of a verified bound. Raises ValueError, one line, if it is missing or unreadable."""
+    return Certificate.read(_certificate_path(Path(folder), entry))
 
 
 def _entry(row: Mapping[str, str]) -> BestKnown:
     values: dict = dict(row)
     for key in ("rows", "n"):
         values[key] = int(values[key])
-    for key in ("upper", "lower"):
+    for key in ("upper", "verified", "claimed"):
         values[key] = float(values[key]) if values[key] else None
-    return BestKnown(**{**values, "proof": Proof(values["proof"])})
+    return BestKnown(**values)
 
 
 def _mask_path(folder: Path, entry: BestKnown) -> Path:
     # the hash: a rebuilt problem may carry an old name
     return folder / MASKS / f"{file_stem(entry.name)}.{entry.hash[:8]}.txt"
+
+
+def _certificate_path(folder: Path, entry: BestKnown) -> Path:
+    return folder / CERTIFICATES / f"{file_stem(entry.name)}.{entry.hash[:8]}.npz"
 
 
 def _read_mask(path: Path, entry: BestKnown) -> bytes:

@@ -134,11 +134,13 @@ def _lower(uppers: dict[str, float], key: str, error: float | None) -> None:
 
 
 def _registry_bounds(key: str, entry: Any) -> list[Bound]:
-    lower = getattr(entry, "lower", None)
-    proof = Proof(getattr(entry, "proof", None) or Proof.NONE)
-    source = getattr(entry, "lower_by", "") or ""
-    kind = bound_kind(source) if bound_kinds(source) else "registry"
-    return [] if lower is None else [Bound(key, lower, proof, kind, f"registry: {source}".removesuffix(": "))]
+    found = []
+    for proof in (Proof.VERIFIED, Proof.CLAIMED):
+        value, source = getattr(entry, proof, None), getattr(entry, f"{proof}_by", "") or ""
+        if value is not None:
+            kind = bound_kind(source) if bound_kinds(source) else "registry"
+            found.append(Bound(key, value, proof, kind, f"registry: {source}".removesuffix(": ")))
+    return found
 
 
 def _run_bounds(result: Result) -> list[Bound]:

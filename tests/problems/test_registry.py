@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fwbench import bounds, verify
 from fwbench.problems import registry, synthetic
 from fwbench.problems.registry import BestKnown, RegistryError, best_known, improve, save
 from fwbench.result import Proof
@@ -37,11 +38,13 @@ def test_lower_bounds_only_rise(problem):
     entries = improve({}, problem, "fw", lower=1.0, proof=Proof.VERIFIED)
     assert improve(entries, problem, "x", lower=0.5, proof=Proof.VERIFIED) == entries
     assert improve(entries, problem, "x", lower=1.5) == entries  # no proof at all
-    assert improve(entries, problem, "gurobi", lower=1.5, proof=Proof.CLAIMED) == entries
+    both = improve(entries, problem, "gurobi", lower=1.5, proof=Proof.CLAIMED)[problem.hash]
+    assert (both.verified, both.claimed, both.lower, both.proof) == (1.0, 1.5, 1.5, Proof.CLAIMED)
     assert improve(entries, problem, "x", lower=float("nan"), proof=Proof.VERIFIED) == entries
-    assert improve(entries, problem, "sdp", lower=1.5, proof=Proof.VERIFIED)[problem.hash].lower_by == "sdp"
+    assert improve(entries, problem, "sdp", lower=1.5, proof=Proof.VERIFIED)[problem.hash].verified_by == "sdp"
     claimed = improve({}, problem, "gurobi", lower=1.5, proof=Proof.CLAIMED)
-    assert improve(claimed, problem, "fw", lower=1.0, proof=Proof.VERIFIED)[problem.hash].lower == 1.0
+    joined = improve(claimed, problem, "bnb", lower=1.5, proof=Proof.VERIFIED)[problem.hash]
+    assert (joined.lower, joined.proof) == (1.5, Proof.VERIFIED)
 
 
 def test_gap(problem):
@@ -90,6 +93,17 @@ def test_round_trip(tmp_path, problem):
     assert len(list((tmp_path / "best_masks").iterdir())) == 1
 
 
+def test_proofs_stay_with_their_bounds(tmp_path, problem):
+    proof = bounds.certificate(problem, np.full(problem.shape, 0.5), source="by hand")
+    entries = improve({}, problem, "by hand", lower=proof.bound, proof=Proof.VERIFIED)
+    save(entries, tmp_path, {problem.hash: proof})
+    save(entries, tmp_path)  # once more without it
+    assert verify.check(problem, registry.certificate(entries[problem.hash], tmp_path)).ok
+    save({}, tmp_path)
+    with pytest.raises(ValueError, match="No such file"):
+        registry.certificate(entries[problem.hash], tmp_path)
+
+
 def test_the_committed_registry_reads():
     for key, entry in best_known().items():
         assert isinstance(entry, BestKnown)
@@ -110,8 +124,7 @@ def test_unreadable(tmp_path, problem):
     mask.unlink()
     with pytest.raises(RegistryError, match="No such file"):
         best_known(tmp_path)
-    text = (tmp_path / "best_known.csv").read_text()
-    (tmp_path / "best_known.csv").write_text(text.replace(",none,", ",sworn,"))
-    with pytest.raises(RegistryError, match="sworn"):
+    (tmp_path / "best_known.csv").write_text("".join(f"{c}," for c in registry.COLUMNS)[:-1] + "\nx,y,wide\n")
+    with pytest.raises(RegistryError, match="cannot be read"):
         best_known(tmp_path)
     assert registry.COLUMNS[-1] == "date"

@@ -56,7 +56,7 @@ def test_verified_before_claimed():
 def test_bounds_of_certificates_and_of_the_registry():
     one = result()
     certificate = rows.Bound(one.problem_hash, 0.5, Proof.VERIFIED, "shared e", "fw(convexify=shared)")
-    entry = SimpleNamespace(upper=0.9, lower=0.7, proof=Proof.VERIFIED, lower_by="")
+    entry = SimpleNamespace(upper=0.9, verified=0.7)
     assert rows.join([one], [certificate])[0]["gap"] == 0.5
     (row,) = rows.join([one], [certificate], {one.problem_hash: entry})
     assert row["gap"] == pytest.approx(0.3)
