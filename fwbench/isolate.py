@@ -95,7 +95,8 @@ class Worker:
         self._born = self._polled = time.monotonic()
         self._family: list[psutil.Process] = []
         self._listed = -math.inf
-        environment = dict(os.environ) | (dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {})
+        # threads that spin while they wait make the pools of numpy, torch and numba slow each other tenfold
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ} | (dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {})
         (command_in, command_out), (answer_in, answer_out) = os.pipe(), os.pipe()
         # the parent's own path: -c alone would put the current folder first, which may hold another fwbench
         main = f"from fwbench.isolate import serve; serve({command_in}, {answer_out})"
@@ -142,6 +143,8 @@ class Worker:
         Raises:
             WorkerError: the process died or hung before it was ready for its first job.
         """
+        if not self.alive:
+            return None
         self._read_output()
         ended = self._receive_messages()
         if self._job is not None and self._job.message is not None:

@@ -1,0 +1,54 @@
+# Two commands: `make report` and `make test`. Everything else is for developers.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+REPORT := reports/latest
+STORE := $(REPORT)/store.sqlite
+
+.PHONY: report test test-all bench lint format mini clean
+.DEFAULT_GOAL := report
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fwbench needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# One block of SmolLM2 (7 layers) and mini: run, certify, write the page
+report: $(READY)
+	@mkdir -p $(REPORT)
+	@$(BIN)/fwbench run mini --store $(STORE) --time-limit 20
+	@$(BIN)/fwbench certify mini --store $(STORE)
+	@$(BIN)/fwbench run 'smollm2/07.*' --store $(STORE) --time-limit 120; code=$$?; \
+	 if [ $$code -eq 0 ]; then $(BIN)/fwbench certify 'smollm2/07.*' --store $(STORE); \
+	 elif [ $$code -eq 2 ]; then echo "real layers left out, for the reason above: reporting on mini alone"; \
+	 else exit $$code; fi
+	@$(BIN)/fwbench report $(STORE) -o $(REPORT) --title "fwbench: block 7 of SmolLM2-135M, and mini"
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -n 2 -m 'slow or not slow' --timeout 3600
+
+# asv builds its own environment from the pins, for the commit at HEAD
+bench: $(READY)
+	$(BIN)/asv machine --yes
+	$(BIN)/asv run --quick --show-stderr HEAD^!
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	cd tests && ../$(BIN)/mypy --config-file ../pyproject.toml -p fwbench
+	$(BIN)/python -m pytest tests/test_floors.py
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+mini: $(READY)
+	$(BIN)/python -m fwbench.problems.mini
+
+clean:
+	rm -rf .venv build dist *.egg-info reports/latest .asv
