@@ -264,7 +264,11 @@ def run(
             what does not stop.)
     """
     blank = failed(problem, pipeline, "", collection=collection, device=device, dtype=dtype, seed=seed)
-    if reason := skip_reason(problem, pipeline):
+    try:
+        reason = skip_reason(problem, pipeline)
+    except Exception as error:
+        return Outcome(replace(blank, reason=f"asking whether the problem is supported raised {_named(error)}"))
+    if reason:
         return Outcome(replace(blank, status=Status.SKIPPED, reason=reason))
     started = time.monotonic()
     context = Context(device, dtype, started + time_limit, seed, threads or os.cpu_count() or 1, started)
@@ -277,14 +281,8 @@ def run(
             continue  # its relaxation was skipped
         try:
             state, record = _run_stage(problem, stage, state, context)
-        except StageError as error:
-            return Outcome(replace(blank, reason=str(error), stages=tuple(records)))
-        except MemoryError as error:
-            return Outcome(replace(blank, reason=f"memory: {stage.name} ran out of memory {error}".strip()))
         except Exception as error:
-            if "out of memory" in str(error):
-                return Outcome(replace(blank, reason=f"memory: {stage.name}: {_one_line(error)}"))
-            return Outcome(replace(blank, reason=f"{stage.name} raised {type(error).__name__}: {_one_line(error)}"))
+            return Outcome(replace(blank, reason=_blame(stage, error), stages=tuple(records)))
         records.append(record)
     row = replace(blank, stages=tuple(records), counters=dict(state.counters), trace=state.trace)
     return _judged(problem, row, state, skipped)
@@ -292,6 +290,17 @@ def run(
 
 class StageError(Exception):
     """A stage broke its contract; the message becomes the row's reason."""
+
+
+def _blame(stage: Stage, error: Exception) -> str:
+    """The reason of a row whose stage ended with an exception."""
+    if isinstance(error, StageError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"memory: {stage.name} ran out of memory {_one_line(error)}".strip()
+    if "out of memory" in str(error):
+        return f"memory: {stage.name}: {_one_line(error)}"
+    return f"{stage.name} raised {_named(error)}"
 
 
 def _run_stage(problem: Problem, stage: Stage, state: State, context: Context) -> tuple[State, StageRecord]:
@@ -308,10 +317,12 @@ def _run_stage(problem: Problem, stage: Stage, state: State, context: Context) -
     if after.relaxed is not None and stage.role is not Role.BOUND:
         relaxed_error = float(problem.row_errors(after.relaxed).sum())
     elif after.keep is not None:
-        error = problem.error(after.keep) if after.weights is None else problem.error_of_weights(after.weights)
+        with np.errstate(over="ignore", invalid="ignore"):  # the judge will say so
+            error = problem.error(after.keep) if after.weights is None else problem.error_of_weights(after.weights)
+        error = error if math.isfinite(error) else None
         if stage.role is Role.REFINE and state.keep is not None:
             former = problem.error(state.keep)
-            if error > former + 1e-9 * abs(former):
+            if error is not None and error > former + 1e-9 * abs(former):
                 raise StageError(f"{stage.name} made the mask worse: {former:.6g} before, {error:.6g} after")
     counters = {k: v - before.get(k, 0) for k, v in after.counters.items() if v != before.get(k, 0)}
     lower = after.lower if after.lower != state.lower else None
@@ -338,8 +349,14 @@ def _checked(problem: Problem, stage: Stage, state: State) -> State:
             raise StageError(f"{stage.name} returned a relaxed point outside [0, 1]: {u.min():.3g} to {u.max():.3g}")
         if off.max() > FEASIBILITY_TOLERANCE * problem.pattern.group_size(problem.shape):
             raise StageError(f"{stage.name} returned a relaxed point whose count is off by {off.max():.3g}")
+    for name in ("lower", "claimed_error"):
+        number = getattr(state, name)
+        if not isinstance(number, int | float | np.number | None):
+            raise StageError(f"{stage.name} returned {name} of type {type(number).__name__}, not a number")
     if state.lower is not None and math.isnan(state.lower):
         raise StageError(f"{stage.name} returned a lower bound that is NaN")
+    if not isinstance(state.certificate, Certificate | None):
+        raise StageError(f"{stage.name} returned a {type(state.certificate).__name__}, not a Certificate")
     return state
 
 
@@ -452,6 +469,10 @@ def _synchronise(device: str) -> None:
         import torch
 
         torch.cuda.synchronize()
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def _one_line(error: BaseException) -> str:
