@@ -1,0 +1,363 @@
+"""From a spec to a judged row: what is filled in, what is refused, and what becomes of stages that misbehave."""
+
+import json
+import math
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from layers import PATTERNS, hostile_layers, random_layer
+from oracles import relaxed_minimum
+
+from fwbench import bounds, pipeline, stage
+from fwbench.judge import count_reason
+from fwbench.pipeline import resolve, run
+from fwbench.problem import Problem
+from fwbench.result import Certificate, Proof, Result, Status, Verdict
+from fwbench.spec import SpecError
+from fwbench.stage import Context, Role, Stage, State
+
+PROBLEM = random_layer("0.5", n=12)
+
+
+# --- resolve ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("wanda", "wanda"),
+        ("swap", "wanda+swap"),
+        ("magnitude+swap", "magnitude+swap"),
+        ("fw", "wanda+fw+round"),
+        ("magnitude+fw", "magnitude+fw+round"),
+        ("wanda+fw+round", "wanda+fw+round"),
+        ("wanda+fw+swap", "wanda+fw+round+swap"),
+        ("fw+qp", "wanda+fw+qp+round"),
+        ("fw+gurobi", "wanda+fw+round+gurobi"),
+        ("gurobi", "gurobi"),
+        ("fw+swap+fw", "wanda+fw+round+swap+fw+round"),
+        ("fw(steps=1000,gap=1e-4)", "wanda+fw+round"),
+        ("fw( gap=0, steps=5 )", "wanda+fw(gap=0.0,steps=5)+round"),
+        ("fw+round(method=topk)", "wanda+fw+round"),
+    ],
+)
+def test_what_is_left_out_is_filled_in(text, filled):
+    line = resolve(text)
+    assert line.text == filled
+    assert resolve(line.text) == line
+    assert hash(resolve(line.text)) == hash(line)
+
+
+def test_full_text_holds_every_parameter_and_version():
+    full = resolve("swap").full
+    assert full == "wanda+swap(limit=0) versions 1,1"
+    assert "convexify=none" in resolve("fw").full
+
+
+@pytest.mark.parametrize("name", sorted(pipeline.presets()))
+def test_presets_stand_for_specs(name):
+    assert resolve(name) == resolve(pipeline.presets()[name])
+    assert resolve(f"{name}+swap").text == f"{resolve(name).text}+swap"
+    with pytest.raises(SpecError, match=f"{name} is a preset and takes no parameters"):
+        resolve(f"{name}(steps=3)")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("wnada", "unknown solver 'wnada'; did you mean 'wanda'?"),
+        ("wanda+swop", "unknown solver 'swop'; did you mean 'swap'?"),
+        ("sparsefww", "did you mean 'sparsefw'?"),
+        ("qqqqqq", "unknown solver 'qqqqqq'; known: "),
+        ("fw(gapp=3)", "fw has no parameter 'gapp'; did you mean 'gap'?"),
+        ("wanda(x=1)", "wanda has no parameter 'x'; known: none"),
+        ("fw(steps=1.5)", "fw(steps=...): expected a int such as 1000, got 1.5"),
+        ("fw(steps=True)", "expected a int"),
+        ("fw(steps='3')", "expected a int"),
+        ("fw(gap=small)", "expected a float"),
+        ("fw(step=3)", "expected a str"),
+        ("fw(steps=None)", "expected a int"),
+        ("fw(step=fast)", "fw: unknown step 'fast'; known: "),
+        ("fw(steps=-1)", "fw: steps"),
+        ("wanda+magnitude", "magnitude in 'wanda+magnitude' makes a mask from nothing: it can only come first"),
+        ("round", "round in 'round' has no fractional point to round"),
+        ("wanda+round", "no fractional point to round"),
+        ("fw+round+round", "no fractional point to round"),
+        ("wanda(", "cannot read the solver spec"),
+    ],
+)
+def test_refusals_are_one_line(text, reason):
+    with pytest.raises(SpecError) as caught:
+        resolve(text)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_stand_for_floats():
+    assert resolve("fw(gap=0)") == resolve("fw(gap=0.0)")
+
+
+def test_the_key_depends_on_whatever_the_result_does(monkeypatch):
+    base = (PROBLEM.hash, resolve("fw"), 0, "cpu", "float32")
+    same = (PROBLEM.hash, resolve("wanda + fw( steps=1000 )+round"), 0, "cpu", "float32")
+    others = [
+        (random_layer("0.5", n=12, seed=1).hash, *base[1:]),
+        *((base[0], resolve(text), *base[2:]) for text in ("fw(steps=999)", "magnitude+fw", "fw+swap", "fw(gap=1e-5)")),
+        (*base[:2], 1, *base[3:]),
+        (*base[:3], "cuda", base[4]),
+        (*base[:4], "float64"),
+    ]
+    assert pipeline.key(*base) == pipeline.key(*same)
+    keys = {pipeline.key(*args) for args in (base, *others)}
+    assert len(keys) == len(others) + 1
+    monkeypatch.setattr(pipeline.load_solvers()["fw"], "version", 99)
+    assert pipeline.key(*base) not in keys
+
+
+# --- stages for the tests --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Make a stage of a function and run ``wanda+it`` (or it alone where it is a start)."""
+
+    def make(does, role=Role.REFINE, supports=None, requires=(), name="made"):
+        @dataclass(frozen=True)
+        class Made(Stage):
+            def run(self, problem: Problem, state: State, context: Context) -> State:
+                return does(problem, state, context)
+
+            def supports(self, problem: Problem) -> str | None:
+                return supports(problem) if supports else None
+
+        Made.name, Made.role, Made.requires = name, role, requires
+        monkeypatch.setitem(stage.registry, name, Made)
+        return run(PROBLEM, resolve(name if role is Role.START else f"wanda+{name}"))
+
+    return make
+
+
+def assert_failed(outcome: pipeline.Outcome, reason: str, verdict: Verdict = Verdict.NONE) -> None:
+    row = outcome.result
+    assert (row.status, row.verdict) == (Status.FAILED, verdict), row.reason
+    assert reason in row.reason
+    assert "\n" not in row.reason
+    assert (row.error, row.lower_bound, row.proof, row.ratio_to_wanda) == (None, None, Proof.NONE, None)
+    assert not row.solved
+    assert outcome.certificate is None
+    assert Result.from_json(row.to_json()) == row
+
+
+def raises(error: BaseException):
+    def does(problem: Problem, state: State, context: Context) -> State:
+        raise error
+
+    return does
+
+
+def returns(**changes: object):
+    return lambda problem, state, context: replace(state, **changes)
+
+
+WANDA = resolve("wanda")
+KEEP = run(PROBLEM, WANDA).keep
+ERROR = PROBLEM.error(KEEP)
+
+
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [
+        (raises(ArithmeticError("on\npurpose")), "made raised ArithmeticError: on purpose"),
+        (raises(AssertionError()), "made raised AssertionError"),
+        (raises(MemoryError()), "memory: made ran out of memory"),
+        (raises(RuntimeError("CUDA out of memory. Tried")), "memory: made: CUDA out of memory"),
+        (lambda *_: None, "made returned a NoneType, not a State"),
+        (lambda *_: KEEP, "made returned a ndarray, not a State"),
+        (returns(keep=KEEP[:1]), "made returned keep of shape (1, 12), not (3, 12)"),
+        (returns(keep=KEEP.tolist()), "made returned keep of shape"),
+        (returns(keep=KEEP.astype(int)), "made returned a mask of dtype int64, not bool"),
+        (returns(lower=math.nan), "made returned a lower bound that is NaN"),
+        (returns(relaxed=np.full(KEEP.shape, np.nan)), "made returned a relaxed point that is not finite"),
+        (returns(relaxed=np.where(KEEP, 2.0, -1.0)), "made returned a relaxed point outside [0, 1]: -1 to 2"),
+        (returns(relaxed=np.zeros(KEEP.shape)), "made returned a relaxed point whose count is off by 6"),
+        (returns(relaxed=np.zeros((2, 2))), "made returned relaxed of shape (2, 2)"),
+        (returns(weights=np.zeros(3)), "made returned weights of shape (3,)"),
+        (returns(lower="12"), "made returned lower of type str, not a number"),
+        (returns(claimed_error=[1.0]), "made returned claimed_error of type list, not a number"),
+        (returns(certificate="trust me"), "made returned a str, not a Certificate"),
+    ],
+)
+def test_a_broken_contract_is_a_failed_row(made, does, reason):
+    assert_failed(made(does), reason)
+
+
+def test_no_mask_is_a_failed_row(made):
+    assert_failed(made(lambda *_: State(), role=Role.START), "the solver returned no mask")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "verdict"),
+    [
+        ({"keep": np.ones_like(KEEP)}, "wrong count in 3 of 3 groups", Verdict.INFEASIBLE),
+        ({"keep": np.roll(KEEP, 1, axis=0) | KEEP}, "wrong count", Verdict.INFEASIBLE),
+        ({"weights": np.where(KEEP, np.nan, 0)}, "not finite", Verdict.NONFINITE),
+        ({"weights": np.ones(KEEP.shape)}, "18 pruned weights are not zero", Verdict.INFEASIBLE),
+    ],
+)
+def test_the_judge_rejects(made, changes, reason, verdict):
+    assert_failed(made(returns(**changes), role=Role.UPDATE), reason, verdict)
+
+
+def test_a_refinement_may_not_be_worse(made):
+    worst = ~PROBLEM.pattern.prune(-np.abs(PROBLEM.W) * np.sqrt(PROBLEM.G.diagonal()))
+    assert_failed(made(returns(keep=worst)), f"made made the mask worse: {ERROR:.6g} before")
+    allowed = made(returns(keep=worst), role=Role.EXACT).result
+    assert (allowed.verdict, allowed.error) == (Verdict.FEASIBLE, PROBLEM.error(worst))
+
+
+@pytest.mark.parametrize("claim", [0.0, ERROR / 2, -1.0, math.nan, math.inf])
+def test_a_lie_about_the_error_fails(made, claim):
+    row = made(returns(claimed_error=claim)).result
+    assert (row.status, row.verdict) == (Status.FAILED, Verdict.ERROR_MISMATCH)
+    assert "claims an error of" in row.reason
+    assert not row.solved
+
+
+@pytest.mark.parametrize("lower", [ERROR * 1.001, ERROR * 100, math.inf])
+def test_a_bound_above_the_error_fails(made, lower):
+    row = made(returns(lower=lower)).result
+    assert (row.status, row.verdict, row.lower_bound) == (Status.FAILED, Verdict.ERROR_MISMATCH, None)
+    assert "exceeds the error" in row.reason
+
+
+def test_a_claimed_bound_is_never_verified(made):
+    row = made(returns(lower=ERROR, proven=True), role=Role.EXACT).result
+    assert (row.status, row.verdict, row.proof) == (Status.OPTIMAL, Verdict.FEASIBLE, Proof.CLAIMED)
+    assert row.lower_bound == ERROR
+
+
+GOOD = bounds.certificate(PROBLEM, relaxed_minimum(PROBLEM)[1])
+
+
+@pytest.mark.parametrize(
+    ("certificate", "reason"),
+    [
+        (replace(GOOD, bound=ERROR), "only"),
+        (replace(GOOD, problem="0" * 64), "another problem"),
+        (replace(GOOD, arrays={"u": GOOD.arrays["u"], "e": PROBLEM.G.diagonal()}), "cannot be proved"),
+        (replace(GOOD, arrays={"u": [0.5], "e": None}), "no array"),
+    ],
+)
+def test_a_false_certificate_fails(made, certificate, reason):
+    outcome = made(returns(lower=0.0, certificate=certificate))
+    assert (outcome.result.status, outcome.result.verdict) == (Status.FAILED, Verdict.ERROR_MISMATCH)
+    assert reason in outcome.result.reason
+    assert outcome.certificate is None
+
+
+def test_an_honest_certificate_is_verified(made):
+    outcome = made(returns(lower=GOOD.bound, certificate=GOOD))
+    row = outcome.result
+    assert (row.verdict, row.proof) == (Verdict.CERTIFIED, Proof.VERIFIED)
+    assert row.lower_bound == pytest.approx(GOOD.bound, rel=1e-9)
+    assert isinstance(outcome.certificate, Certificate)
+
+
+def test_a_proof_that_meets_the_error_is_optimal():
+    diagonal = Problem("diagonal", PROBLEM.W, np.diag(PROBLEM.G.diagonal()), "0.5")
+    row = run(diagonal, resolve("fw(convexify=shared)+swap"), threads=1).result
+    assert (row.verdict, row.proof) in [(Verdict.OPTIMAL, Proof.VERIFIED), (Verdict.CERTIFIED, Proof.VERIFIED)]
+    assert row.lower_bound == pytest.approx(row.error, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["keep", "relaxed"])
+def test_what_stages_are_given_is_read_only(made, name):
+    def writes(problem: Problem, state: State, context: Context) -> State:
+        array = getattr(state, name)
+        (problem.G if array is None else array)[0, 0] = 1
+        return state
+
+    assert_failed(made(writes), "read-only")
+
+
+def test_stages_that_decline_are_skipped(made):
+    row = made(raises(AssertionError), supports=lambda problem: f"{problem.n} inputs are too many").result
+    assert (row.status, row.verdict, row.reason) == (Status.SKIPPED, Verdict.NONE, "made: 12 inputs are too many")
+    row = made(raises(AssertionError), requires=("numpy", "no_such_package")).result
+    assert (row.status, row.reason) == (Status.SKIPPED, "made needs no_such_package, which is not installed")
+    assert not row.solved
+
+
+def test_a_support_check_that_raises_is_a_failed_row(made):
+    def supports(problem: Problem) -> str | None:
+        raise ArithmeticError("on purpose")
+
+    assert_failed(
+        made(returns(), supports=supports), "whether the problem is supported raised ArithmeticError: on purpose"
+    )
+
+
+# --- the clock -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("spec", ["wanda+swap", "fw", "fw+swap", "fw(convexify=shared)+swap", "greedy+swap"])
+def test_no_time_leaves_a_feasible_mask(spec, pattern):
+    problem = random_layer(pattern, n=12)
+    outcome = run(problem, resolve(spec), time_limit=0.0)
+    assert outcome.result.status is Status.TIMEOUT
+    assert outcome.result.solved
+    assert not count_reason(problem, outcome.keep)
+    assert "deadline" in outcome.result.reason or "no time left for" in outcome.result.reason
+
+
+def test_a_stage_that_stops_itself_is_a_timeout(made):
+    row = made(returns(stopped="deadline")).result
+    assert (row.status, row.verdict, row.reason) == (Status.TIMEOUT, Verdict.FEASIBLE, "stopped early: deadline")
+
+
+def test_seconds_are_those_of_the_stages(made):
+    def sleeps(problem: Problem, state: State, context: Context) -> State:
+        time.sleep(0.05)
+        return state.count(naps=2)
+
+    row = made(sleeps).result
+    assert row.stages[1].seconds >= 0.05
+    assert row.seconds == sum(record.seconds for record in row.stages)
+    assert (row.counters["naps"], row.stages[1].counters) == (2, {"naps": 2})
+
+
+# --- the row ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_number_of_a_row(pattern):
+    problem = replace(random_layer(pattern, n=12), meta={"layer": "tiny"})
+    outcome = run(problem, resolve("fw(steps=200)+swap"), collection="tests", seed=3, threads=1)
+    row = outcome.result
+    wanda = run(problem, WANDA).result.error
+    assert (row.problem, row.problem_hash, row.collection) == (problem.name, problem.hash, "tests")
+    assert (row.rows, row.n, row.pattern, row.seed, row.meta) == (3, 12, str(problem.pattern), 3, {"layer": "tiny"})
+    assert row.error == problem.error(outcome.keep)
+    assert row.relative_error == row.error / problem.total
+    assert row.ratio_to_wanda == row.error / wanda
+    relaxed, rounded = row.stages[1].relaxed_error, row.stages[2].error
+    assert [record.stage for record in row.stages] == ["wanda", "fw", "round", "swap"]
+    assert row.relaxed_error == relaxed
+    assert row.rounding_error == pytest.approx(1 - relaxed / rounded)
+    assert row.lower_bound <= relaxed * (1 + 1e-6)
+    assert row.lower_bound <= row.error <= rounded
+    assert len(row.mask_sha256) == 64
+    assert Result.from_json(row.to_json()) == row
+    assert json.loads(row.to_json())["verdict"] == row.verdict
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4", "2:4", "rows"])
+def test_hostile_layers_give_finite_honest_rows(pattern):
+    for problem in hostile_layers(pattern):
+        row = run(problem, resolve("fw(steps=50)+swap"), threads=1).result
+        assert row.solved, (problem.name, row.reason)
+        assert math.isfinite(row.relative_error)
+        assert Result.from_json(row.to_json()) == row
