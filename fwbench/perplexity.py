@@ -1,0 +1,108 @@
+"""Perplexity of a causal language model on a text, in windows; deterministic, and the windows are stated.
+
+A window begins every ``stride`` tokens and is ``length`` tokens long; only whole windows count. In each, a token is
+scored once: those of the overlap with the window before, and the first of the text, are context only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fwbench.problems.models import Model, ModelError
+from fwbench.problems.text import SEQUENCE, Text, TextError
+
+TOKENS = 16384  # evaluated at most, where nobody asks for more
+CHUNK = 1 << 22  # logits in float32 at a time: positions x vocabulary
+
+Progress = Callable[[int, int, str], None]  # done, total, what
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """``value`` is ``exp`` of the mean negative log-likelihood over ``scored`` tokens."""
+
+    value: float
+    scored: int
+    windows: int
+    length: int
+    stride: int
+    text: str
+    text_sha256: str
+
+    def __str__(self) -> str:
+        step = "" if self.stride == self.length else f" every {self.stride}"
+        count = "1 window" if self.windows == 1 else f"{self.windows} windows"
+        return f"{self.value:.4f} on {self.text} ({count} of {self.length} tokens{step}, {self.scored} scored)"
+
+
+def windows(model: Model, text: Text, length: int = SEQUENCE, stride: int | None = None, tokens: int = TOKENS) -> Any:
+    """Windows of a text, int64 ``(windows, length)``; a shorter text, or a model that takes less, gives shorter ones.
+
+    Raises:
+        TextError: a length, stride or number of tokens that gives no window; a text of fewer than two tokens.
+    """
+    ids = list(model.tokenizer(text.content, verbose=False)["input_ids"])[: max(tokens, 0)]
+    length = min(length, model.max_length, len(ids))
+    stride = length if stride is None else stride
+    if len(ids) < 2 or length < 2:
+        raise TextError(
+            f"{text.name}: perplexity needs windows of two tokens or more, here are {min(length, len(ids))}"
+        )
+    if not 1 <= stride <= length:
+        raise TextError(f"{text.name}: a stride of {stride} does not fit windows of {length} tokens")
+    return torch.tensor([ids[start : start + length] for start in range(0, len(ids) - length + 1, stride)])
+
+
+@torch.no_grad()
+def perplexity(
+    model: Model,
+    text: Text,
+    length: int = SEQUENCE,
+    stride: int | None = None,
+    tokens: int = TOKENS,
+    progress: Progress | None = None,
+) -> Perplexity:
+    """Measure a model.
+
+    Args:
+        model: with its tokenizer; evaluated on the device it is on.
+        text: whose first tokens are evaluated.
+        length: tokens of a window, cut to what the model takes.
+        stride: tokens from one window's begin to the next; None for windows that do not overlap.
+        tokens: of the text, at most.
+        progress: called with (windows done, windows in all, what).
+
+    Raises:
+        TextError: see :func:`windows`.
+        ModelError: the model's logits are not finite.
+    """
+    rows = windows(model, text, length, stride, tokens)
+    length, device = rows.shape[1], next(model.network.parameters()).device
+    stride = length if stride is None else stride
+    total, scored = 0.0, 0
+    for number, ids in enumerate(rows):
+        logits = model.network(input_ids=ids[None].to(device), use_cache=False).logits[0, :-1]
+        first = 0 if number == 0 else length - stride - 1  # of the positions whose successor is new
+        first = max(first, 0)
+        total += _negative_log_likelihood(logits[first:], ids[1 + first :].to(device))
+        scored += length - 1 - first
+        if progress:
+            progress(number + 1, len(rows), f"{model.label}: perplexity on {text.name}")
+    if not math.isfinite(total):
+        raise ModelError(f"{model.label}: its logits are not finite on {text.name}")
+    value = math.exp(min(total / scored, 700.0))
+    return Perplexity(value, scored, len(rows), length, stride, text.name, text.sha256)
+
+
+def _negative_log_likelihood(logits: torch.Tensor, ids: torch.Tensor) -> float:
+    """Sum over positions, in float64 from float32 logits ``(positions, vocabulary)``."""
+    step = max(1, CHUNK // logits.shape[-1])
+    return sum(
+        float(-torch.log_softmax(part.double(), -1).gather(1, wanted[:, None]).sum())
+        for part, wanted in zip(logits.split(step), ids.split(step), strict=True)
+    )
