@@ -78,7 +78,10 @@ def _interior_point(C: torch.Tensor, tolerance: float) -> torch.Tensor:
         feasible = float((point.X.diagonal() - point.s - 1).abs().max()) < 1e-6
         if feasible and gap <= tolerance * float(point.y.sum()):
             break
-        point = _step(point, Z, gap / (2 * n))
+        try:
+            point = _step(point, Z, gap / (2 * n))
+        except torch.linalg.LinAlgError:
+            break  # rounding ends it at the wall of an ill-conditioned G: y is feasible and nearly the best
     return point.y
 
 
@@ -107,9 +110,7 @@ def _step(point: _Point, Z: torch.Tensor, mu: float) -> _Point:
     return _Point(X + a * dX, y + b * dy, s + a * ds)
 
 
-def _reach(
-    point: _Point, Z: torch.Tensor, dX: torch.Tensor, dy: torch.Tensor, ds: torch.Tensor
-) -> tuple[float, float]:
+def _reach(point: _Point, Z: torch.Tensor, dX: torch.Tensor, dy: torch.Tensor, ds: torch.Tensor) -> tuple[float, float]:
     """Primal and dual step lengths that stay well inside."""
     primal = _backtrack(point.X, dX, _to_wall(point.s, ds))
     return primal, _backtrack(Z, -torch.diag(dy), _to_wall(point.y, dy))
