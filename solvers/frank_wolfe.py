@@ -1,23 +1,45 @@
-"""The Frank-Wolfe loop: LMO x direction rule x step rule, batched over the rows of a layer (torch, CPU or CUDA).
+"""The Frank-Wolfe loop: LMO x direction rule x step rule, batched over the rows of a layer.
 
 Everything is in pruned indicators ``u``. For each row the objective is ``h(u) = uᵀ(Q - D)u + dᵀu`` with
-``Q = diag(w) G diag(w)``, ``D = diag(d)``; ``d = 0`` is the plain error. The product ``S = (w∘u) G`` is carried along,
-so an iteration costs one Gram product, that of the new vertex.
+``Q = diag(w) G diag(w)``, ``D = diag(d)``; ``d = 0`` is the plain error. The gradient is carried along, so an iteration
+costs one Gram product, that of the direction.
+
+Two executions of one loop: fused numba kernels on the CPU (``fw_rows``), and torch on any device (``fw_torch``), which
+is also their reference. Variants with an active set run on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
+import time
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from fwbench.patterns import Pattern
 from fwbench.problem import Problem
+from fwbench.solvers import fw_kernels as kernels
+from fwbench.solvers import fw_rows
+from fwbench.solvers.fw_active import Atoms, set_up
 from fwbench.stage import Context
 
 CHECK_EVERY = 10  # iterations between two looks at the clock, the stops and the bound
+
+DIRECTION_RULES = {
+    "vanilla": kernels.VANILLA,
+    "away": kernels.AWAY,
+    "pairwise": kernels.PAIRWISE,
+    "bcg": kernels.BCG,
+    "bpcg": kernels.BPCG,
+    "dicg": kernels.DICG,
+}
+STEP_RULES = {
+    "open": kernels.OPEN,
+    "short": kernels.SHORT,
+    "linesearch": kernels.LINESEARCH,
+    "adaptive": kernels.ADAPTIVE,
+}
 
 
 @dataclass
@@ -31,6 +53,7 @@ class Layer:
 
     @classmethod
     def of(cls, problem: Problem, context: Context, e: np.ndarray | None = None) -> Layer:
+        """The layer in the context's precision, on its device; ``e`` is ``(n,)`` or ``(rows, n)``."""
         dtype = getattr(torch, context.dtype)
         W = torch.tensor(problem.W, dtype=dtype, device=context.device)
         G = torch.tensor(problem.G, dtype=dtype, device=context.device)
@@ -41,6 +64,11 @@ class Layer:
         """Sum over what a step size is chosen for: each row ``(rows, 1)``, or the layer ``(1, 1)``."""
         sums = x.sum(dim=1, keepdim=True)
         return sums if self.pattern.separable else sums.sum(dim=0, keepdim=True)
+
+    def least(self, x: torch.Tensor) -> torch.Tensor:
+        """Minimum over the same."""
+        least = x.amin(dim=1, keepdim=True)
+        return least if self.pattern.separable else least.amin(dim=0, keepdim=True)
 
     def product(self, u: torch.Tensor) -> torch.Tensor:
         """``(w∘u) G``."""
@@ -54,55 +82,10 @@ class Layer:
         h = self.W * u * S
         return self.total(h if self.d is None else h.addcmul_(self.d, u - u * u))
 
-
-# --- step rules: (layer, iteration, gap, move, product of the move) -> step in [0, 1] ----------------------------------
-
-StepRule = Callable[[Layer, int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | float]
-
-
-def open_loop(layer: Layer, t: int, gap: torch.Tensor, move: torch.Tensor, S_move: torch.Tensor) -> float:
-    """``2/(t+2)`` (Jaggi 2013, algorithm 1)."""
-    return 2 / (t + 2)
-
-
-def line_search(
-    layer: Layer, t: int, gap: torch.Tensor, move: torch.Tensor, S_move: torch.Tensor
-) -> torch.Tensor | float:
-    """Exact: ``h`` is quadratic along the move, so the minimiser is ``gap / (2 moveᵀ(Q - D)move)``, clipped."""
-    curvature = layer.W * S_move if layer.d is None else layer.W * S_move - layer.d * move
-    return _ratio(gap, 2 * layer.total(curvature * move))
-
-
-def short_step(layer: Layer, t: int, gap: torch.Tensor, move: torch.Tensor, S_move: torch.Tensor) -> torch.Tensor:
-    """``gap / (L ‖move‖²)``, with L a bound of each row's largest eigenvalue of ``2Q`` (Gershgorin)."""
-    lipschitz = 2 * (layer.W.abs() * (layer.W.abs() @ layer.G.abs())).amax(dim=1, keepdim=True)
-    if not layer.pattern.separable:
-        lipschitz = lipschitz.amax(dim=0, keepdim=True)
-    return _ratio(gap, lipschitz * layer.total(move * move))
-
-
-STEP_RULES: dict[str, StepRule] = {"open": open_loop, "short": short_step, "linesearch": line_search}
-
-
-def _ratio(gap: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    step = torch.where(denominator > 0, gap / denominator, torch.where(gap > 0, 1.0, 0.0))
-    return step.clamp_(0, 1)
-
-
-# --- direction rules: (layer, u, gradient, vertex) -> move ---------------------------------------------------------------
-
-DirectionRule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def towards_vertex(u: torch.Tensor, vertex: torch.Tensor) -> torch.Tensor:
-    """Vanilla Frank-Wolfe: straight to the oracle's vertex."""
-    return vertex - u
-
-
-DIRECTION_RULES: dict[str, DirectionRule] = {"vanilla": towards_vertex}
-
-
-# --- the loop ----------------------------------------------------------------------------------------------------------
+    def lipschitz(self) -> torch.Tensor:
+        """A bound of the largest eigenvalue of ``2Q``, of each row or of the layer (Gershgorin)."""
+        size = self.W.abs()
+        return -self.least(-2 * (size * (size @ self.G.abs())))
 
 
 @dataclass
@@ -110,8 +93,11 @@ class Options:
     steps: int = 1000
     step: str = "linesearch"
     variant: str = "vanilla"
-    gap: float = 0.0  # stop at this Frank-Wolfe gap relative to the value, in every row
+    gap: float = 0.0  # stop a row at this Frank-Wolfe gap relative to its value
     fixed: torch.Tensor | None = None  # bool (rows, n): weights that stay, whatever the oracle says
+    ell: float = 2.0  # of the open loop's step ell / (t + ell)
+    seconds: float = math.inf
+    capacity: int = 0  # atoms in a row's active set; 0 for as many as it may need, or memory allows
 
 
 @dataclass
@@ -124,40 +110,86 @@ class Run:
     bound: torch.Tensor  # (rows, 1) or (1, 1): h - gap at best_u, in the layer's own precision
     iterations: int
     stopped: str
-    trace: list[tuple[float, None, float]] = field(default_factory=list)
+    trace: list[tuple[float, float, float]] = field(default_factory=list)  # (seconds, value, best bound), sums
+    counters: dict[str, int] = field(default_factory=dict)
 
 
 def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
     """Minimise ``h`` over the pattern's polytope from ``u (rows, n)``.
 
-    Stops after ``options.steps``, at a relative gap, or at the deadline; ``gap = gradientᵀ(u - vertex)`` bounds the
-    distance to the minimum (Jaggi 2013, eq. 2).
+    A row stops at its relative gap, all stop after ``options.steps`` or at the deadline; the gap
+    ``gradientᵀ(u - vertex)`` bounds the distance to the minimum (Jaggi 2013, eq. 2).
+
+    Raises:
+        ValueError: an active-set variant on a device other than the CPU.
     """
-    direction, rule = DIRECTION_RULES[options.variant], STEP_RULES[options.step]
-    u, S = u.clone(), layer.product(u)
-    best_u, best = u.clone(), torch.full_like(layer.total(u), -torch.inf)
-    trace: list[tuple[float, None, float]] = []
-    for t in range(options.steps + 1):
-        gradient = layer.gradient(u, S)
-        score = gradient if options.fixed is None else gradient.masked_fill(options.fixed, torch.inf)
-        vertex = layer.pattern.prune(score).to(u.dtype)
-        move = direction(u, vertex)
-        gap = -layer.total(gradient * move)
-        if t % CHECK_EVERY == 0 or t == options.steps:
-            value = layer.value(u, S)
-            bound = value - gap
-            better = bound > best
-            best = torch.where(better, bound, best)
-            best_u = torch.where(better, u, best_u)
-            trace.append((context.seconds(), None, float(best.clamp(min=0).sum(dtype=torch.float64))))
-            if t == options.steps:
-                return Run(u, S, best_u, best, t, "", trace)
-            if options.gap > 0 and bool((gap <= options.gap * value.clamp(min=0)).all()):
-                return Run(u, S, best_u, best, t, "", trace)
-            if context.expired():
-                return Run(u, S, best_u, best, t, "deadline", trace)
-        S_move = (layer.W * move) @ layer.G
-        step = rule(layer, t, gap, move, S_move)
-        u = u + step * move
-        S = S + step * S_move
-    raise AssertionError("the loop ends inside")
+    from fwbench.solvers.fw_torch import minimise_torch
+
+    context = replace(context, deadline=min(context.deadline, time.monotonic() + options.seconds))
+    if layer.W.device.type == "cpu":
+        return _minimise_rows(layer, u, options, context)
+    return minimise_torch(layer, u, options, context)
+
+
+def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
+    """Lay the problem out in rows, run, put the answers back into shape."""
+    shape, counts = tuple(u.shape), layer.pattern.counts(tuple(u.shape))
+    rows = shape[0] if layer.pattern.separable else 1
+    method = fw_rows.Method(
+        DIRECTION_RULES[options.variant], STEP_RULES[options.step], float(options.ell), float(options.gap)
+    )
+
+    def flat(x: torch.Tensor | None) -> np.ndarray:
+        return np.empty((rows, 0), u.numpy().dtype) if x is None else x.contiguous().numpy().reshape(rows, -1)
+
+    start = flat(u.clone())
+    counts = np.ascontiguousarray(counts.reshape(rows, -1))
+    atoms = _atoms(layer, start, counts, options)
+    lipschitz = np.broadcast_to(layer.lipschitz().numpy().ravel().astype(np.float64), (rows,)).copy()
+    if options.step == "adaptive":
+        lipschitz *= 1e-3  # grows by itself
+    fields = fw_rows.Fields(
+        flat(layer.W),
+        flat(layer.d),
+        start,
+        *(np.zeros_like(start) for _ in range(4)),
+        start.copy(),
+        np.empty((rows, 0), bool) if options.fixed is None else flat(options.fixed),
+        counts,
+        np.full((rows, 2, 2), np.nan),
+        lipschitz,
+        *(np.zeros(rows) for _ in range(5)),
+        np.full(rows, -np.inf),
+        *(np.zeros(rows) for _ in range(2)),
+    )
+    work = fw_rows.Rows(fields, atoms, layer.G, shape, method)
+    trace: list[tuple[float, float, float]] = []
+
+    def report(upper: float, lower: float) -> None:
+        trace.append((context.seconds(), float(upper), float(lower)))
+
+    t, stopped = fw_rows.run(work, options.steps, CHECK_EVERY, context.threads, context.expired, report)
+    end = torch.from_numpy(work.out_u.reshape(shape))
+    best_u = torch.from_numpy(work.out_best_u.reshape(shape))
+    bound = torch.from_numpy(work.out["best"]).to(u.dtype)[:, None]
+    per_iteration = 2 if options.variant == "dicg" else 1
+    counters = {
+        "lmo_calls": per_iteration * work.products,
+        "gram_products": work.products + 1,
+        "drop_steps": int(work.out["drops"].sum()),
+        "active_set_max": work.most_atoms,
+    }
+    return Run(end, layer.product(end), best_u, bound, t, stopped, trace, counters)
+
+
+def _atoms(layer: Layer, start: np.ndarray, counts: np.ndarray, options: Options) -> Atoms:
+    """Active sets that sum to ``start``, which moves to a rounded point where it would need too many atoms."""
+    rows, n = start.shape
+    if DIRECTION_RULES[options.variant] < kernels.AWAY:
+        return Atoms.empty(rows, 0, n)
+    fits = max(2, fw_rows.ATOM_BYTES // (rows * (n // 8 + 25)))
+    capacity = min(options.capacity or n + 2, fits)
+    atoms = Atoms.empty(rows, capacity, n)
+    rounded = layer.pattern.prune(-start.reshape(tuple(layer.W.shape))).reshape(start.shape)
+    set_up(start, rounded.astype(start.dtype), counts, atoms)
+    return atoms

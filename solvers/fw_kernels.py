@@ -1,0 +1,371 @@
+"""Numba kernels of the Frank-Wolfe loop: the oracle, directions without an active set, and the step, row by row.
+
+A *row* here is what a step size belongs to: a row of the layer, or the whole layer laid flat when its pattern does not
+separate. All the loop carries for it is ``u`` and the gradient ``g``, which is affine in ``u``; with ``W∘δ`` multiplied
+by ``G`` outside, one pass over a row takes the step along ``δ`` and finds the next direction while the row is in cache.
+
+Counts and sums run over views indexed from zero, in the arrays' own precision, and may be reassociated: that is what
+lets LLVM vectorise them. They are added up block by block in float64, so that long rows lose nothing.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+VANILLA, DICG, AWAY, PAIRWISE, BCG, BPCG = range(6)
+OPEN, SHORT, LINESEARCH, ADAPTIVE = range(4)
+BLOCK = 4096
+SEARCH_PASSES = 12  # counting passes before the threshold search tightens its bracket to data values
+GROW, SHRINK = 2.0, 0.9  # of the adaptive step's Lipschitz estimate (Pedregosa et al. 2020, section 3)
+
+jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+
+
+# --- the oracle -------------------------------------------------------------------------------------------------------
+
+
+@jit
+def count_upto(x, t):  # type: ignore[no-untyped-def]
+    """How many ``x`` are at most ``t``."""
+    total = 0
+    one, zero = np.float32(1), np.float32(0)
+    for start in range(0, x.size, BLOCK):
+        part = x[start : min(start + BLOCK, x.size)]
+        count = zero
+        for i in range(part.size):
+            count += one if part[i] <= t else zero
+        total += int(count)
+    return total
+
+
+@jit
+def _first_guess(x, k):  # type: ignore[no-untyped-def]
+    """A threshold for the ``k`` smallest and the distance between neighbours there, as of a flat distribution."""
+    finite, mean, square = 0, 0.0, 0.0
+    for i in range(x.size):
+        if np.isfinite(x[i]):
+            finite += 1
+            mean += x[i]
+    mean /= max(finite, 1)
+    for i in range(x.size):
+        if np.isfinite(x[i]):
+            square += (x[i] - mean) ** 2
+    return mean, 3 * np.sqrt(square / max(finite, 1)) / max(finite, 1)
+
+
+@jit
+def threshold(x, k, guess):  # type: ignore[no-untyped-def]
+    """Threshold of the ``k`` smallest of ``x``, ``0 < k < len(x)``, by counting.
+
+    Args:
+        guess: ``(2,)`` float64, the threshold and the spacing of its neighbours last time (NaN for none); updated.
+
+    Returns:
+        ``t`` and ``left``: the ``k`` smallest are all ``x ≤ t`` if ``left`` is negative, otherwise all ``x < t`` and
+        the first ``left`` of those equal to ``t``.
+    """
+    kind = x.dtype.type
+    biggest = np.finfo(x.dtype).max
+    if np.isnan(guess[0]):
+        guess[0], guess[1] = _first_guess(x, k)
+    lo, hi, below, above = -np.inf, np.inf, 0, x.size  # count(lo) = below < k < above = count(hi)
+    t, reach, passes = guess[0], max(guess[1], 0.0), 0
+    while True:
+        t = kind(min(max(t, -biggest), biggest))
+        count = count_upto(x, t)
+        passes += 1
+        if count == k:
+            guess[0] = t
+            return t, -1
+        if count < k:
+            if t == biggest:
+                return kind(np.inf), k - count
+            lo, below = float(t), count
+        else:
+            if t == -biggest:
+                return kind(-np.inf), k
+            hi, above = float(t), count
+        if passes % SEARCH_PASSES == 0:
+            hi, above, less = _tighten(x, lo, hi)
+            if less <= k:
+                guess[0] = min(max(hi, -biggest), biggest)
+                return kind(hi), k - less
+            hi, above = np.nextafter(kind(hi), kind(-np.inf)), less
+        if hi - lo < np.inf and above - below >= 16:  # wide enough to tell the density
+            guess[1] = (hi - lo) / (above - below)
+        t = _next_probe(lo, hi, below, above, k, t, reach, passes)
+        if not lo < kind(t) < hi:
+            t = lo + (hi - lo) / 2
+            if not lo < kind(t) < hi:  # neighbours: all that lies between is equal to hi
+                guess[0] = hi
+                return kind(hi), k - below
+        reach *= 2
+
+
+@jit
+def _next_probe(lo, hi, below, above, k, t, reach, passes):  # type: ignore[no-untyped-def]
+    """Between two finite ends by interpolation, every third time by bisection; else outwards, ever farther."""
+    if lo > -np.inf and hi < np.inf:
+        part = 0.5 if passes % 3 == 0 else (k - below) / (above - below)
+        return lo + (hi - lo) * part
+    if lo > -np.inf:
+        return lo + max(1.2 * (k - below) * reach, 1e-6 * abs(lo), 1e-30)
+    return hi - max(1.2 * (above - k) * reach, 1e-6 * abs(hi), 1e-30)
+
+
+@jit
+def _tighten(x, lo, hi):  # type: ignore[no-untyped-def]
+    """The largest ``x`` in (lo, hi], how many are at most it, and how many are less."""
+    top = lo
+    for i in range(x.size):
+        if top < x[i] <= hi:
+            top = x[i]
+    upto, less = 0, 0
+    for i in range(x.size):
+        upto += x[i] <= top
+        less += x[i] < top
+    return top, upto, less
+
+
+@jit
+def oracle(x, counts, guess, v, scratch):  # type: ignore[no-untyped-def]
+    """Mark in ``v`` (0 or 1) the ``counts[group]`` smallest of each group of ``x``, ties to the lower index.
+
+    ``scratch`` holds ``2 len(x)`` entries like ``x``.
+    """
+    groups, n = counts.size, x.size
+    one, zero = x.dtype.type(1), x.dtype.type(0)
+    if groups > 1:
+        _oracle_of_groups(x, counts, v, scratch)
+        return
+    k = counts[0]
+    if k == 0 or k == n:
+        v[:] = one if k > 0 else zero
+        return
+    t, left = threshold(x, k, guess)
+    if left < 0:
+        _mark(x, t, v)
+        return
+    for i in range(n):
+        take = x[i] < t
+        if not take and left > 0 and x[i] == t:
+            take = True
+            left -= 1
+        v[i] = one if take else zero
+
+
+@jit
+def _mark(x, t, v):  # type: ignore[no-untyped-def]
+    one, zero = x.dtype.type(1), x.dtype.type(0)
+    for i in range(x.size):
+        v[i] = one if x[i] <= t else zero
+
+
+@jit
+def _oracle_of_groups(x, counts, v, scratch):  # type: ignore[no-untyped-def]
+    """By ranks: all groups side by side, so that comparisons run over contiguous memory."""
+    groups = counts.size
+    size = x.size // groups
+    entries, rank = scratch[: x.size], scratch[x.size : x.size + groups]
+    one, zero = x.dtype.type(1), x.dtype.type(0)
+    for i in range(size):
+        line = entries[i * groups : (i + 1) * groups]
+        for g in range(groups):
+            line[g] = x[g * size + i]
+    for i in range(size):
+        mine = entries[i * groups : (i + 1) * groups]
+        rank[:] = zero
+        for j in range(size):
+            other = entries[j * groups : (j + 1) * groups]
+            if j < i:
+                for g in range(groups):
+                    rank[g] += one if other[g] <= mine[g] else zero
+            elif j > i:
+                for g in range(groups):
+                    rank[g] += one if other[g] < mine[g] else zero
+        for g in range(groups):
+            v[g * size + i] = one if rank[g] < counts[g] else zero
+
+
+# --- sums -------------------------------------------------------------------------------------------------------------
+
+
+@jit
+def dot(a, b):  # type: ignore[no-untyped-def]
+    """``Σ a b``."""
+    total = 0.0
+    for start in range(0, a.size, BLOCK):
+        x, y = a[start : min(start + BLOCK, a.size)], b[start : min(start + BLOCK, a.size)]
+        part = a.dtype.type(0)
+        for i in range(x.size):
+            part += x[i] * y[i]
+        total += part
+    return total
+
+
+@jit
+def masked(g, fixed, score):  # type: ignore[no-untyped-def]
+    """``score = g``, infinite where the weight is to stay."""
+    inf = g.dtype.type(np.inf)
+    for i in range(g.size):
+        score[i] = inf if fixed[i] else g[i]
+
+
+@jit
+def gap(g, u, v):  # type: ignore[no-untyped-def]
+    """The Frank-Wolfe gap ``gᵀ(u - v)``."""
+    total, kind = 0.0, g.dtype.type
+    for start in range(0, g.size, BLOCK):
+        stop = min(start + BLOCK, g.size)
+        x, y, z, part = g[start:stop], u[start:stop], v[start:stop], kind(0)
+        for i in range(x.size):
+            part += x[i] * (y[i] - z[i])
+        total += part
+    return total
+
+
+@jit
+def gradient(w, d, u, S, g):  # type: ignore[no-untyped-def]
+    """``g = 2 w∘S + d∘(1 - 2u)``; an empty ``d`` is zero."""
+    one, two = g.dtype.type(1), g.dtype.type(2)
+    if d.size == 0:
+        for i in range(g.size):
+            g[i] = two * w[i] * S[i]
+    else:
+        for i in range(g.size):
+            g[i] = two * w[i] * S[i] + d[i] * (one - two * u[i])
+
+
+@jit
+def value(d, u, g):  # type: ignore[no-untyped-def]
+    """``h = (g + d)ᵀu / 2``, as ``g = 2(Q - D)u + d``."""
+    return (dot(g, u) + (dot(d, u) if d.size else 0.0)) / 2
+
+
+# --- the step ---------------------------------------------------------------------------------------------------------
+
+
+@jit
+def step_size(rule, t, ell, slope, curvature, square, most, lipschitz):  # type: ignore[no-untyped-def]
+    """Step along a direction and the Lipschitz estimate after it.
+
+    ``slope = -gᵀδ``, ``curvature = 2 δᵀ(Q - D)δ``, ``square = ‖δ‖²``. For a quadratic the sufficient decrease of
+    adaptive steps (Pedregosa et al. 2020, eq. 5) is ``curvature ≤ M ‖δ‖²``: backtracking needs no product.
+    """
+    if slope <= 0 or square == 0:
+        return 0.0, lipschitz
+    if rule == OPEN:
+        return min(ell / (t + ell), most), lipschitz
+    if rule == LINESEARCH:
+        return (min(slope / curvature, most) if curvature > 0 else most), lipschitz
+    if rule == ADAPTIVE:
+        lipschitz *= SHRINK
+        while lipschitz * square < curvature:
+            lipschitz *= GROW
+    bottom = lipschitz * square
+    return (min(slope / bottom, most) if bottom > 0 else most), lipschitz
+
+
+@jit
+def change_of_gradient(w, d, delta, T):  # type: ignore[no-untyped-def]
+    """Turn ``T = (w∘δ) G`` into ``2(Q - D)δ``, in place; the curvature ``δᵀT``."""
+    if T.size <= BLOCK:
+        return float(_change(w, d, delta, T))
+    total = 0.0
+    for start in range(0, T.size, BLOCK):
+        stop = min(start + BLOCK, T.size)
+        total += _change(w[start:stop], d[start:stop], delta[start:stop], T[start:stop])
+    return total
+
+
+@jit
+def _change(w, d, delta, T):  # type: ignore[no-untyped-def]
+    two, total = T.dtype.type(2), T.dtype.type(0)
+    if d.size == 0:
+        for i in range(T.size):
+            x = two * w[i] * T[i]
+            T[i] = x
+            total += x * delta[i]
+    else:
+        for i in range(T.size):
+            x = two * (w[i] * T[i] - d[i] * delta[i])
+            T[i] = x
+            total += x * delta[i]
+    return total
+
+
+@jit
+def move(step, delta, T, u, g):  # type: ignore[no-untyped-def]
+    """``u += step δ``, ``g += step T``; what comes within rounding of 0 or 1, or passes it, is put there."""
+    s, one, zero = u.dtype.type(step), u.dtype.type(1), u.dtype.type(0)
+    near = 2 * np.finfo(u.dtype).eps
+    top = one - near
+    for i in range(u.size):
+        x = u[i] + s * delta[i]
+        x = zero if x < near else x
+        u[i] = one if x > top else x
+        g[i] += s * T[i]
+
+
+# --- directions without an active set ---------------------------------------------------------------------------------
+
+
+@jit
+def towards_vertex(w, u, g, v, delta, P):  # type: ignore[no-untyped-def]
+    """Vanilla: ``δ = v - u``, ``P = w∘δ``; the slope ``-gᵀδ``."""
+    if u.size <= BLOCK:
+        return float(_towards(w, u, g, v, delta, P))
+    total = 0.0
+    for start in range(0, u.size, BLOCK):
+        stop = min(start + BLOCK, u.size)
+        views = (w[start:stop], u[start:stop], g[start:stop], v[start:stop])
+        total += _towards(*views, delta[start:stop], P[start:stop])
+    return total
+
+
+@jit
+def _towards(w, u, g, v, delta, P):  # type: ignore[no-untyped-def]
+    total = u.dtype.type(0)
+    for i in range(u.size):
+        x = v[i] - u[i]
+        delta[i] = x
+        P[i] = w[i] * x
+        total -= x * g[i]
+    return total
+
+
+@jit
+def in_face(w, u, g, v, counts, guess, delta, P, score, away, scratch):  # type: ignore[no-untyped-def]
+    """Decomposition-invariant pairwise direction ``δ = v - a`` (Garber and Meshi 2016, algorithm 3; the longest step).
+
+    ``a`` is the worst vertex of the smallest face that contains ``u``: what is 0 stays 0, what is 1 stays 1.
+    """
+    _face_score(u, g, score)
+    oracle(score, counts, guess, away, scratch)
+    most = _between(w, u, v, away, delta, P)
+    if most > 0:
+        return float(most)
+    towards_vertex(w, u, g, v, delta, P)  # the count is off by rounding: no vertex of the face has it
+    return 1.0
+
+
+@jit
+def _face_score(u, g, score):  # type: ignore[no-untyped-def]
+    inf, one, zero = u.dtype.type(np.inf), u.dtype.type(1), u.dtype.type(0)
+    for i in range(u.size):
+        x = inf if u[i] <= zero else -g[i]
+        score[i] = -inf if u[i] >= one else x
+
+
+@jit
+def _between(w, u, v, away, delta, P):  # type: ignore[no-untyped-def]
+    most, one, zero = u.dtype.type(1), u.dtype.type(1), u.dtype.type(0)
+    for i in range(u.size):
+        x = v[i] - away[i]
+        delta[i] = x
+        P[i] = w[i] * x
+        room = one - u[i] if x > zero else u[i]
+        room = one if x == zero else room
+        most = room if room < most else most
+    return most

@@ -1,0 +1,242 @@
+"""The Frank-Wolfe loop on the CPU: blocks of rows on threads, each one product and one fused kernel an iteration.
+
+Rows that reach the gap stop at once and are left out of the products. Neither the blocks nor what happens in them
+depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fwbench.solvers import fw_active as active
+from fwbench.solvers import fw_kernels as kernels
+from fwbench.solvers.fw_active import Atoms
+from fwbench.solvers.fw_kernels import jit
+
+BLOCK_ROWS = 128  # rows whose arrays stay in a core's cache
+REFRESH = 250  # iterations after which the gradient is computed afresh, so that rounding does not add up
+SHRINK_AT = 0.8  # leave finished rows out of the products when no more than this part is left
+ATOM_BYTES = 1 << 30  # most memory for the active sets
+
+
+class Fields(NamedTuple):
+    """What the loop carries for some rows, ``(rows, n)`` unless said; ``d`` and ``fixed`` may be empty."""
+
+    W: np.ndarray
+    d: np.ndarray
+    u: np.ndarray
+    g: np.ndarray  # gradient
+    delta: np.ndarray  # direction
+    P: np.ndarray  # w∘δ
+    T: np.ndarray  # (w∘δ) G
+    best_u: np.ndarray
+    fixed: np.ndarray  # bool
+    counts: np.ndarray  # (rows, groups) int64
+    guess: np.ndarray  # (rows, 2, 2) thresholds of the last oracles
+    lipschitz: np.ndarray  # (rows,) and so are the rest, float64
+    slope: np.ndarray
+    most: np.ndarray  # longest step along the direction
+    mode: np.ndarray
+    gap: np.ndarray
+    value: np.ndarray
+    best: np.ndarray
+    drops: np.ndarray
+    done: np.ndarray
+
+
+class Method(NamedTuple):
+    """Direction and step rule, as the kernels number them."""
+
+    variant: int
+    rule: int
+    ell: float
+    gap: float
+
+
+@jit
+def refresh(f):  # type: ignore[no-untyped-def]
+    """Gradient from ``T = (w∘u) G``."""
+    for r in range(f.u.shape[0]):
+        kernels.gradient(f.W[r], f.d[r], f.u[r], f.T[r], f.g[r])
+
+
+@jit
+def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
+    """Step ``t`` along the direction whose product is in ``T`` (none if negative), then the next direction.
+
+    One body, and views of a row made once: every view and every tuple handed to a function costs as much as an
+    arithmetic pass over the row.
+    """
+    variant, rule, n = method.variant, method.rule, f.u.shape[1]
+    v, away = np.empty(n, f.u.dtype), np.empty(n, f.u.dtype)
+    score, scratch = np.empty(n, f.u.dtype), np.empty(2 * n, f.u.dtype)
+    for r in range(f.u.shape[0]):
+        if f.done[r] != 0:
+            continue
+        w, d, u, g, delta, P, T = f.W[r], f.d[r], f.u[r], f.g[r], f.delta[r], f.P[r], f.T[r]
+        if t >= 0:
+            most, slope = f.most[r], f.slope[r]
+            curvature = kernels.change_of_gradient(w, d, delta, T)
+            if f.mode[r] == active.FORCED:
+                step = most
+            elif f.mode[r] == active.DESCENT:
+                step = most if 2 * slope >= curvature * most else slope / curvature
+            else:
+                square = kernels.dot(delta, delta) if rule == kernels.SHORT or rule == kernels.ADAPTIVE else 1.0
+                step, f.lipschitz[r] = kernels.step_size(
+                    rule, t, method.ell, slope, curvature, square, most, f.lipschitz[r]
+                )
+            kernels.move(step, delta, T, u, g)
+            if variant >= kernels.AWAY:
+                f.drops[r] += active.update_weights(r, step, most, a)
+            elif variant == kernels.DICG:
+                f.drops[r] += step >= most
+        if f.fixed.size:
+            kernels.masked(g, f.fixed[r], score)
+            kernels.oracle(score, f.counts[r], f.guess[r, 0], v, scratch)
+        else:
+            kernels.oracle(g, f.counts[r], f.guess[r, 0], v, scratch)
+        gap = 0.0
+        if variant == kernels.VANILLA:
+            f.most[r] = 1.0
+            gap = f.slope[r] = kernels.towards_vertex(w, u, g, v, delta, P)
+        else:
+            if check or variant >= kernels.AWAY:
+                gap = kernels.gap(g, u, v)
+            if variant == kernels.DICG:
+                f.most[r] = kernels.in_face(w, u, g, v, f.counts[r], f.guess[r, 1], delta, P, score, away, scratch)
+            else:
+                f.most[r], f.mode[r] = active.active_direction(variant, r, w, u, g, v, gap, a, delta, P)
+            f.slope[r] = -kernels.dot(g, delta)
+        if check:
+            f.gap[r], f.value[r] = gap, kernels.value(d, u, g)
+            if f.value[r] - gap > f.best[r]:
+                f.best[r] = f.value[r] - gap
+                f.best_u[r] = u
+            if method.gap > 0 and gap <= method.gap * max(f.value[r], 0.0):
+                f.done[r] = 1
+
+
+class Rows:
+    """A run under way: all rows' fields, those at work first, and the results of the others."""
+
+    def __init__(self, fields: Fields, atoms: Atoms, G: torch.Tensor, shape: tuple[int, int], method: Method) -> None:
+        self.f, self.a, self.G, self.shape, self.method = fields, atoms, G, shape, method
+        self.index = np.arange(len(fields.u))
+        self.out_u, self.out_best_u = fields.u.copy(), fields.best_u.copy()
+        self.out = {name: getattr(fields, name).copy() for name in ("value", "gap", "best", "drops")}
+        self.products = self.most_atoms = 0
+
+    def blocks(self) -> list[tuple[Fields, Atoms]]:
+        """Views of nearly equal numbers of rows, an even number of blocks."""
+        rows = len(self.index)
+        count = 1 if rows < 16 else 2 * math.ceil(rows / (2 * BLOCK_ROWS))
+        ends = [rows * i // count for i in range(count + 1)]
+        return [
+            (_cut(self.f, slice(low, high)), _cut(self.a, slice(low, high))) for low, high in itertools.pairwise(ends)
+        ]
+
+    def multiply(self, x: np.ndarray, out: np.ndarray) -> None:
+        """``x G``; rows that were laid flat take their shape again."""
+        n = self.shape[1]
+        torch.mm(torch.from_numpy(x.reshape(-1, n)), self.G, out=torch.from_numpy(out.reshape(-1, n)))
+
+    def start(self, block: tuple[Fields, Atoms]) -> None:
+        f, a = block
+        np.multiply(f.W, f.u, out=f.P)
+        self.multiply(f.P, f.T)
+        refresh(f)
+        advance(-1, self.method, True, f, a)
+
+    def iterate(self, block: tuple[Fields, Atoms], first: int, last: int, expired: Callable[[], bool]) -> int:
+        """Iterations ``first`` to ``last`` on one block; how many were done."""
+        f, a = block
+        for t in range(first, last):
+            if t > first and expired():
+                return t - first
+            self.multiply(f.P, f.T)
+            fresh = (t + 1) % REFRESH == 0
+            advance(t, self.method, t + 1 == last and not fresh, f, a)
+            if fresh:
+                self.start(block)
+        return last - first
+
+    def collect(self) -> bool:
+        """Keep the results, drop finished rows from the work when enough have; False when none is left."""
+        f = self.f
+        for name, array in self.out.items():
+            array[self.index] = getattr(f, name)
+        self.most_atoms = max(self.most_atoms, int(self.a.count.max(initial=0)))
+        left = np.flatnonzero(f.done == 0)
+        if len(left) and len(left) > SHRINK_AT * len(self.index):
+            return True
+        self.flush()
+        self.f, self.a, self.index = _cut(f, left), _cut(self.a, left), self.index[left]
+        return len(left) > 0
+
+    def flush(self) -> None:
+        self.out_u[self.index], self.out_best_u[self.index] = self.f.u, self.f.best_u
+
+
+def _cut(arrays, rows):  # type: ignore[no-untyped-def]
+    """The rows of a named tuple of arrays; a slice gives views."""
+    return type(arrays)(*(x[rows] for x in arrays))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def workers(threads: int, blocks: int) -> Iterator[Callable[[Callable, Iterable], list]]:
+    """A ``map`` over blocks: on threads that multiply alone, or here with all threads if there is one block."""
+    if blocks == 1 or threads == 1:
+        with torch_threads(threads):
+            yield lambda work, items: [work(item) for item in items]
+        return
+    with (
+        torch_threads(1),
+        ThreadPoolExecutor(min(threads, blocks), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        yield lambda work, items: list(pool.map(work, items))
+
+
+def run(
+    rows: Rows, steps: int, every: int, threads: int, expired: Callable[[], bool], report: Callable
+) -> tuple[int, str]:
+    """Iterate all rows in rounds of ``every`` until done; iterations, and why it stopped early.
+
+    ``report(upper, lower)`` hears the sums of values and best bounds after each round.
+    """
+    t, stopped = 0, ""
+    with workers(threads, len(rows.blocks())) as over:
+        over(rows.start, rows.blocks())
+        rows.products += 1
+        while True:
+            busy = rows.collect()
+            report(rows.out["value"].sum(), np.maximum(rows.out["best"], 0).sum())
+            if not busy or t >= steps:
+                break
+            if expired():
+                stopped = "deadline"
+                break
+            last = min(t + every, steps)
+            done = over(lambda block, t=t, last=last: rows.iterate(block, t, last, expired), rows.blocks())
+            rows.products += max(done) + (last % REFRESH == 0)
+            t += max(done)
+    rows.flush()
+    return t, stopped
