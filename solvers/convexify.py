@@ -45,6 +45,9 @@ def maximise_diagonal(G: np.ndarray, c: np.ndarray, tolerance: float = 1e-3, dev
 
     Returns:
         ``e (n,)``, nonnegative but for a shift at rounding level.
+
+    Raises:
+        ValueError: ``G`` is not positive semidefinite.
     """
     scale = float(G.diagonal().mean())
     if scale <= 0 or not np.any(c > 0):
@@ -65,7 +68,10 @@ class _Point:
 
 def _interior_point(C: torch.Tensor, tolerance: float) -> torch.Tensor:
     n = C.shape[0]
-    inverse = _inverse(C)
+    try:
+        inverse = _inverse(C)
+    except torch.linalg.LinAlgError:
+        raise ValueError("G is not positive semidefinite") from None
     spread = inverse.diagonal().sqrt()
     # diag(y) ⪯ C if no eigenvalue of the inverse scaled to unit diagonal exceeds 1/t for y = t / diag(inverse)
     y = 0.5 / float(torch.linalg.eigvalsh(inverse / spread / spread[:, None])[-1]) / inverse.diagonal()
