@@ -24,6 +24,8 @@ COMMANDS = {
     "verify": "prove",
     "registry": "prove",
     "check-solver": "make",
+    "prune": "prune",
+    "perplexity": "prune",
 }
 
 

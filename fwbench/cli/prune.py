@@ -1,0 +1,109 @@
+"""Commands of the production path: prune, perplexity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fwbench.cli.progress import progress
+
+
+@click.command()
+@click.argument("model")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the pruned model.")
+@click.option("--pattern", required=True, help="0.6 (of each row), 2:4 or unstructured:0.6.")
+@click.option("-s", "--solver", "spec", default="", help="Solver spec. [default: the preset 'fast', or wanda+swap]")
+@click.option("--text", default="lee", show_default=True, help="Calibration: a file, folder, pypi: resource or name.")
+@click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=1), help="Of calibration.")
+@click.option("--length", default=512, show_default=True, type=click.IntRange(min=2), help="Tokens of a sequence.")
+@click.option(
+    "--sequential/--one-shot",
+    default=True,
+    show_default=True,
+    help="Calibrate each block with those before it pruned, or all on the dense model.",
+)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
+@click.option(
+    "--save-dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="Of the output; auto for the input's own.",
+)
+@click.option("--skip", default="", help="Regular expression: layers whose name it finds stay dense.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds for each layer.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--evaluate", default="lee-heldout", show_default=True, help="Text of the perplexities, or 'none'.")
+def prune(
+    model: str,
+    output: Path,
+    pattern: str,
+    spec: str,
+    text: str,
+    tokens: int,
+    length: int,
+    sequential: bool,
+    device: str,
+    dtype: str,
+    save_dtype: str,
+    skip: str,
+    time_limit: float | None,
+    seed: int,
+    evaluate: str,
+) -> None:
+    """Prune a causal language model into a folder that transformers loads as it is.
+
+    The folder appears when it is complete; a run that was killed goes on where it was. Zero-shot tasks are for lm-eval:
+    lm_eval --model hf --model_args pretrained=FOLDER --tasks hellaswag,arc_easy
+    """
+    from fwbench.prune import Options
+    from fwbench.prune import prune as run
+
+    options = Options(
+        pattern=pattern,
+        spec=spec,
+        text=text,
+        tokens=tokens,
+        length=length,
+        sequential=sequential,
+        device=device,
+        dtype=dtype,
+        save_dtype=save_dtype,
+        skip=skip,
+        time_limit=time_limit or float("inf"),
+        seed=seed,
+        evaluate="" if evaluate == "none" else evaluate,
+    )
+    with progress() as report:
+        summary = run(model, output, options, report)
+    totals, found = summary["totals"], summary["perplexity"]
+    click.echo(f"{output}: {totals['pruned']:,} of {totals['weights']:,} weights in {totals['layers']} layers are zero")
+    if totals["ratio_to_wanda"] is not None:
+        click.echo(f"layer error {totals['ratio_to_wanda']:.4f} of Wanda's")
+    if found["dense"]:
+        click.echo(
+            f"perplexity {found['dense']['value']:.2f} dense, {found['pruned']['value']:.2f} pruned "
+            f"({found['dense']['text']}, {found['dense']['windows']} windows of {found['dense']['length']} tokens)"
+        )
+
+
+@click.command()
+@click.argument("model")
+@click.option("--text", default="lee-heldout", show_default=True, help="A file, folder, pypi: resource or name.")
+@click.option("--length", default=512, show_default=True, type=click.IntRange(min=2), help="Tokens of a window.")
+@click.option("--stride", type=click.IntRange(min=1), help="Tokens between two windows. [default: the length]")
+@click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=2), help="Evaluated at most.")
+def perplexity(model: str, text: str, length: int, stride: int | None, tokens: int) -> None:
+    """Measure a model's perplexity on a text: whole windows only, each token scored once, always the same number."""
+    from fwbench.perplexity import perplexity as measure
+    from fwbench.problems.models import load_model
+    from fwbench.problems.text import load_text
+
+    source = load_text(text)
+    with progress() as report:
+        found = measure(
+            load_model(model), source, length, stride, tokens, lambda done, total, what: report(done, total, what, None)
+        )
+    click.echo(f"{model}: perplexity {found}")

@@ -1,0 +1,272 @@
+"""The run: plan, walk through the blocks, solve each layer, save."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fwbench import machine, pipeline
+from fwbench.perplexity import perplexity
+from fwbench.problem import Problem
+from fwbench.problems.models import weight_of
+from fwbench.prune import plan as plans
+from fwbench.prune import walk as walks
+from fwbench.prune.output import finish
+from fwbench.prune.plan import Layer, Options, Plan, Progress, PruneError
+from fwbench.prune.work import Block, Work, check_output
+
+PROMPT = "The most surprising thing about the sea is"
+SAMPLE_TOKENS = 32
+
+
+@dataclass
+class Clock:
+    """Seconds by kind of work."""
+
+    started: float = field(default_factory=time.monotonic)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def of(self, kind: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + time.monotonic() - begun
+
+
+def prune(name: str, out: Path | str, options: Options, progress: Progress | None = None) -> dict[str, Any]:
+    """Prune a model and write it to a folder.
+
+    Args:
+        name: of the model, as :func:`fwbench.problems.models.load_model` takes it; never modified.
+        out: folder that appears, complete, at the end; until then the work is in ``OUT.partial``, and the same call
+            goes on there after a kill.
+        options: what to do.
+        progress: called with (blocks done, blocks in all, what, seconds left).
+
+    Returns:
+        The content of ``fwbench.json``.
+
+    Raises:
+        PruneError, ModelError, TextError, PatternError, SpecError, ProblemError: one line, what is wrong.
+    """
+    out, clock = Path(out), Clock()
+    check_output(out)
+    with clock.of("load"):
+        plan = plans.make(name, options, progress)
+        size = sum(p.numel() for p in plan.model.network.parameters()) * plan.save_dtype.itemsize
+        work = Work(out, plan.record, needed=2 * size)
+    with clock.of("evaluate"):
+        dense = work.read_json("dense.json")
+        if dense is None:
+            dense = _evaluation(plan, progress)
+            work.write_json("dense.json", dense)
+    records, masks, resumed = _blocks(plan, work, clock, progress)
+    with clock.of("evaluate"):
+        pruned = _evaluation(plan, progress)
+    summary = {
+        **plan.record,
+        "perplexity": {"dense": dense["perplexity"], "pruned": pruned["perplexity"]},
+        "sample": {"prompt": PROMPT, "dense": dense["sample"], "pruned": pruned["sample"]},
+        "totals": totals(plan, records),
+        "layers": records,
+        "machine": machine.describe(),
+        "blocks_resumed": resumed,
+        "seconds": clock.seconds,
+        "peak_memory": peak_memory(),
+    }
+    if progress:
+        progress(len(plan.layers), len(plan.layers), f"{plan.model.label}: saving", None)
+    with clock.of("save"):
+        finish(plan, work, masks, summary, clock.started)
+    return summary
+
+
+def _blocks(
+    plan: Plan, work: Work, clock: Clock, progress: Progress | None
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], int]:
+    """Walk through all blocks; finished ones are read, the others pruned."""
+    sequential, device = plan.options.sequential, plan.options.device
+    with clock.of("forward"):
+        walk = walks.begin(plan.model.network, plan.batches, device)
+    records: list[dict[str, Any]] = []
+    masks: dict[str, np.ndarray] = {}
+    resumed, began = 0, time.monotonic()
+    for number, layers in enumerate(plan.layers):
+        _report(plan, number, resumed, began, progress)
+        walk.blocks[number].to(device)
+        done = work.read_block(number) if layers else Block({}, {}, [])
+        if done is not None:
+            resumed += bool(layers)
+            if not sequential:
+                _advance(walk, number, clock)
+            _load(layers, done)
+        else:
+            done = _prune_block(plan, walk, number, clock)
+            work.write_block(number, done)
+        if sequential and number + 1 < len(plan.layers):
+            _advance(walk, number, clock)
+        walk.blocks[number].to("cpu")
+        records += [dict(record) for record in done.records]
+        masks |= done.masks
+    return records, masks, resumed
+
+
+def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Block:
+    layers = plan.layers[number]
+    with clock.of("forward"):
+        modules = {layer.name: layer.module for layer in layers}
+        grams = walk.grams(number, modules, keep_outputs=not plan.options.sequential)
+    with clock.of("solve"):
+        solved = [_solve(plan, layer, grams[layer.name]) for layer in layers]
+    weights = {layer.parameter: item[0] for layer, item in zip(layers, solved, strict=True)}
+    masks = {layer.parameter: item[1] for layer, item in zip(layers, solved, strict=True)}
+    block = Block(weights, masks, [item[2] for item in solved])
+    _load(layers, block)
+    return block
+
+
+def _advance(walk: walks.Walk, number: int, clock: Clock) -> None:
+    with clock.of("forward"):
+        walk.advance(number)
+
+
+def _load(layers: Any, block: Block) -> None:
+    for layer in layers:
+        layer.load(block.weights[layer.parameter])
+
+
+def _solve(plan: Plan, layer: Layer, G: np.ndarray) -> tuple[torch.Tensor, np.ndarray, dict[str, Any]]:
+    """Weight and mask of a layer in the model's orientation, and its record."""
+    options = plan.options
+    problem = Problem(layer.name, weight_of(layer.module), G, plan.pattern)
+    pipeline.warm_up(plan.line, problem, device=options.device, dtype=options.dtype)
+    outcome = pipeline.run(
+        problem,
+        plan.line,
+        device=options.device,
+        dtype=options.dtype,
+        seed=options.seed,
+        time_limit=options.time_limit,
+    )
+    row = outcome.result
+    if not row.solved or outcome.keep is None:
+        raise PruneError(f"layer {layer.name}: {plan.line.text} failed ({row.reason})")
+    chosen = np.where(outcome.keep, problem.W if outcome.weights is None else outcome.weights, 0)
+    weight = torch.from_numpy(chosen.astype(np.float32)).to(plan.save_dtype)
+    error = row.error
+    if outcome.weights is not None:  # the error of what is saved
+        error = problem.error_of_weights(weight.float().numpy())
+    assert error is not None
+    assert row.error is not None
+    lower, ratio = row.lower_bound, row.ratio_to_wanda
+    factor = error / row.error if row.error else 1.0
+    record = {
+        "layer": layer.name,
+        "parameter": layer.parameter,
+        "rows": problem.rows,
+        "n": problem.n,
+        "pruned": int((~outcome.keep).sum()),
+        "error": error,
+        "dense_power": problem.total,
+        "relative_error": error / problem.total if problem.total else 0.0,
+        "ratio_to_wanda": ratio * factor if ratio is not None and np.isfinite(ratio) else None,  # infinite is no JSON
+        "lower_bound": lower,
+        "gap": (error - lower) / error if lower is not None and error else None,
+        "proof": str(row.proof),
+        "status": str(row.status),
+        "reason": row.reason,
+        "problem_sha256": problem.hash,
+        "mask_sha256": row.mask_sha256,
+        "seconds": row.seconds,
+    }
+    keep = outcome.keep.T if layer.transposed else outcome.keep
+    return (weight.T if layer.transposed else weight).contiguous(), np.ascontiguousarray(keep), record
+
+
+def totals(plan: Plan, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over the layers."""
+    error = sum(record["error"] for record in records)
+    power = sum(record["dense_power"] for record in records)
+    known = [r for r in records if r["ratio_to_wanda"]]
+    wanda = sum(record["error"] / record["ratio_to_wanda"] for record in known)
+    pruned, weights = sum(r["pruned"] for r in records), sum(r["rows"] * r["n"] for r in records)
+    parameters = sum(parameter.numel() for parameter in plan.model.network.parameters())
+    return {
+        "layers": len(records),
+        "weights": weights,
+        "pruned": pruned,
+        "parameters": parameters,
+        "sparsity": pruned / weights,
+        "sparsity_of_model": pruned / parameters,
+        "error": error,
+        "relative_error": error / power if power else 0.0,
+        "ratio_to_wanda": sum(r["error"] for r in known) / wanda if wanda else None,
+    }
+
+
+def _report(plan: Plan, number: int, resumed: int, began: float, progress: Progress | None) -> None:
+    if progress:
+        done = number - resumed
+        left = (time.monotonic() - began) / done * (len(plan.layers) - number) if done > 0 else None
+        progress(number, len(plan.layers), f"{plan.model.label}: pruning block {number}", left)
+
+
+def _evaluation(plan: Plan, progress: Progress | None) -> dict[str, Any]:
+    """Perplexity and a sample of the model as it is now."""
+    tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
+    with _on_device(plan):
+        found = perplexity(plan.model, plan.evaluation, progress=tell) if plan.evaluation else None
+        return {"perplexity": asdict(found) if found else None, "sample": sample(plan.model)}
+
+
+@contextlib.contextmanager
+def _on_device(plan: Plan) -> Iterator[None]:
+    """The whole model on the device where it fits, else where it is."""
+    network, device = plan.model.network, torch.device(plan.options.device)
+    size = sum(p.numel() * p.itemsize for p in network.parameters())
+    fits = device.type == "cuda" and 1.3 * size + (2 << 30) < torch.cuda.mem_get_info(device)[0]
+    try:
+        if fits:
+            network.to(device)
+        yield
+    finally:
+        if fits:
+            network.to("cpu")
+
+
+@torch.no_grad()
+def sample(model: Any, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> str:
+    """What the model makes of a prompt, always its likeliest next token."""
+    network = model.network
+    device = next(network.parameters()).device
+    ids = list(model.tokenizer(prompt, verbose=False)["input_ids"])
+    end = getattr(network.config, "eos_token_id", None)
+    stop = {end} if isinstance(end, int) else set(end or ())
+    given = len(ids)
+    room = min(tokens, model.max_length - given)
+    for _ in range(room):
+        logits = network(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
+        ids.append(int(logits.argmax()))
+        if ids[-1] in stop:
+            break
+    return str(model.tokenizer.decode(ids[given:], skip_special_tokens=True))
+
+
+def peak_memory() -> int | None:
+    """Largest resident size of this process so far, bytes; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

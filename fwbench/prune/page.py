@@ -1,0 +1,165 @@
+"""The report of a pruned model: one self-contained HTML page, and Markdown from the same data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from fwbench import report
+from fwbench.report import text
+
+HERE = Path(__file__).parent
+STYLE = Path(report.__file__).with_name("style.css")
+COLUMNS = ("layer", "rows × inputs", "pruned", "relative error", "error / Wanda's", "certified gap", "time")
+
+
+def write(summary: Mapping[str, Any], folder: Path) -> None:
+    """Write ``report.html`` and ``report.md``."""
+    context = build(summary)
+    for name, options in (("report.html", {"autoescape": True}), ("report.md", {"finalize": text.markdown})):
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(HERE),
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+            **options,
+        )
+        page = environment.get_template(f"{name}.j2").render(context, css=Markup(STYLE.read_text(encoding="utf-8")))
+        page = re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
+        (folder / name).write_text(page, encoding="utf-8", errors="replace", newline="\n")
+
+
+def build(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a page shows, as text."""
+    totals, sample = summary["totals"], summary["sample"]
+    return {
+        "title": f"{summary['model']} pruned to {summary['pattern']}",
+        "lead": _lead(summary),
+        "perplexity": _perplexity(summary["perplexity"]),
+        "samples": [("dense", sample["prompt"], sample["dense"]), ("pruned", sample["prompt"], sample["pruned"])],
+        "facts": _facts(summary),
+        "columns": COLUMNS,
+        "lines": [_line(record) for record in summary["layers"]],
+        "total": (
+            "all layers",
+            "",
+            text.percent(totals["sparsity"]),
+            text.percent(totals["relative_error"]),
+            text.number(totals["ratio_to_wanda"]),
+            "",
+            text.seconds(sum(record["seconds"] or 0 for record in summary["layers"])),
+        ),
+        "early": [f"{r['layer']}: {r['reason']}" for r in summary["layers"] if r["reason"]],
+        "speed": speed(summary["pattern"], totals["sparsity"]),
+    }
+
+
+def _lead(summary: Mapping[str, Any]) -> str:
+    totals = summary["totals"]
+    sentence = (
+        f"{totals['pruned']:,} of {totals['weights']:,} weights in {text.plural(totals['layers'], 'linear layer')} are "
+        f"zero ({text.percent(totals['sparsity'])}; {text.percent(totals['sparsity_of_model'])} of all parameters). "
+        "Embeddings, head, norms and biases are as they were."
+    )
+    if totals["ratio_to_wanda"] is not None:
+        sentence += f" The summed layer error is {text.number(totals['ratio_to_wanda'])} times that of Wanda's masks."
+    return sentence
+
+
+def _perplexity(found: Mapping[str, Any]) -> dict[str, str] | None:
+    dense, pruned = found["dense"], found["pruned"]
+    if dense is None or pruned is None:
+        return None
+    return {
+        "dense": f"{dense['value']:.2f}",
+        "pruned": f"{pruned['value']:.2f}" if pruned["value"] < 1e6 else text.number(pruned["value"]),
+        "how": f"on {dense['text']}: {text.plural(dense['windows'], 'window')} of {dense['length']} tokens, "
+        f"{dense['scored']:,} tokens scored; lower is better",
+    }
+
+
+def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    seconds = summary["seconds"]
+    parts = ", ".join(f"{key} {text.seconds(value)}" for key, value in seconds.items() if key != "total")
+    machine = summary["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items())
+    facts = [
+        ("solver", summary["solver"]),
+        ("pattern", summary["pattern"]),
+        ("order", _order(summary["mode"])),
+        (
+            "calibration",
+            (
+                f"{summary['calibration']}, sha256 {summary['calibration_sha256'][:16]}: {summary['tokens']:,} tokens in "
+                f"{text.plural(summary['sequences'], 'sequence')} of at most {summary['context_length']}"
+            ),
+        ),
+        ("seed", str(summary["seed"])),
+        ("left dense", summary["skip"] or "nothing but embeddings, head, norms and biases"),
+        ("saved as", summary["save_dtype"]),
+        ("time", f"{text.seconds(seconds.get('total'))} ({parts})"),
+        ("peak memory", f"{summary['peak_memory'] / 2**30:.2f} GiB" if summary["peak_memory"] else text.NOTHING),
+        ("machine", f"{machine.get('cpu', '')}, {machine.get('threads', '')} threads; device {summary['device']}"),
+        ("versions", versions),
+    ]
+    if summary["blocks_resumed"]:
+        facts.append(
+            ("resumed", f"{text.plural(summary['blocks_resumed'], 'block')} came from an earlier, stopped run")
+        )
+    return facts
+
+
+def _order(mode: str) -> str:
+    if mode == "sequential":
+        return "sequential: each block calibrated with the blocks before it already pruned"
+    return "one-shot: every layer calibrated on the dense model"
+
+
+def _line(record: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        record["layer"],
+        f"{record['rows']} × {record['n']}",
+        text.percent(record["pruned"] / (record["rows"] * record["n"])),
+        text.percent(record["relative_error"]),
+        text.number(record["ratio_to_wanda"]),
+        text.percent(record["gap"]),
+        text.seconds(record["seconds"]),
+    )
+
+
+def speed(pattern: str, sparsity: float) -> list[str]:
+    """What does and does not get faster, or smaller, with this pattern."""
+    plain = (
+        "The zeros are stored: files and memory are as large as before, and ordinary matrix products as slow. "
+        "Compressed (zip, zstd) the files shrink."
+    )
+    if pattern == "2:4":
+        return [
+            plain,
+            (
+                "2:4 is what the sparse tensor cores of NVIDIA GPUs (Ampere and later) take, in float16 or bfloat16: "
+                "torch.sparse.to_sparse_semi_structured converts the weight of an nn.Linear. Large products with many "
+                "tokens (prompts, batches) gain, at best twofold; generation of one token at a time gains little. "
+                "Nothing gains on a CPU, or in float32."
+            ),
+        ]
+    if sparsity >= 0.7:
+        return [
+            plain,
+            (
+                "At this sparsity, formats for sparse matrices (such as torch's CSR tensors) save memory, and CPU kernels "
+                "made for them can be faster; GPU kernels for unstructured zeros seldom are."
+            ),
+        ]
+    return [
+        plain,
+        (
+            "No common kernel is faster with zeros in these places; what helps is 2:4 on recent NVIDIA GPUs, or 70 % and "
+            "more with kernels made for sparse matrices on a CPU."
+        ),
+    ]

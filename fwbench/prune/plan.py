@@ -1,0 +1,210 @@
+"""The plan of a run: everything that its bytes depend on, read and checked before the work begins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import torch
+from torch import nn
+
+from fwbench import __version__, patterns, pipeline
+from fwbench.patterns import Pattern, PatternError
+from fwbench.problem import Problem
+from fwbench.problems.extract import batch, named_layers
+from fwbench.problems.models import Conv1D, Model, ModelError, find_blocks, load_model, weight_of
+from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, sequences
+
+FORMAT = "fwbench-prune-1"
+CALIBRATION, HELD_OUT = "lee", "lee-heldout"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Progress = Callable[[int, int | None, str, float | None], None]  # done, total, what, seconds left
+
+
+class PruneError(ValueError):
+    """A model that cannot be pruned so, or an output that cannot be written; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asks for."""
+
+    pattern: str
+    spec: str = ""  # empty for the default
+    text: str = CALIBRATION
+    tokens: int = TOKENS
+    length: int = SEQUENCE  # tokens of a calibration sequence, cut to what the model takes
+    sequential: bool = True  # each block calibrated with the blocks before it already pruned
+    device: str = "cpu"
+    dtype: str = "float32"  # in which solvers compute
+    save_dtype: str = "auto"  # of the output; auto for the input's own
+    skip: str = ""  # regular expression: layers whose name it finds stay dense
+    time_limit: float = float("inf")  # seconds for each layer
+    seed: int = 0
+    evaluate: str = HELD_OUT  # text of the perplexities before and after; empty for none
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear layer to prune; ``parameter`` is the name of its weight in the model's state."""
+
+    name: str
+    parameter: str
+    module: nn.Module = field(repr=False)
+
+    @property
+    def transposed(self) -> bool:
+        """True if the model stores the weight with one column per output (GPT-2's ``Conv1D``)."""
+        return isinstance(self.module, Conv1D)
+
+    @torch.no_grad()
+    def load(self, weight: torch.Tensor) -> None:
+        """Overwrite the weight, given in the model's own orientation."""
+        self.module.weight.copy_(weight)  # type: ignore[operator, union-attr]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run. ``record`` is all that the output's bytes depend on, in plain JSON."""
+
+    model: Model
+    options: Options
+    pattern: Pattern
+    line: pipeline.Pipeline
+    text: Text
+    evaluation: Text | None
+    layers: Sequence[Sequence[Layer]] = field(repr=False)  # [block]
+    batches: Sequence[torch.Tensor] = field(repr=False)
+    save_dtype: torch.dtype
+    record: dict[str, Any]
+
+
+def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
+    """Read the model and the texts, and check all that can be checked before the work.
+
+    Raises:
+        PruneError, ModelError, TextError, PatternError, SpecError, ResourceError: one line, what is wrong.
+    """
+    pattern = patterns.parse(options.pattern)
+    line = pipeline.resolve(options.spec or default_spec())
+    _check_device(options.device)
+    text = load_text(options.text)
+    evaluation = load_text(options.evaluate) if options.evaluate else None
+    if progress:
+        progress(0, None, f"{name}: loading", None)
+    model = load_model(name)
+    if not hasattr(model.tokenizer, "save_pretrained"):
+        raise PruneError(f"{name}: it has no tokenizer, which calibration needs")
+    layers = _layers(model, options.skip)
+    _check_layers(layers, pattern, line)
+    length = min(options.length, model.max_length)
+    batches = batch(sequences(model.tokenizer, text, options.tokens, length))
+    save_dtype = _save_dtype(name, options.save_dtype)
+    record = {
+        "format": FORMAT,
+        "fwbench": __version__,
+        "model": model.source,
+        "model_sha256": _fingerprint(model.network),
+        "pattern": str(pattern),
+        "solver": line.text,
+        "solver_full": line.full,
+        "calibration": text.source or text.name,
+        "calibration_sha256": text.sha256,
+        "tokens": sum(ids.numel() for ids in batches),
+        "context_length": length,
+        "sequences": sum(len(ids) for ids in batches),
+        "mode": "sequential" if options.sequential else "one-shot",
+        "skip": options.skip,
+        "time_limit": options.time_limit if np.isfinite(options.time_limit) else None,
+        "seed": options.seed,
+        "device": options.device,
+        "dtype": options.dtype,
+        "save_dtype": str(save_dtype).removeprefix("torch."),
+        "evaluation": (evaluation.source or evaluation.name) if evaluation else None,
+        "evaluation_sha256": evaluation.sha256 if evaluation else None,
+    }
+    return Plan(model, options, pattern, line, text, evaluation, layers, batches, save_dtype, record)
+
+
+def default_spec() -> str:
+    """The solver where none is named."""
+    return "fast" if "fast" in pipeline.presets() else "wanda+swap"
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise PruneError(f"device {device!r} cannot be used ({str(error).splitlines()[0]})") from None
+
+
+def _layers(model: Model, skip: str) -> list[list[Layer]]:
+    try:
+        skipped = re.compile(skip) if skip else None
+    except re.error as error:
+        raise PruneError(f"--skip {skip!r} is not a regular expression ({error})") from None
+    paths = {id(module): path for path, module in model.network.named_modules()}
+    layers = [
+        [
+            Layer(name, f"{paths[id(module)]}.weight", module)
+            for name, module in named_layers(model, [number]).items()
+            if skipped is None or not skipped.search(name)
+        ]
+        for number in range(len(find_blocks(model.network)))
+    ]
+    if not any(layers):
+        raise PruneError(f"{model.label}: --skip {skip!r} leaves no layer to prune")
+    return layers
+
+
+def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pipeline.Pipeline) -> None:
+    """Finite weights, a pattern that fits, a solver that does not decline; before the work, not after it."""
+    seen = set()
+    for layer in (layer for block in layers for layer in block):
+        W = weight_of(layer.module)
+        if not np.isfinite(W).all():
+            raise ModelError(f"layer {layer.name} has weights that are not finite")
+        if W.shape in seen:
+            continue
+        seen.add(W.shape)
+        try:
+            pattern.counts(W.shape)
+        except PatternError as error:
+            raise PatternError(f"layer {layer.name}: {error}; --skip leaves layers out") from None
+        if reason := pipeline.skip_reason(Problem(layer.name, W, np.zeros((W.shape[1],) * 2), pattern), line):
+            raise PruneError(f"layer {layer.name} cannot be pruned: {reason}")
+
+
+def _save_dtype(name: str, asked: str) -> torch.dtype:
+    """Type of the output's tensors; ``auto`` is the type in which the input's configuration says they are stored."""
+    if asked == "auto":
+        config = Path(name) / "config.json"
+        if not config.is_file():
+            found = huggingface_hub.try_to_load_from_cache(name, "config.json") if name.count("/") <= 1 else None
+            config = Path(found) if isinstance(found, str) else config
+        try:
+            stored = json.loads(config.read_text())
+            asked = str(stored.get("dtype") or stored.get("torch_dtype"))
+        except (OSError, ValueError):
+            asked = "float32"
+        asked = asked if asked in DTYPES else "float32"
+    if asked not in DTYPES:
+        raise PruneError(f"models can be saved as {', '.join(DTYPES)} or auto, not {asked!r}")
+    return DTYPES[asked]
+
+
+def _fingerprint(network: Any) -> str:
+    """sha256 (hex) of all parameters: a resumed run must find the same model."""
+    digest = hashlib.sha256()
+    for name, parameter in network.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,126 @@
+"""The work folder ``DIR.partial``: the plan, what was measured of the dense model, and each finished block.
+
+Every file in it appears whole or not at all, so that a killed run goes on from the last finished block.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from fwbench.problem import ProblemError
+from fwbench.problems.files import write_atomic
+from fwbench.prune.plan import PruneError
+from fwbench.result import pack_mask, unpack_mask
+
+MASK = ".mask"
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a finished block left: weights and masks by parameter, in the model's orientation, and layer records."""
+
+    weights: Mapping[str, torch.Tensor]
+    masks: Mapping[str, np.ndarray]  # bool, True = the weight stays
+    records: Sequence[Mapping[str, Any]]
+
+
+class Work:
+    """The work folder of an output folder.
+
+    Raises:
+        PruneError: the output exists, the folder is of another run, or nothing can be written.
+    """
+
+    def __init__(self, out: Path, plan: Mapping[str, Any], needed: int) -> None:
+        check_output(out)
+        self.out = out
+        self.folder = partial_folder(out)
+        plan = json.loads(json.dumps(plan))
+        if (self.folder / "plan.json").is_file():
+            self._check_plan(plan)
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise PruneError(f"{self.folder}: there, but not the work of an earlier run; remove it")
+        else:
+            self._check_space(needed)
+            self.write_json("plan.json", plan)
+
+    def _check_plan(self, plan: Mapping[str, Any]) -> None:
+        begun = self.read_json("plan.json")
+        different = [key for key in plan if begun.get(key) != plan[key]]
+        if different:
+            key = different[0]
+            raise PruneError(
+                f"{self.folder}: begun with {key} {begun.get(key)!r}, not {plan[key]!r}; "
+                "give the same parameters to go on, or remove the folder to begin anew"
+            )
+
+    def _check_space(self, needed: int) -> None:
+        place = self.out.absolute().parent
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise PruneError(f"{self.out}: needs {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+
+    def write_json(self, name: str, content: Any) -> None:
+        self._write(name, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        """A file's content, or None where there is no such file."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text()) if path.is_file() else None
+        except (OSError, ValueError) as error:
+            raise PruneError(f"{path}: cannot be read ({error}); remove {self.folder} to begin anew") from None
+
+    def write_block(self, number: int, block: Block) -> None:
+        tensors = {name: weight.contiguous() for name, weight in block.weights.items()}
+        for name, keep in block.masks.items():
+            tensors[name + MASK] = torch.from_numpy(np.frombuffer(pack_mask(keep), np.uint8).copy())
+        metadata = {"records": json.dumps(list(block.records))}
+        self._write(self._block(number), safetensors.torch.save(tensors, metadata))
+
+    def read_block(self, number: int) -> Block | None:
+        """A finished block, or None."""
+        path = self.folder / self._block(number)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                records = json.loads(file.metadata()["records"])
+                weights = {record["parameter"]: file.get_tensor(record["parameter"]) for record in records}
+                packed = {name: file.get_tensor(name + MASK).numpy().tobytes() for name in weights}
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise PruneError(f"{path}: damaged ({' '.join(str(error).split())}); remove it to do it again") from None
+        masks = {name: unpack_mask(packed[name], tuple(weights[name].shape)) for name in weights}  # type: ignore[arg-type]
+        return Block(weights, masks, records)
+
+    def _block(self, number: int) -> str:
+        return f"blocks/{number:04}.safetensors"
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            write_atomic(self.folder / name, data)
+        except ProblemError as error:
+            raise PruneError(f"{error}; with the cause removed, the same command goes on") from None
+
+
+def partial_folder(out: Path) -> Path:
+    """Where the work of an output folder lies until it is complete."""
+    return out.with_name(f"{out.name}.partial")
+
+
+def check_output(out: Path) -> None:
+    """Raise PruneError if the output is already there."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise PruneError(f"{out}: already there; name another folder, or remove it")
