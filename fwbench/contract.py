@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fwbench import isolate, pipeline
+from fwbench import isolate, patterns, pipeline
 from fwbench.isolate import Answer, Death, Limits, Worker
 from fwbench.problem import Problem
 from fwbench.result import Result, Status
@@ -136,7 +136,7 @@ def cases(time_limit: float) -> list[Case]:
     data += [(f"pattern {pattern}", W, X, pattern) for pattern in ("0", "1", "unstructured:0.05")]
     tried = [_case(*item, time_limit) for item in data]
     X = rng.standard_normal((192, 20)) @ rng.standard_normal((20, 400)) + rng.standard_normal((192, 400))
-    large = Problem("larger", rng.standard_normal((48, 192)), X @ X.T / 400, "0.5")
+    large = Problem("larger", rng.standard_normal((48, 192)), X @ X.T / 400, patterns.parse("0.5"))
     return [*tried, Case("deadline", large, None, time_limit / 4)]
 
 
@@ -160,7 +160,7 @@ def _hostile(W: np.ndarray, X: np.ndarray) -> dict[str, tuple[np.ndarray, np.nda
 
 def _case(name: str, W: np.ndarray, X: np.ndarray, pattern: str, time_limit: float) -> Case:
     kind: str | np.ndarray = np.array([0, W.shape[1] // 2, W.shape[1]]) if pattern == "rows" else pattern
-    problem = Problem(name, W, X @ X.T / X.shape[1], kind)
+    problem = Problem(name, W, X @ X.T / X.shape[1], patterns.parse(kind))
     return Case(name, problem, enumerated(problem), time_limit)
 
 
@@ -196,13 +196,6 @@ def _mask_errors(problem: Problem, row: int, masks: np.ndarray) -> np.ndarray:
 
 
 # --- in the worker ---------------------------------------------------------------------------------------------------
-
-
-def prepare(files: Sequence[str]) -> None:
-    """Load every solver; once in a worker."""
-    pipeline.load_solvers()
-    for file in files:
-        pipeline.load_file(file)
 
 
 def probe(problem: Problem, text: str, seconds: float, device: str, warm_up: bool) -> Finding:
@@ -256,15 +249,15 @@ def _try_all(
 ) -> _Trial:
     trial, worker, warm_up = _Trial(), None, True
     todo = cases(time_limit)
+    setup = [("fwbench.pipeline:load_solvers", ()), *(("fwbench.pipeline:load_file", (file,)) for file in files)]
     try:
         while todo:
             case = todo[0]
             if worker is None or not worker.alive:
-                worker = Worker([("fwbench.contract:prepare", (files,))])
+                worker = Worker(setup)
             limits = Limits(case.seconds, GRACE + case.seconds, warm_up_limit, memory_limit)  # it runs twice
-            reply = _await(
-                worker, ("fwbench.contract:probe", case.problem, text, case.seconds, device, warm_up), limits
-            )
+            order = ("fwbench.contract:probe", case.problem, text, case.seconds, device, warm_up)
+            reply = _await(worker, order, limits)
             if isinstance(reply, Death) and reply.kind == "setup" and warm_up:
                 warm_up = False  # without it the time limit will tell the true story
                 continue
@@ -288,6 +281,8 @@ def _await(worker: Worker, order: tuple, limits: Limits) -> Answer | Death:
         if worker.idle and not submitted:
             worker.submit(*order, limits=limits)
             submitted = True
+        if not worker.alive:
+            return Death("died", "what an earlier run left behind ended the process")
         wait(worker.handles(), timeout=isolate.POLL_SECONDS)
         if (reply := worker.poll()) is not None:
             return reply

@@ -96,7 +96,9 @@ class Worker:
         self._family: list[psutil.Process] = []
         self._listed = -math.inf
         # threads that spin while they wait make the pools of numpy, torch and numba slow each other tenfold
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ} | (dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {})
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ} | (
+            dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {}
+        )
         (command_in, command_out), (answer_in, answer_out) = os.pipe(), os.pipe()
         # the parent's own path: -c alone would put the current folder first, which may hold another fwbench
         main = f"from fwbench.isolate import serve; serve({command_in}, {answer_out})"

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from fwbench import isolate, machine, pipeline, timing
 from fwbench.events import Event, JobEnded, JobStarted, Progress, Summary
@@ -285,7 +286,10 @@ def grace(limit: float, problem: Problem) -> float:
 
 
 def _worker(settings: Settings) -> Worker:
-    setup = [("fwbench.runner:prepare", (settings.files,))]
+    setup = [
+        ("fwbench.pipeline:load_solvers", ()),
+        *(("fwbench.pipeline:load_file", (file,)) for file in settings.files),
+    ]
     return Worker(setup, threads=1 if settings.jobs > 1 else None)
 
 
@@ -317,13 +321,6 @@ def _sigterm_raises() -> Iterator[None]:
 _held: list[Problem] = []
 
 
-def prepare(files: Sequence[str]) -> None:
-    """Load every solver; once in a worker."""
-    pipeline.load_solvers()
-    for file in files:
-        pipeline.load_file(file)
-
-
 def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]) -> Outcome:
     """One job, in the worker: warm up, measure the reference load, run, measure it again.
 
@@ -335,10 +332,15 @@ def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]
         _held[:] = [problem]
     problem, (collection, text, seed, warm_up, settings) = _held[0], order
     line = pipeline.resolve(text)
-    common = {"device": settings.device, "dtype": settings.dtype, "seed": seed, "collection": collection}
+    common: dict[str, Any] = {
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "seed": seed,
+        "collection": collection,
+    }
     if warm_up:
         pipeline.warm_up(line, problem, device=settings.device, dtype=settings.dtype)
-    times = {"reference_before": timing.reference(), "load": timing.load_average()}
+    times = {"reference_before": timing.reference(max_age=1.0), "load": timing.load_average()}
     before = checksum(problem)
     isolate.started()
     outcome = pipeline.run(problem, line, threads=settings.threads, time_limit=settings.time_limit, **common)
@@ -353,7 +355,7 @@ def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]
 
 def checksum(problem: Problem) -> int:
     """Of W and G; tells whether a solver wrote into them."""
-    return zlib.crc32(problem.G, zlib.crc32(problem.W))
+    return zlib.crc32(problem.G.data, zlib.crc32(problem.W.data))
 
 
 def _accelerator(device: str) -> dict[str, object]:

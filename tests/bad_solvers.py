@@ -177,9 +177,9 @@ class Allocates(Stage):
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         held = []
-        for _ in range(1 << 14):  # 64 GiB in the end
-            held.append(np.ones(1 << 19))
-            time.sleep(0.001)
+        for _ in range(1 << 12):  # 64 GiB in the end
+            held.append(np.ones(1 << 21))
+            time.sleep(0.005)
         return honest(problem)
 
 

@@ -55,7 +55,7 @@ def layers(number):
 def test_the_kit_of_bad_solvers_beside_good_ones(store):
     specs = [name for pair in zip(KIT, GOOD * 4, strict=True) for name in pair]  # a good one after each bad one
     summary = run_grid(
-        layers(1), specs, store, jobs=2, time_limit=0.5, memory_limit=1 << 30, files=[BAD], warm_up_limit=2.0
+        layers(1), specs, store, jobs=2, time_limit=0.5, memory_limit=600 << 20, files=[BAD], warm_up_limit=2.0
     )
     rows = {row.solver: row for row in store.results()}
     for name, reason in KIT.items():
@@ -80,17 +80,17 @@ def test_rows_carry_machine_timing_and_memory(store):
 
 def test_resume_reuses_what_is_there(store):
     specs = ["wanda", "good", "bad_raises"]
-    first = run_grid(layers(2), specs, store, files=[BAD])
+    first = run_grid(layers(1), specs, store, files=[BAD])
     before = store.results()
     events = []
-    again = run_grid(layers(3), specs, store, files=[BAD], on_event=events.append)
-    assert (first.done, first.reused, first.failed, first.solved) == (6, 0, 2, 4)
-    assert (again.done, again.reused, again.failed, again.solved) == (3, 6, 3, 6)
-    assert store.results()[:6] == before
+    again = run_grid(layers(2), specs, store, files=[BAD], on_event=events.append)
+    assert (first.done, first.reused, first.failed, first.solved) == (3, 0, 1, 2)
+    assert (again.done, again.reused, again.failed, again.solved) == (3, 3, 2, 4)
+    assert store.results()[:3] == before
     assert sum(isinstance(event, JobStarted) for event in events) == 3
-    assert Counter(event.reused for event in events if isinstance(event, JobEnded)) == {True: 6, False: 3}
+    assert Counter(event.reused for event in events if isinstance(event, JobEnded)) == {True: 3, False: 3}
     last = [event for event in events if isinstance(event, Progress)][-1]
-    assert (last.done, last.total, last.eta_seconds) == (9, 9, 0)
+    assert (last.done, last.total, last.eta_seconds) == (6, 6, 0)
 
 
 def test_failures_are_retried_on_request_only(store):
@@ -137,10 +137,10 @@ def test_a_row_that_was_skipped_for_a_missing_package_is_tried_again(store):
 def test_a_full_disk_ends_the_run_with_its_reason(store):
     store._db.execute("PRAGMA max_page_count = 14")
     with pytest.raises(StoreError, match="disk is full"):
-        run_grid(layers(40), ["wanda", "magnitude"], store)
+        run_grid(layers(5), ["wanda", "magnitude"], store)
     kept = len(store.results())
     store._db.execute("PRAGMA max_page_count = 4000")
-    assert run_grid(layers(40), ["wanda", "magnitude"], store).reused == kept
+    assert 0 < run_grid(layers(5), ["wanda", "magnitude"], store).reused == kept < 10
 
 
 def test_grace_grows_with_the_limit_and_the_problem():
@@ -209,8 +209,9 @@ def start(tmp_path):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True), store
 
 
-def wait_for_rows(path, number):
+def wait_for_rows(run, path, number):
     while True:
+        assert run.poll() is None
         time.sleep(0.05)
         try:
             with Store(path, readonly=True) as store:
@@ -220,18 +221,18 @@ def wait_for_rows(path, number):
             continue
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_goes_on_where_it_was(tmp_path, how):
     run, path = start(tmp_path)
     with run:
-        wait_for_rows(path, 4)
+        wait_for_rows(run, path, 4)
         workers = psutil.Process(run.pid).children()
         os.kill(run.pid, how)
         run.wait(timeout=10)
     _, alive = psutil.wait_procs(workers, timeout=5)
     assert workers
     assert not alive
-    assert run.returncode in {signal.SIGKILL: {-9}, signal.SIGTERM: {143}, signal.SIGINT: {130, -2, 1}}[how]
+    assert run.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[how]
     with Store(path) as store:
         before = store.results()
     assert 4 <= len(before) < 20
