@@ -38,6 +38,8 @@ KIND_COLOURS = {
     "plain": "#E69F00",
     "shared e": "#0072B2",
     "own e": "#009E73",
+    "own e, X ≥ 0": "#56B4E9",
+    "own e, all cuts": "#8C7AE6",
     "exact": "#CC79A7",
     "registry": "#D55E00",
 }

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from fwbench.report import summary, text, view
-from fwbench.report.rows import Row
+from fwbench.report.rows import Row, bounds_only
 
 _SPECIAL = {letter: f"\\{letter}" for letter in "{}$&#%_"} | {
     letter: f"\\text{name}{{}}"
@@ -58,7 +58,7 @@ def document(rows: Sequence[Row]) -> str:
     """All tables of solvers and their macros, to be ``\\input`` into a document that uses ``booktabs``."""
     taken: set[str] = set()
     parts = ["% fwbench: needs \\usepackage{booktabs}, \\usepackage[T1]{fontenc} and \\usepackage{textcomp}"]
-    parts += [table(group, taken) for group in summary.groups(rows)]
+    parts += [table(group, taken) for group in summary.groups([row for row in rows if not bounds_only(row)])]
     return "\n\n".join(parts) + "\n"
 
 

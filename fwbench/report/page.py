@@ -63,11 +63,12 @@ def build(
     registry: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that a page shows, as text; the templates only lay it out."""
-    groups = summary.groups(results)
-    style, drawn = _figures(results, groups)
+    solvers = [row for row in results if not rows.bounds_only(row)]  # certifying runs have lent the others their bounds
+    groups = summary.groups(solvers)
+    style, drawn = _figures(solvers, groups)
     return {
         "title": text.clip(title, 200),
-        "sentences": view.sentences(results),
+        "sentences": view.sentences(solvers),
         "facts": view.facts(results, machine, registry),
         "contradictions": view.contradiction_table(results),
         "records": view.record_table(results, registry),

@@ -30,7 +30,16 @@ peak_memory created key counters bounds stages trace timing machine meta
 COLUMNS = tuple(_COLUMNS.split())
 TOLERANCE = 1e-6  # relative: a bound above an error by less is equal to it, by more contradicts it
 _OF_AN_ANSWER = ("error", "relative_error", "ratio_to_wanda", "relaxed_error", "rounding_error")
-_KINDS = {"none": "plain", "shared": "shared e", "row": "own e"}
+_KINDS = {
+    "none": "plain",
+    "plain": "plain",
+    "shared": "shared e",
+    "row": "own e",
+    "shor": "own e",
+    "dnn": "own e, X ≥ 0",
+    "mccormick": "own e, all cuts",
+}
+_BOUND_STAGES = ("bound",)  # what stands after a mask to bound it, and makes none
 
 
 @dataclass(frozen=True)
@@ -166,13 +175,30 @@ def bound_kinds(solver: str) -> dict[str, str]:
         stages = spec.parse(solver).stages
     except spec.SpecError:  # a name that is no spec, such as a person's
         return {}
-    return {stage.name: _KINDS.get(str(dict(stage.params).get("convexify", "none")), "other") for stage in stages}
+    parameters = {stage.name: dict(stage.params) for stage in stages}
+    return {
+        name: _KINDS.get(
+            str(given.get("kind", "shared") if name in _BOUND_STAGES else given.get("convexify", "none")), "other"
+        )
+        for name, given in parameters.items()
+    }
+
+
+def bounds_only(row: Row) -> bool:
+    """True for a run that certifies: its mask is another solver's, its bound is what it is for."""
+    try:
+        return spec.parse(row["solver"]).stages[-1].name in _BOUND_STAGES
+    except spec.SpecError:
+        return False
 
 
 def bound_kind(solver: str) -> str:
     """Kind of the best bound that a spec can bring."""
     kinds = set(bound_kinds(solver).values())
-    return next((kind for kind in ("own e", "shared e", "other", "plain") if kind in kinds), "other")
+    return next(
+        (kind for kind in ("own e, all cuts", "own e, X ≥ 0", "own e", "shared e", "other", "plain") if kind in kinds),
+        "other",
+    )
 
 
 def _row(result: Result, bounds: Sequence[Bound], best: float | None, drifted: bool) -> Row:

@@ -92,7 +92,8 @@ def _how_far(main: Headline) -> str:
     text = f"The best mask of each problem is proven to lie at most {percent(main.gaps[-1])} above the optimum"
     text = text.replace("above the optimum", "of its error above the optimum")
     text += f" (median {percent(middle)}), by verified bounds on {len(main.gaps)} of {main.mask_problems} problems; "
-    return text + f"{main.optimal or 'none'} {'is' if main.optimal == 1 else 'are'} proven optimal."
+    text += f"{main.optimal or 'none'} {'is' if main.optimal == 1 else 'are'} proven optimal"
+    return text + (f", {main.claimed} more by an exact solver's word." if main.claimed else ".")
 
 
 def facts(rows: Sequence[Row], machine: Mapping[str, Any] | None, registry: Mapping[str, Any] | None) -> list[tuple]:
