@@ -116,6 +116,45 @@ def test_the_key_depends_on_whatever_the_result_does(monkeypatch):
     assert pipeline.key(*base) not in keys
 
 
+STAGE = """
+from dataclasses import dataclass
+from fwbench.stage import Role, Stage, register
+@register
+@dataclass(frozen=True)
+class Mine(Stage):
+    name, role = "mine", Role.START
+"""
+
+
+def test_a_file_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "registry", dict(pipeline.load_solvers()))
+    (tmp_path / "my solver.py").write_text(STAGE)
+    for _ in range(2):  # again is no conflict
+        assert pipeline.load_file(tmp_path / "my solver.py") == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "not a Python file with a solver"),
+        ("1/0", "loading it raised ZeroDivisionError: division by zero"),
+        ("def", "loading it raised SyntaxError"),
+        ("import no_such_package", "loading it raised ModuleNotFoundError"),
+        ("x = 1", "it registers no stage"),
+        (STAGE.replace('"mine"', '"wanda"'), "stage name 'wanda' is taken"),
+    ],
+)
+def test_a_file_without_a_solver_is_refused(tmp_path, text, reason):
+    path = tmp_path / "solver.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        pipeline.load_file(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 # --- stages for the tests --------------------------------------------------------------------------------------------
 
 
