@@ -209,7 +209,7 @@ def probe(problem: Problem, text: str, seconds: float, device: str, warm_up: boo
     written = tuple(
         f"problem.{name}" for name, before in (("W", W), ("G", G)) if not np.array_equal(getattr(problem, name), before)
     )
-    late = (outcome.result.seconds or 0) > seconds
+    late = (outcome.result.seconds or 0) > seconds / 2  # on a busy machine the second run might not end in time
     if written or late or outcome.keep is None or outcome.result.status in (Status.FAILED, Status.TIMEOUT):
         return Finding(outcome.result, True, written)
     state, more = _walk(problem, line, Context(device=device, seed=1))
