@@ -48,6 +48,9 @@ class Certificate:
 
     ``kind`` ``diagonal``: arrays ``e`` (scalar, ``(n,)`` or ``(rows, n)``) with ``G - diag(e) ⪰ 0``, and any
     ``u (rows, n)`` float32 at which the convex function ``h`` is linearised (DESIGN section 1).
+    ``kind`` ``rows``: besides, for the rows in ``rows (k,)`` int64 a ``d (k, n)`` and ``rho (k,)`` float64, and products
+    of two weights: ``start (k + 1,)`` int64 divides ``pair`` int64 (``i n + j``, ``i < j``), ``kind`` uint8 and
+    ``multiplier`` float32 among those rows. ``fwbench.verify`` says what they prove.
     """
 
     problem: str  # hash of the problem
@@ -148,7 +151,9 @@ class Result:
         return self.verdict in (Verdict.OPTIMAL, Verdict.CERTIFIED, Verdict.FEASIBLE)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), default=str)
+        return json.dumps(
+            asdict(self), default=lambda value: value.item() if isinstance(value, np.generic) else str(value)
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Result:
