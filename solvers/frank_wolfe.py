@@ -33,6 +33,7 @@ DIRECTION_RULES = {
     "bcg": kernels.BCG,
     "bpcg": kernels.BPCG,
     "dicg": kernels.DICG,
+    "inface": kernels.INFACE,
 }
 STEP_RULES = {
     "open": kernels.OPEN,
@@ -81,6 +82,13 @@ class Layer:
     def value(self, u: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
         h = self.W * u * S
         return self.total(h if self.d is None else h.addcmul_(self.d, u - u * u))
+
+    def scale(self) -> torch.Tensor:
+        """Inverse of the diagonal of ``Q - D``, kept within 1e6 of its largest entry's."""
+        diagonal = self.W**2 * self.G.diagonal()
+        diagonal = diagonal if self.d is None else diagonal - self.d
+        top = diagonal.amax(dim=1, keepdim=True)
+        return 1 / torch.maximum(diagonal, 1e-6 * top).clamp(min=torch.finfo(diagonal.dtype).tiny)
 
     def lipschitz(self) -> torch.Tensor:
         """A bound of the largest eigenvalue of ``2Q``, of each row or of the layer (Gershgorin)."""
@@ -154,11 +162,12 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
         start,
         *(np.zeros_like(start) for _ in range(4)),
         start.copy(),
+        flat(layer.scale() if options.variant == "inface" else None),
         np.empty((rows, 0), bool) if options.fixed is None else flat(options.fixed),
         counts,
         np.full((rows, 2, 2), np.nan),
         lipschitz,
-        *(np.zeros(rows) for _ in range(5)),
+        *(np.zeros(rows) for _ in range(6)),
         np.full(rows, -np.inf),
         *(np.zeros(rows) for _ in range(2)),
     )

@@ -10,16 +10,27 @@ lets LLVM vectorise them. They are added up block by block in float64, so that l
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
 import numba
 import numpy as np
 
-VANILLA, DICG, AWAY, PAIRWISE, BCG, BPCG = range(6)
+VANILLA, DICG, INFACE, AWAY, PAIRWISE, BCG, BPCG = range(7)
 OPEN, SHORT, LINESEARCH, ADAPTIVE = range(4)
 BLOCK = 4096
 SEARCH_PASSES = 12  # counting passes before the threshold search tightens its bracket to data values
 GROW, SHRINK = 2.0, 0.9  # of the adaptive step's Lipschitz estimate (Pedregosa et al. 2020, section 3)
 
-jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+_SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("fw_*.py")))
+_DIGEST = hashlib.sha256(_SOURCES).hexdigest()[:8]
+
+
+def jit(function: Callable) -> Callable:
+    """Compile for threads; what is cached on disk depends on all ``fw_*`` files, not on the function's own alone."""
+    function.__qualname__ += f"_{_DIGEST}"
+    return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
 
 
 # --- the oracle -------------------------------------------------------------------------------------------------------
@@ -213,7 +224,7 @@ def masked(g, fixed, score):  # type: ignore[no-untyped-def]
 
 
 @jit
-def gap(g, u, v):  # type: ignore[no-untyped-def]
+def gap_of(g, u, v):  # type: ignore[no-untyped-def]
     """The Frank-Wolfe gap ``gᵀ(u - v)``."""
     total, kind = 0.0, g.dtype.type
     for start in range(0, g.size, BLOCK):
@@ -369,3 +380,59 @@ def _between(w, u, v, away, delta, P):  # type: ignore[no-untyped-def]
         room = one if x == zero else room
         most = room if room < most else most
     return most
+
+
+@jit
+def conjugate(w, u, g, v, gap, counts, scale, guess, rho, delta, P, score, toward, scratch):  # type: ignore[no-untyped-def]
+    """In-face extended Frank-Wolfe (Freund, Grigas and Mazumder 2017, algorithm 2): longest step, slope, new ``rho``.
+
+    While the face that contains ``u`` promises at least half of the gap, a conjugate gradient direction within it:
+    the projected gradient scaled by ``scale`` (the inverse diagonal of ``Q - D``), plus the last direction by the ratio
+    of the ``rho`` (Fletcher and Reeves 1964). ``rho`` is 0 when there is no last direction in this face. Otherwise
+    towards the vertex ``v``, which leaves the face.
+    """
+    _face_score(u, -g, score)
+    oracle(score, counts, guess, toward, scratch)
+    promise = gap_of(g, u, toward)
+    if promise < 0.5 * gap or not promise > 0:
+        return 1.0, towards_vertex(w, u, g, v, delta, P), 0.0
+    size, one, zero = u.size // counts.size, u.dtype.type(1), u.dtype.type(0)
+    for start in range(0, u.size, size):
+        _project(
+            u[start : start + size], g[start : start + size], scale[start : start + size], score[start : start + size]
+        )
+    fresh = -dot(g, score)
+    if not fresh > 0:
+        return 1.0, towards_vertex(w, u, g, v, delta, P), 0.0
+    if rho > 0:
+        beta = u.dtype.type(fresh / rho)
+        for i in range(u.size):
+            delta[i] = score[i] + beta * delta[i]
+        slope = -dot(g, delta)
+    if not rho > 0 or not slope > 0:
+        delta[:] = score
+        slope = fresh
+    most = np.inf
+    for i in range(u.size):
+        P[i] = w[i] * delta[i]
+        room = one - u[i] if delta[i] > zero else u[i]
+        if room < most * abs(delta[i]):
+            most = room / abs(delta[i])
+    return most, slope, fresh
+
+
+@jit
+def _project(u, g, scale, z):  # type: ignore[no-untyped-def]
+    """``z = -scale∘(g - λ)`` on the fractional entries, 0 elsewhere, with the ``λ`` that makes its sum 0."""
+    top, bottom, one, zero = 0.0, 0.0, u.dtype.type(1), u.dtype.type(0)
+    for i in range(u.size):
+        if zero < u[i] < one:
+            top += scale[i] * g[i]
+            bottom += scale[i]
+    level, rest = u.dtype.type(top / bottom) if bottom > 0 else zero, 0.0
+    for i in range(u.size):
+        z[i] = scale[i] * (level - g[i]) if zero < u[i] < one else zero
+        rest += z[i]
+    level = u.dtype.type(rest / bottom) if bottom > 0 else zero  # once more: near the end g - λ is mostly rounding
+    for i in range(u.size):
+        z[i] -= scale[i] * level if zero < u[i] < one else zero

@@ -38,11 +38,13 @@ class Fields(NamedTuple):
     P: np.ndarray  # w∘δ
     T: np.ndarray  # (w∘δ) G
     best_u: np.ndarray
+    scale: np.ndarray  # inverse diagonal of Q - D, where the variant asks for it
     fixed: np.ndarray  # bool
     counts: np.ndarray  # (rows, groups) int64
     guess: np.ndarray  # (rows, 2, 2) thresholds of the last oracles
     lipschitz: np.ndarray  # (rows,) and so are the rest, float64
     slope: np.ndarray
+    rho: np.ndarray  # of the conjugate direction
     most: np.ndarray  # longest step along the direction
     mode: np.ndarray
     gap: np.ndarray
@@ -82,6 +84,7 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
         if f.done[r] != 0:
             continue
         w, d, u, g, delta, P, T = f.W[r], f.d[r], f.u[r], f.g[r], f.delta[r], f.P[r], f.T[r]
+        fresh = True  # no conjugate direction from the last step
         if t >= 0:
             most, slope = f.most[r], f.slope[r]
             curvature = kernels.change_of_gradient(w, d, delta, T)
@@ -94,10 +97,11 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
                 step, f.lipschitz[r] = kernels.step_size(
                     rule, t, method.ell, slope, curvature, square, most, f.lipschitz[r]
                 )
+            fresh = step >= most or f.rho[r] == 0
             kernels.move(step, delta, T, u, g)
             if variant >= kernels.AWAY:
                 f.drops[r] += active.update_weights(r, step, most, a)
-            elif variant == kernels.DICG:
+            elif variant != kernels.VANILLA:
                 f.drops[r] += step >= most
         if f.fixed.size:
             kernels.masked(g, f.fixed[r], score)
@@ -109,13 +113,19 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
             f.most[r] = 1.0
             gap = f.slope[r] = kernels.towards_vertex(w, u, g, v, delta, P)
         else:
-            if check or variant >= kernels.AWAY:
-                gap = kernels.gap(g, u, v)
+            if check or variant != kernels.DICG:
+                gap = kernels.gap_of(g, u, v)
             if variant == kernels.DICG:
                 f.most[r] = kernels.in_face(w, u, g, v, f.counts[r], f.guess[r, 1], delta, P, score, away, scratch)
+            elif variant == kernels.INFACE:
+                rho = 0.0 if fresh else f.rho[r]
+                f.most[r], f.slope[r], f.rho[r] = kernels.conjugate(
+                    w, u, g, v, gap, f.counts[r], f.scale[r], f.guess[r, 1], rho, delta, P, score, away, scratch
+                )
             else:
                 f.most[r], f.mode[r] = active.active_direction(variant, r, w, u, g, v, gap, a, delta, P)
-            f.slope[r] = -kernels.dot(g, delta)
+            if variant != kernels.INFACE:
+                f.slope[r] = -kernels.dot(g, delta)
         if check:
             f.gap[r], f.value[r] = gap, kernels.value(d, u, g)
             if f.value[r] - gap > f.best[r]:
