@@ -7,19 +7,32 @@ It trusts no solver and no bound computed elsewhere. What it proves, and how:
 equals the error on masks, so every mask costs at least ``-uᵀ(Q - D)u + min_v gᵀv`` with ``g = 2(Q - D)u + d``; the
 minimum over a pattern is the sum of the ``count`` smallest ``g`` of each group.
 
+**A lower bound with rows of their own** (kind ``rows``: besides ``e`` and ``u``, for each row in ``rows`` its own
+``d``, ``rho`` and products). A product ``2m v_i v_j``, ``2m v_i (1 - v_j)``, ``2m (1 - v_i) v_j`` or
+``2m (1 - v_i)(1 - v_j)`` with ``m ≥ 0`` is nonnegative on masks; together they are ``vᵀNv + lᵀv + c``. A mask has
+``Σv = p`` in each group, so ``ρ(Σv - p)²`` is zero on masks. Hence if ``A = Q - N - D + ρ Σ_g 1_g1_gᵀ ⪰ 0``, every
+mask of the row costs at least the tangent at ``u`` of the convex ``vᵀ(Q - N - D)v + (d - l)ᵀv - c + ρ Σ_g (Σv - p)²``,
+which at a point ``v`` of the polytope is ``-uᵀ(Q - N - D)u - c - ρ Σ_g (Σu - p)² + gᵀv`` with
+``g = 2(Q - N - D)u + d - l``. Rows that are not named are bounded by the shared ``e``.
+
 1. *Positive semidefinite* (Rump, "Verification of positive definiteness", BIT 46, 2006; Higham, "Accuracy and
    Stability", thm. 10.3). If floating-point Cholesky of a symmetric ``B`` runs to completion, the computed factor has
    ``RᵀR = B + Δ`` with ``|Δ_ij| ≤ γ/(1-γ) sqrt(b_ii b_jj)``, ``γ = γ_{n+1} = (n+1)ε/(1-(n+1)ε)``, for any order of
    the sums, so ``‖Δ‖ ≤ γ/(1-γ) tr B`` and ``λmin(B) ≥ -γ/(1-γ) tr B``. We factor ``B = fl(A - s I)`` with ``s`` twice
-   that plus the rounding of the diagonal, hence ``A ⪰ 0`` exactly.
+   that plus the rounding of the diagonal, hence ``A ⪰ 0`` exactly. For a row, ``w_i w_j`` is exact (48 bits), its
+   product with ``G_ij``, adding ``ρ`` and ``d_i`` and the (at most four) products of a pair are some eight roundings,
+   so the computed ``A`` is off by at most ``8ε(|Q| + |N| + ρ + |D|)`` entry by entry, ``|N|`` with all products taken
+   positive; the Frobenius norm of that bounds its effect on any eigenvalue, and is added to ``s``.
 2. *The bound.* ``w∘u`` is exact in float64, as both have 24 bits. A dot product of length n has an error of at most
    ``γ_n Σ|.||.|`` (Higham, eq. 3.5), which one more product with absolute values bounds; elementwise steps add a few
-   ε. ``g`` is lowered by its error bound before the smallest are summed, and sums are exact (``math.fsum``).
+   ε. ``g`` is lowered by its error bound before the smallest are summed, and sums are exact (``math.fsum``). ``ρ``
+   needs no more care: its term is ``-ρ(Σu - p)²``, with ``Σu`` summed exactly.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,22 +77,32 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
 def _prove(problem: Problem, certificate: Certificate) -> float:
     if certificate.problem != problem.hash:
         raise Refuted("it belongs to another problem (hash differs)")
-    if certificate.kind != "diagonal":
+    if certificate.kind not in ("diagonal", "rows"):
         raise Refuted(f"unknown kind of certificate {certificate.kind!r}")
-    e = _array(certificate, "e", problem, [(problem.n,)], np.float64)
-    u = _array(certificate, "u", problem, [problem.shape], np.float32)
-    if u.min() < 0 or u.max() > 1:
-        raise Refuted("u leaves [0, 1]")
+    e = _array(certificate, "e", (problem.n,), np.float64)
+    u = _array(certificate, "u", problem.shape, np.float32)
+    room = 0 if certificate.kind == "diagonal" else 1  # a row's own tangent is best a little outside; it holds anywhere
+    if u.min() < -room or u.max() > 1 + room:
+        raise Refuted(f"u leaves [{-room}, {1 + room}]")
+    if certificate.kind == "rows" and not problem.pattern.separable:
+        raise Refuted(f"rows of their own need a pattern whose rows are independent, not {problem.pattern}")
     prove_psd(problem.G, e)
-    return diagonal_bound(problem, u, e)
+    if certificate.kind == "diagonal":
+        return diagonal_bound(problem, u, e)
+    bounds = diagonal_rows(problem, u, e)
+    for row, proof in _own_proofs(problem, certificate):
+        bounds[row] = own_bound(problem, row, u[row], proof)
+    return _total(bounds)
 
 
-def _array(certificate: Certificate, name: str, problem: Problem, shapes: list[tuple], dtype: type) -> np.ndarray:
+def _array(certificate: Certificate, name: str, shape: tuple[int | None, ...], dtype: type) -> np.ndarray:
+    """An array of the certificate, if it is what it has to be; None in ``shape`` stands for any length."""
     array = certificate.arrays.get(name)
-    if array is None:
+    if not isinstance(array, np.ndarray):
         raise Refuted(f"it has no array {name!r}")
-    if array.dtype != dtype or array.shape not in shapes:
-        raise Refuted(f"{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} {shapes[0]}")
+    fits = len(array.shape) == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
+    if array.dtype != dtype or not fits:
+        raise Refuted(f"{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
     if not np.isfinite(array).all():
         raise Refuted(f"{name} has entries that are not finite")
     return array
@@ -91,48 +114,178 @@ def prove_psd(G: np.ndarray, e: np.ndarray) -> None:
     Raises:
         Refuted: it could not be proved.
     """
-    n = G.shape[0]
-    diagonal = G.diagonal() - e
-    if diagonal.min() < 0:
-        raise Refuted("G - diag(e) has a negative diagonal entry")
-    gamma = (n + 2) * EPS / (1 - (n + 2) * EPS)
-    # 2ε max|.| covers the roundings of g_ii - e_i and of the shift; n² tiny covers underflow (Rump, thm. 2.3)
+    # 2ε max|.| covers the roundings of g_ii - e_i and of the shift
     rounding = 2 * EPS * float((np.abs(G.diagonal()) + np.abs(e)).max())
+    A = np.array(G)
+    np.fill_diagonal(A, G.diagonal() - e)
+    _prove_positive(A, rounding, "G - diag(e)")
+
+
+def _prove_positive(A: np.ndarray, rounding: float, name: str) -> None:
+    """Prove that a symmetric matrix, known to within ``rounding`` in norm, is ⪰ 0. ``A`` is written to."""
+    n, diagonal = A.shape[0], A.diagonal().copy()
+    if not diagonal.min() >= 0:
+        raise Refuted(f"{name} has a negative diagonal entry")
+    gamma = (n + 2) * EPS / (1 - (n + 2) * EPS)
+    # n² tiny covers underflow (Rump, thm. 2.3)
     shift = 2 * gamma / (1 - gamma) * float(diagonal.sum()) + rounding + n * n * float(np.finfo(np.float64).tiny)
-    B = np.array(G)
-    np.fill_diagonal(B, diagonal - shift)
+    np.fill_diagonal(A, diagonal - shift)
     try:
-        factor = np.linalg.cholesky(B)
+        factor = np.linalg.cholesky(A)
     except np.linalg.LinAlgError:
-        raise Refuted("G - diag(e) cannot be proved positive semidefinite") from None
+        raise Refuted(f"{name} cannot be proved positive semidefinite") from None
     if not np.isfinite(factor).all():
-        raise Refuted("G - diag(e) overflows")
+        raise Refuted(f"{name} overflows")
 
 
 def diagonal_bound(problem: Problem, u: np.ndarray, e: np.ndarray) -> float:
     """The bound at ``u (rows, n)`` float32 for ``e (n,)``, a rigorous lower value (point 2 above)."""
-    n = problem.n
-    gamma = (n + 2) * EPS
-    w = problem.W.astype(np.float64)
-    a = w * u.astype(np.float64)  # exact
-    S = a @ problem.G
-    S_error = gamma * (np.abs(a) @ np.abs(problem.G))
-    d = w**2 * e  # w² exact (48 bits), one rounding
+    if problem.pattern.separable:
+        return _total(diagonal_rows(problem, u, e))
+    origin, low = _tangent(problem.W, problem.G, u, problem.W.astype(np.float64) ** 2 * e)
+    chosen = np.sort(low.ravel())[: int(problem.pattern.counts(problem.shape)[0])]
+    return max(0.0, _lowered(_exact_sum(origin.ravel(), chosen)))
+
+
+def diagonal_rows(problem: Problem, u: np.ndarray, e: np.ndarray) -> list[float]:
+    """The same for each row of a pattern whose rows are independent."""
+    origin, low = _tangent(problem.W, problem.G, u, problem.W.astype(np.float64) ** 2 * e)
+    least = _least(problem, low, problem.pattern.counts(problem.shape))
+    return [max(0.0, _lowered(_exact_sum(o, c))) for o, c in zip(origin, least.reshape(problem.rows, -1), strict=True)]
+
+
+def _tangent(
+    W: np.ndarray, G: np.ndarray, u: np.ndarray, d: np.ndarray, N: Products | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tangent at ``u`` of rows ``W (rows, n)`` without its constants, each number lowered by its error.
+
+    Returns:
+        Terms ``(rows, n)`` that sum to its value at the origin, and its gradient ``(rows, n)``. ``d (rows, n)`` may
+        itself be off by a relative ε.
+    """
+    gamma = (G.shape[0] + 2) * EPS
+    w, u = W.astype(np.float64), u.astype(np.float64)
+    a = w * u  # exact
+    S = a @ G
+    S_error = gamma * (np.abs(a) @ np.abs(G))
     du = d * u
     g = 2 * (w * S - du) + d
     g_error = 2 * np.abs(w) * S_error * (1 + gamma) + 8 * EPS * (2 * np.abs(w * S) + 2 * np.abs(du) + np.abs(d))
-    # the tangent at the origin: -Σ (aᵢSᵢ - dᵢuᵢ²), each term lowered by its error
+    # the tangent at the origin: -Σ (aᵢSᵢ - dᵢuᵢ²)
     origin = du * u - a * S
-    origin -= np.abs(a) * S_error * (1 + gamma) + 4 * EPS * (np.abs(du) * u + np.abs(a * S))
-    low = problem.pattern.groups(g - g_error)
-    counts = problem.pattern.counts(problem.shape)
-    if problem.pattern.separable:
-        parts = np.sort(low, axis=1)
-        chosen = np.where(np.arange(low.shape[1]) < counts[:, None], parts, 0.0).reshape(problem.rows, -1)
-        rows = (max(0.0, _lowered(_exact_sum(o, c))) for o, c in zip(origin, chosen, strict=True))
-        return max(0.0, _lowered(math.fsum(rows)))
-    chosen = np.sort(low.ravel())[: int(counts[0])]
-    return max(0.0, _lowered(_exact_sum(origin.ravel(), chosen)))
+    origin_error = np.abs(a) * S_error * (1 + gamma) + 4 * EPS * (np.abs(du) * u + np.abs(a * S))
+    if N is not None:
+        Nu, N_error = u @ N.matrix, (gamma + 4 * EPS) * (u @ N.absolute)
+        linear_error = (N.count + 2) * EPS * N.linear_absolute
+        g_error += 2 * N_error + linear_error + 8 * EPS * (np.abs(g) + 2 * np.abs(Nu) + np.abs(N.linear))
+        g -= 2 * Nu + N.linear
+        origin_error += N_error * u + 4 * EPS * (np.abs(origin) + np.abs(Nu) * u)
+        origin += Nu * u
+    return origin - origin_error, g - g_error
+
+
+def _least(problem: Problem, low: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The ``counts`` smallest of each group of ``low (rows, n)``, and zeros in the place of the others."""
+    parts = np.sort(problem.pattern.groups(low), axis=1)
+    return np.where(np.arange(parts.shape[1]) < counts[:, None], parts, 0.0)
+
+
+@dataclass(frozen=True)
+class Products:
+    """``vᵀNv + lᵀv + c ≥ 0`` on masks, of ``count`` products; ``absolute`` is N with every product taken positive."""
+
+    matrix: np.ndarray  # N (n, n)
+    absolute: np.ndarray  # (n, n)
+    linear: np.ndarray  # l (n,)
+    linear_absolute: np.ndarray  # (n,)
+    constant: float  # c, rounded up
+    count: int
+
+
+@dataclass(frozen=True)
+class OwnProof:
+    """What one row brings: ``d (n,)``, ``rho``, and products of pairs ``i n + j`` of a kind with multipliers ``m``.
+
+    Kind 0 is ``v_i v_j``, 1 ``v_i (1 - v_j)``, 2 ``(1 - v_i) v_j``, 3 ``(1 - v_i)(1 - v_j)``; ``i < j``.
+    """
+
+    d: np.ndarray
+    rho: float
+    pair: np.ndarray
+    kind: np.ndarray
+    multiplier: np.ndarray
+
+
+def _own_proofs(problem: Problem, certificate: Certificate) -> Iterator[tuple[int, OwnProof]]:
+    """The own proofs of a ``rows`` certificate, as its arrays (sorted rows, row pointers) hold them."""
+    n = problem.n
+    rows = _array(certificate, "rows", (None,), np.int64)
+    d = _array(certificate, "d", (rows.size, n), np.float64)
+    rho = _array(certificate, "rho", (rows.size,), np.float64)
+    start = _array(certificate, "start", (rows.size + 1,), np.int64)
+    pair = _array(certificate, "pair", (None,), np.int64)
+    kind = _array(certificate, "kind", (pair.size,), np.uint8)
+    multiplier = _array(certificate, "multiplier", (pair.size,), np.float32)
+    if rows.size and (rows[0] < 0 or rows[-1] >= problem.rows or (np.diff(rows) <= 0).any()):
+        raise Refuted(f"rows are not ascending numbers in 0..{problem.rows - 1}")
+    if start[0] != 0 or start[-1] != pair.size or (np.diff(start) < 0).any():
+        raise Refuted("start does not divide the products among the rows")
+    if (rho < 0).any():
+        raise Refuted("rho is negative")
+    if (multiplier < 0).any():
+        raise Refuted("a product has a negative multiplier")
+    if pair.size and (pair.min() < 0 or (pair // n >= pair % n).any() or pair.max() >= n * n or kind.max() > 3):
+        raise Refuted("a product is not of two weights i < j and of a kind 0..3")
+    for k, row in enumerate(rows.tolist()):
+        part = slice(start[k], start[k + 1])
+        if (np.diff(pair[part] * 4 + kind[part]) <= 0).any():
+            raise Refuted(f"the products of row {row} are not ascending: one may be there twice")
+        yield row, OwnProof(d[k], float(rho[k]), pair[part], kind[part], multiplier[part])
+
+
+def own_bound(problem: Problem, row: int, u: np.ndarray, proof: OwnProof) -> float:
+    """The bound of one row at ``u (n,)`` by its own proof, a rigorous lower value.
+
+    Raises:
+        Refuted: its matrix could not be proved positive semidefinite.
+    """
+    N = _products(proof, problem.n)
+    size = problem.pattern.group_size(problem.shape)
+    counts = problem.pattern.counts(problem.shape).reshape(problem.rows, -1)[row]
+    w = problem.W[row].astype(np.float64)
+    Q = (w[:, None] * w) * problem.G
+    in_group = np.kron(np.eye(len(counts)), np.full((size, size), proof.rho))
+    spread = np.abs(Q) + N.absolute + in_group + np.diag(np.abs(proof.d))
+    rounding = 9 * EPS * float(np.linalg.norm(spread))
+    _prove_positive(Q + in_group - N.matrix - np.diag(proof.d), rounding, f"the matrix of row {row}")
+    origin, low = _tangent(w[None], problem.G, u[None], proof.d[None], N)
+    constants = [-N.constant]
+    for part, count in zip(u.reshape(-1, size).tolist(), counts.tolist(), strict=True):
+        off = abs(math.fsum([*part, -count])) * (1 + EPS)
+        constants.append(-proof.rho * off * off * (1 + 4 * EPS))
+    return max(0.0, _lowered(_exact_sum(origin[0], np.array(constants), _least(problem, low, counts).ravel())))
+
+
+def _products(proof: OwnProof, n: int) -> Products:
+    m = proof.multiplier.astype(np.float64)
+    i, j = np.divmod(proof.pair, n)
+    sign = np.where((proof.kind == 0) | (proof.kind == 3), 1.0, -1.0)
+    matrices = [np.bincount(proof.pair, values, n * n).reshape(n, n) for values in (sign * m, m)]
+    linear_i = np.choose(proof.kind, (0, 2, 0, -2)) * m
+    linear_j = np.choose(proof.kind, (0, 0, 2, -2)) * m
+    constant = math.nextafter(math.fsum((2 * m[proof.kind == 3]).tolist()), math.inf)
+    return Products(
+        matrices[0] + matrices[0].T,
+        matrices[1] + matrices[1].T,
+        np.bincount(i, linear_i, n) + np.bincount(j, linear_j, n),
+        np.bincount(i, np.abs(linear_i), n) + np.bincount(j, np.abs(linear_j), n),
+        constant if (proof.kind == 3).any() else 0.0,
+        len(m),
+    )
+
+
+def _total(rows: list[float]) -> float:
+    return max(0.0, _lowered(math.fsum(rows)))
 
 
 def _exact_sum(*parts: np.ndarray) -> float:

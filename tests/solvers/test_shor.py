@@ -1,0 +1,202 @@
+"""The bounds of single rows: against enumeration, against cvxpy's semidefinite programs, and through the checker."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import cvxpy
+import numpy as np
+import pytest
+from brute import best_mask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layers import hostile_layers, integer_layer, random_layer
+
+from fwbench import verify
+from fwbench.problem import Problem
+from fwbench.solvers.bound import Bound
+from fwbench.solvers.dnn import doubly_nonnegative, finish, multipliers
+from fwbench.solvers.scores import wanda_score
+from fwbench.solvers.shor import RowForm, RowProof, shor, tangent_bound
+from fwbench.stage import Context, State
+
+SEPARABLE = ("0.5", "0.25", "2:4", "1:4", "rows")
+KINDS = ("shor", "dnn", "best")
+
+
+def start(problem: Problem) -> State:
+    return State(keep=~problem.pattern.prune(wanda_score(problem.W, problem.G)))
+
+
+def bounded(problem: Problem, **parameters: object) -> State:
+    return Bound(**parameters).run(problem, start(problem), Context(threads=1))
+
+
+def relaxation(form: RowForm, nonnegative: bool) -> float:
+    """The semidefinite relaxation in u by a general-purpose solver."""
+    n, size = len(form.Q), len(form.Q) // len(form.counts)
+    scale = form.Q.diagonal().mean()
+    Y = cvxpy.Variable((n + 1, n + 1), PSD=True)
+    u, U = Y[0, 1:], Y[1:, 1:]
+    constraints = [Y[0, 0] == 1, cvxpy.diag(U) == u]
+    for g, count in enumerate(form.counts):
+        part = slice(g * size, (g + 1) * size)
+        constraints += [cvxpy.sum(u[part]) == count, cvxpy.sum(U[:, part], axis=1) == count * u]
+    if nonnegative:
+        constraints.append(Y >= 0)
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.trace((form.Q / scale) @ U)), constraints)
+    return float(problem.solve(solver=cvxpy.CLARABEL)) * scale
+
+
+def forms(problem: Problem) -> list[RowForm]:
+    return [form for form in (RowForm.of(problem, row) for row in range(problem.rows)) if form.free]
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "0.3", "2:4"])
+@pytest.mark.parametrize("seed", range(2))
+def test_shor_is_the_semidefinite_relaxation(pattern, seed):
+    for form in forms(random_layer(pattern, rows=2, n=8, seed=seed)):
+        found = shor(form, tolerance=1e-6)
+        exact = relaxation(form, nonnegative=False)
+        assert found.converged
+        assert exact * (1 - 5e-3) <= found.proof.bound <= exact * (1 + 1e-5)
+        assert exact * (1 - 1e-4) <= shor(form, tolerance=1e-6, rho=2500.0).proof.bound <= exact * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_doubly_nonnegative_against_the_general_solver(pattern):
+    for seed in range(3):
+        form = forms(random_layer(pattern, rows=1, n=8, seed=seed))[0]
+        low = shor(form, tolerance=1e-5).proof.bound
+        found = doubly_nonnegative(form, iterations=1000, tolerance=1e-5).bound
+        exact = relaxation(form, nonnegative=True)
+        assert low <= found <= exact * (1 + 1e-5)
+        assert found >= exact * (1 - 3e-2)
+
+
+def test_a_linear_term_moves_into_the_diagonal():
+    """On masks ``lᵤ u = l u²``: both forms have the same optimum and the same Shor bound."""
+    form = forms(random_layer("0.5", rows=1, n=10))[0]
+    linear = np.linspace(-0.2, 0.1, 10)
+    moved = replace(form, linear=linear, constant=3.0)
+    other = replace(form, Q=form.Q + np.diag(linear))
+    assert shor(moved, tolerance=1e-6).proof.bound == pytest.approx(
+        3 + shor(other, tolerance=1e-6).proof.bound, rel=1e-3
+    )
+
+
+def test_the_tangent_bound_is_the_enumerated_one():
+    problem = random_layer("0.5", rows=1, n=10)
+    form = RowForm.of(problem, 0)
+    proof = shor(form).proof
+    u = proof.u.astype(float)
+    d = proof.d
+
+    def convex(v):
+        return v @ form.Q @ v + d @ (v - v * v) + proof.rho * (v.sum() - 5) ** 2
+
+    gradient = 2 * (form.Q @ u - d * u) + d + 2 * proof.rho * (u.sum() - 5)
+    masks = [np.array([k >> i & 1 for i in range(10)], float) for k in range(1024) if k.bit_count() == 5]
+    least = min(convex(u) + gradient @ (v - u) for v in masks)
+    assert tangent_bound(form, d, proof.rho, proof.u) == pytest.approx(least, rel=1e-9)
+
+
+def test_thinning_keeps_the_largest_multipliers():
+    form = forms(random_layer("0.5", rows=1, n=12))[0]
+    N = multipliers(form, shor(form), 50)
+    assert np.array_equal(N, N.T)
+    assert N.min() >= 0
+    whole, few = finish(form, N, 1000, 1e-4), finish(form, N, 5, 1e-4)
+    assert len(few.pair) == 5
+    assert set(few.pair) <= set(whole.pair)
+    assert few.multiplier.min() >= np.sort(whole.multiplier)[-5]
+
+
+def test_a_deadline_in_the_past_still_gives_a_proof():
+    form = forms(random_layer("0.5", rows=1, n=12))[0]
+    found = shor(form, deadline=time.monotonic() - 1)
+    assert not found.converged
+    assert math.isfinite(found.proof.bound)
+    assert isinstance(doubly_nonnegative(form, deadline=time.monotonic() - 1), RowProof)
+
+
+# --- the stage and its certificate -----------------------------------------------------------------------------------
+
+
+def assert_proved(problem: Problem, after: State) -> float:
+    assert after.certificate is not None
+    checked = verify.check(problem, after.certificate)
+    assert checked.ok, (problem.name, checked.reason)
+    optimum, _ = best_mask(problem)
+    assert checked.bound <= optimum * (1 + 1e-12), problem.name
+    assert after.lower is not None
+    assert after.lower <= optimum * (1 + 1e-9) + 1e-12 * problem.total, problem.name
+    return checked.bound
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pattern", SEPARABLE)
+def test_bounds_of_hostile_layers(kind, pattern):
+    for problem in hostile_layers(pattern):
+        assert_proved(problem, bounded(problem, kind=kind))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(SEPARABLE),
+    st.sampled_from(KINDS),
+    st.booleans(),
+    st.integers(0, 10_000),
+    st.sampled_from([1.0, 1e3, 1e7]),
+)
+def test_bounds_never_exceed_the_optimum(pattern, kind, whole, seed, condition):
+    if whole:
+        problem = integer_layer(pattern, rows=2, n=8, seed=seed)
+    else:
+        problem = random_layer(pattern, rows=2, n=8, seed=seed, condition=condition)
+    assert_proved(problem, bounded(problem, kind=kind))
+
+
+def test_each_bound_is_better_than_the_last():
+    problem = random_layer("0.5", rows=3, n=16, seed=3)
+    values = [assert_proved(problem, bounded(problem, kind=kind)) for kind in ("shared", "shor", "dnn")]
+    assert values[0] < values[1] < values[2]
+
+
+def test_rows_limit_takes_the_largest_gaps():
+    problem = random_layer("0.5", rows=4, n=12, seed=1)
+    after = bounded(problem, kind="shor", rows=2)
+    assert after.certificate is not None
+    assert after.certificate.kind == "rows"
+    assert len(after.certificate.arrays["rows"]) <= 2
+    assert_proved(problem, after)
+
+
+def test_threads_change_nothing():
+    problem = random_layer("0.5", rows=4, n=12, seed=1)
+    one = Bound(kind="shor").run(problem, start(problem), Context(threads=1))
+    two = Bound(kind="shor").run(problem, start(problem), Context(threads=2))
+    assert one.certificate is not None
+    assert two.certificate is not None
+    assert one.certificate.to_bytes() == two.certificate.to_bytes()
+
+
+def test_unstructured_is_declined_or_shared():
+    problem = random_layer("unstructured:0.4")
+    for kind in ("shor", "dnn"):
+        assert "rows are independent" in str(Bound(kind=kind).supports(problem))
+    assert Bound(kind="best").supports(problem) is None
+    after = bounded(problem, kind="best")
+    assert after.certificate is not None
+    assert after.certificate.kind == "diagonal"
+
+
+@pytest.mark.parametrize("parameters", [{"kind": "best_"}, {"rows": -1}, {"seconds": 0.0}, {"tolerance": 0.0}])
+def test_wrong_parameters_are_refused(parameters):
+    with pytest.raises(ValueError, match=r"must|known"):
+        Bound(**parameters)

@@ -1,0 +1,170 @@
+"""Forged certificates of kind ``rows`` are refused, each with its reason; honest ones prove what they claim."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from brute import best_mask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layers import random_layer
+
+from fwbench import verify
+from fwbench.result import Certificate
+from fwbench.solvers.bound import Bound
+from fwbench.solvers.scores import wanda_score
+from fwbench.stage import Context, State
+
+PROBLEM = random_layer("0.5", rows=3, n=12, seed=5)
+HONEST = (
+    Bound(kind="dnn")
+    .run(PROBLEM, State(keep=~PROBLEM.pattern.prune(wanda_score(PROBLEM.W, PROBLEM.G))), Context(threads=1))
+    .certificate
+)
+ARRAYS = HONEST.arrays
+
+
+def changed(name: str, index: object, value: object) -> Certificate:
+    array = np.array(ARRAYS[name])
+    array[index] = value
+    return replace(HONEST, arrays={**ARRAYS, name: array})
+
+
+def given_as(name: str, array: np.ndarray) -> Certificate:
+    return replace(HONEST, arrays={**ARRAYS, name: array})
+
+
+def own_matrix(k: int) -> np.ndarray:
+    """``Q - N - D + ρ11ᵀ`` of the k-th proof."""
+    w = PROBLEM.W[ARRAYS["rows"][k]].astype(float)
+    part = slice(ARRAYS["start"][k], ARRAYS["start"][k + 1])
+    N = np.zeros(PROBLEM.n**2)
+    N[ARRAYS["pair"][part]] = ARRAYS["multiplier"][part]
+    N = N.reshape(PROBLEM.n, -1)
+    return np.outer(w, w) * PROBLEM.G - N - N.T - np.diag(ARRAYS["d"][k]) + ARRAYS["rho"][k]
+
+
+def test_the_honest_one_proves_its_claim_and_survives_a_file():
+    assert HONEST.kind == "rows"
+    assert len(ARRAYS["rows"]) == 3
+    assert len(ARRAYS["pair"]) > 0
+    checked = verify.check(PROBLEM, HONEST)
+    assert checked.ok
+    assert HONEST.bound == pytest.approx(checked.bound, rel=1e-9)
+    assert checked.bound <= best_mask(PROBLEM)[0]
+    assert verify.check(PROBLEM, Certificate.from_bytes(HONEST.to_bytes())) == checked
+
+
+def test_d_beyond_its_slack_by_one_part_in_a_billion():
+    for k in range(3):
+        slack = np.linalg.eigvalsh(own_matrix(k))[0]
+        above = changed("d", k, ARRAYS["d"][k] + slack * (1 + 1e-9) + 1e-13)
+        assert "cannot be proved positive semidefinite" in verify.check(PROBLEM, above).reason
+        below = changed("d", k, ARRAYS["d"][k] + slack * 0.99)
+        assert "positive semidefinite" not in verify.check(PROBLEM, below).reason
+
+
+FORGED = {
+    "another problem": (replace(HONEST, problem="0" * 64), "another problem"),
+    "unknown kind": (replace(HONEST, kind="row"), "unknown kind"),
+    "claims too much": (replace(HONEST, bound=HONEST.bound * (1 + 1e-5)), "can be proved"),
+    "claims NaN": (replace(HONEST, bound=float("nan")), "claims a bound of nan"),
+    "shared e too large": (changed("e", slice(None), 10.0), "G - diag(e)"),
+    "a multiplier negative": (changed("multiplier", 0, -1e-6), "negative multiplier"),
+    "a multiplier NaN": (changed("multiplier", 0, np.nan), "not finite"),
+    "a multiplier huge": (changed("multiplier", 0, 1e30), "positive semidefinite"),
+    "d NaN": (changed("d", (0, 0), np.nan), "not finite"),
+    "d infinite": (changed("d", (0, 0), -np.inf), "not finite"),
+    "d too large": (changed("d", (0, 0), 1e3), "negative diagonal"),
+    "rho NaN": (changed("rho", 0, np.nan), "not finite"),
+    "rho negative": (changed("rho", 0, -1.0), "rho is negative"),
+    "rho taken away": (changed("rho", 0, 0.0), "positive semidefinite"),
+    "u outside": (changed("u", (0, 0), 2.5), "u leaves"),
+    "u NaN": (changed("u", (0, 0), np.nan), "not finite"),
+    "u elsewhere": (changed("u", 0, 0.0), "can be proved"),
+    "a row twice": (changed("rows", 1, 0), "not ascending numbers"),
+    "a row that is not there": (changed("rows", 2, 3), "not ascending numbers"),
+    "a negative row": (changed("rows", 0, -1), "not ascending numbers"),
+    "rows exchanged": (
+        given_as("d", ARRAYS["d"][::-1].copy()),
+        "positive semidefinite|can be proved|negative diagonal",
+    ),
+    "rows of another length": (given_as("rows", ARRAYS["rows"][:2]), "d is"),
+    "pointers shifted": (given_as("start", ARRAYS["start"] + 1), "does not divide"),
+    "pointers short": (changed("start", -1, len(ARRAYS["pair"]) - 1), "does not divide"),
+    "pointers crossed": (changed("start", 1, len(ARRAYS["pair"]) + 5), "does not divide"),
+    "pointers missing": (given_as("start", ARRAYS["start"][:-1]), "start is"),
+    "a pair on the diagonal": (changed("pair", 0, 0), "two weights i < j"),
+    "a pair reversed": (changed("pair", 0, PROBLEM.n), "two weights i < j"),
+    "a pair outside": (changed("pair", -1, PROBLEM.n**2 + 1), "two weights i < j"),
+    "a pair negative": (changed("pair", 0, -1), "two weights i < j"),
+    "a pair twice": (changed("pair", 1, ARRAYS["pair"][0]), "not ascending"),
+    "a kind that is none": (changed("kind", 0, 4), "of a kind 0..3"),
+    "kinds exchanged": (given_as("kind", ARRAYS["kind"] + np.uint8(1)), "positive semidefinite|can be proved"),
+    "pairs as int32": (given_as("pair", ARRAYS["pair"].astype(np.int32)), "pair is int32"),
+    "multipliers cut": (given_as("multiplier", ARRAYS["multiplier"][:-1]), "multiplier is"),
+    "d as float32": (given_as("d", ARRAYS["d"].astype(np.float32)), "d is float32"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged(name):
+    certificate, reason = FORGED[name]
+    checked = verify.check(PROBLEM, certificate)
+    assert not checked.ok
+    assert any(part in checked.reason for part in reason.split("|")), checked.reason
+
+
+@pytest.mark.parametrize("name", ["e", "u", "rows", "d", "rho", "start", "pair", "kind", "multiplier"])
+def test_a_missing_array(name):
+    arrays = {key: array for key, array in ARRAYS.items() if key != name}
+    assert verify.check(PROBLEM, replace(HONEST, arrays=arrays)).reason == f"it has no array {name!r}"
+
+
+def test_rows_missing_fall_back_to_the_shared_proof():
+    cut = ARRAYS["start"][2]
+    arrays = dict(ARRAYS)
+    for name in ("rows", "d", "rho"):
+        arrays[name] = ARRAYS[name][:2]
+    for name in ("pair", "kind", "multiplier"):
+        arrays[name] = ARRAYS[name][:cut]
+    arrays["start"] = ARRAYS["start"][:3]
+    certificate = replace(HONEST, arrays=arrays)
+    assert "can be proved" in verify.check(PROBLEM, certificate).reason
+    weaker = verify.check(PROBLEM, replace(certificate, bound=0.0))
+    assert weaker.ok
+    assert weaker.bound < verify.check(PROBLEM, HONEST).bound
+
+
+def test_a_pattern_across_rows_is_refused():
+    other = PROBLEM.with_pattern("unstructured:0.5")
+    assert "rows are independent" in verify.check(other, replace(HONEST, problem=other.hash)).reason
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31), st.sampled_from(["0.5", "2:4", "rows"]))
+def test_any_products_prove_only_what_holds(seed, pattern):
+    """Random ``u``, ``rho`` and products of all four kinds, and a ``d`` that makes the matrix just semidefinite."""
+    rng = np.random.default_rng(seed)
+    n = 8
+    problem = random_layer(pattern, rows=2, n=n, seed=seed % 1000)
+    codes = np.sort(rng.choice(n * n * 4, 60, replace=False))
+    pair, kind = codes // 4, (codes % 4).astype(np.uint8)
+    upper = pair // n < pair % n
+    pair, kind = pair[upper].astype(np.int64), kind[upper]
+    multiplier = (rng.exponential(0.05, len(pair)) * problem.G.diagonal().mean()).astype(np.float32)
+    u = rng.random(problem.shape).astype(np.float32)
+    rho = rng.random(1)
+    N = np.zeros((n, n))
+    np.add.at(N, (pair // n, pair % n), np.where((kind == 0) | (kind == 3), 1, -1) * multiplier.astype(float))
+    w = problem.W[1].astype(float)
+    size = problem.pattern.group_size(problem.shape)
+    A = np.outer(w, w) * problem.G - N - N.T + rho * np.kron(np.eye(n // size), np.ones((size, size)))
+    d = np.full((1, n), np.linalg.eigvalsh(A)[0] - 1e-9)
+    arrays = {"e": np.full(n, -1e-9), "u": u, "rows": np.array([1]), "d": d, "rho": rho}
+    arrays |= {"start": np.array([0, len(pair)]), "pair": pair, "kind": kind, "multiplier": multiplier}
+    checked = verify.check(problem, Certificate(problem.hash, 0.0, "rows", arrays))
+    assert checked.ok
+    assert checked.bound <= best_mask(problem)[0] * (1 + 1e-12)
