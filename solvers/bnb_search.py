@@ -1,0 +1,192 @@
+"""Branch and bound of one block: subtrees, each with its own convexification, best first (``bnb``).
+
+A subtree is searched depth first by the kernel for a number of nodes; what it leaves open become subtrees of their own,
+smaller and with a diagonal made for them. The least bound of the open ones bounds the block at any time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fwbench import verify_tree as proof
+from fwbench.solvers import bnb_kernel as kernel
+from fwbench.solvers.bnb_diagonal import PENALTY, best_diagonal
+from fwbench.solvers.bnb_tree import Tree, safe_diagonal
+
+CLOSE = 3e-10  # relative: a bound this close to the incumbent prunes; the checker has room for its rounding up to 1e-9
+EFFORT = 30  # steps of a node's relaxation, in multiples of its variables
+RESTARTS = 4  # perturbed descents at the start, in multiples of the variables
+
+
+@dataclass(frozen=True)
+class Block:
+    """``min vᵀQv`` over masks of ``m`` variables, ``counts[g]`` ones in each of the equal groups."""
+
+    Q: np.ndarray  # (m, m)
+    counts: np.ndarray  # (groups,)
+
+
+@dataclass
+class Node:
+    """A subtree: what is fixed, the point it starts from, and once searched its steps."""
+
+    fixed: np.ndarray  # (m,) int8, -1 free
+    u: np.ndarray  # (m,)
+    bound: float
+    steps: list[tuple[int, int]] | None = None
+    points: np.ndarray | None = None  # uint16, as the kernel stores them
+    diagonal: np.ndarray | None = None  # float32 of the free variables, if it got one of its own
+    children: list[Node] = field(default_factory=list)
+
+
+@dataclass
+class Search:
+    """Search of one block; units are those of ``scale`` so that the incumbent is about 1."""
+
+    block: Block
+    pruned: np.ndarray  # (m,) bool, the incumbent
+    gap: float
+    seed: int
+    budget: int = 100  # nodes of a subtree before its open ones get diagonals of their own
+
+    def __post_init__(self) -> None:
+        m = self.pruned.size
+        self.size = m // len(self.block.counts)
+        self.value = self._value(self.pruned)
+        self.nodes = self.diagonals = self.serial = 0
+        self.psc, self.seen = np.zeros((2, m)), np.zeros((2, m))
+        self.trivial = self.value <= 1e-15 * float(np.abs(self.block.Q).sum())
+        self.open: list[tuple[float, int, Node]] = []
+        self.root: Node | None = None
+        if self.trivial:
+            return
+        self.scale = self.value
+        self.Q = self.block.Q / self.scale
+        self.rho = PENALTY * float(self.Q.diagonal().mean())
+        self.tolerance = max(CLOSE, self.gap)
+
+    @property
+    def done(self) -> bool:
+        return self.trivial or (self.root is not None and not self.open)
+
+    @property
+    def target(self) -> float:
+        return self.value / self.scale * (1 - self.tolerance)
+
+    def begin(self) -> None:
+        """A better incumbent by perturbed descent, and the root."""
+        m = self.pruned.size
+        starts = np.arange(len(self.block.counts) + 1) * self.size
+        v = self.pruned.astype(np.float64)
+        kernel.perturbed(self.Q, np.zeros(m), starts, v, RESTARTS * m, self.seed)
+        self._improve(v > 0.5)
+        u = np.repeat(self.block.counts / self.size, self.size)
+        fixed = np.where((u == 0) | (u == 1), u, -1).astype(np.int8)
+        self.root = Node(fixed, u, 0.0)
+        self.open = [(0.0, 0, self.root)]
+
+    def run(self, expired: Callable[[], bool], nodes: int) -> None:
+        """Search until done, out of time, or past so many nodes."""
+        if self.trivial:
+            return
+        if self.root is None:
+            self.begin()
+        while self.open and not expired() and self.nodes < nodes:
+            _, _, node = heapq.heappop(self.open)
+            self._search(node, min(self.budget, nodes - self.nodes))
+            for child in node.children:
+                self.serial += 1
+                heapq.heappush(self.open, (child.bound, self.serial, child))
+
+    def lower(self) -> float:
+        """The block's bound now, as ``tree`` proves it."""
+        if self.trivial or self.root is None or self.root.steps is None:
+            return 0.0
+        return max(0.0, min([self.target, *(bound for bound, _, _ in self.open)]) * self.scale)
+
+    def _search(self, node: Node, budget: int) -> None:
+        free = np.flatnonzero(node.fixed < 0)
+        ones = np.flatnonzero(node.fixed == 1)
+        group = free // self.size
+        groups, first = np.unique(group, return_index=True)
+        start = np.append(first, free.size).astype(np.int64)
+        need = (self.block.counts - (node.fixed.reshape(-1, self.size) == 1).sum(axis=1))[groups].astype(np.int64)
+        Q = np.ascontiguousarray(self.Q[np.ix_(free, free)])
+        b = 2 * self.Q[np.ix_(free, ones)].sum(axis=1)
+        constant = float(self.Q[np.ix_(ones, ones)].sum())
+        node.diagonal = self._diagonal(Q, b, free, start, need, constant)
+        d = node.diagonal.astype(np.float64) / self.scale
+        Q[np.diag_indices_from(Q)] -= d
+        mask = np.zeros(free.size)
+        psc, seen = self.psc[:, free].copy(), self.seen[:, free].copy()
+        at = self.value / self.scale - constant
+        best, nodes, steps, points, fixings, starts, bounds = kernel.explore(
+            Q, b + d, start, need, node.u[free], mask, at, constant, self.tolerance, budget, EFFORT, psc, seen
+        )
+        self.psc[:, free], self.seen[:, free] = psc, seen
+        self.nodes += nodes
+        if best < at:
+            pruned = node.fixed == 1
+            pruned[free] = mask > 0.5
+            self._improve(pruned)
+        node.steps = [(int(code), int(free[k]) if code in (1, 2, 3, 4) else int(k)) for code, k in steps.tolist()]
+        node.points = points
+        for fixing, point, bound in zip(fixings, starts, bounds, strict=True):
+            fixed, u = node.fixed.copy(), node.u.copy()
+            fixed[free], u[free] = fixing, point
+            node.children.append(Node(fixed, u, float(bound) + constant))
+        node.u = node.u[:0]  # not needed any more
+
+    def _diagonal(
+        self, Q: np.ndarray, b: np.ndarray, free: np.ndarray, start: np.ndarray, need: np.ndarray, constant: float
+    ) -> np.ndarray:
+        if free.size == 0:
+            return np.zeros(0, np.float32)
+        self.diagonals += 1
+        d = best_diagonal(Q, b, start, need, self.rho, self.target * (1 + 1e-6) - constant)
+        safe = safe_diagonal(self.block.Q, free, self.size, d * self.scale, self.rho * self.scale)
+        if safe is None:
+            raise ValueError("G is not positive semidefinite")
+        return safe
+
+    def _improve(self, pruned: np.ndarray) -> None:
+        value = self._value(pruned)
+        if value < self.value:
+            self.value, self.pruned = value, pruned.copy()
+
+    def _value(self, pruned: np.ndarray) -> float:
+        chosen = np.flatnonzero(pruned)
+        return float(self.block.Q[np.ix_(chosen, chosen)].sum())
+
+    def tree(self) -> Tree:
+        """The proof of ``lower()``; open nodes become leaves with the bounds they have."""
+        if self.root is None or self.root.steps is None:
+            tree = Tree(0.0)
+            tree.step(proof.NOTHING, 0)
+            return tree
+        tree = Tree(self.rho * self.scale)
+        stack = [(self.root, 0, 0)]
+        while stack:
+            node, at, used = stack.pop()
+            if at == 0 and node.steps is not None:
+                tree.diagonal(node.diagonal)
+            elif node.steps is None:
+                tree.point((node.u[node.fixed < 0] * kernel.FINE + 0.5).astype(np.uint16))
+                tree.step(proof.LEAF, 0)
+                continue
+            while at < len(node.steps):
+                code, k = node.steps[at]
+                at += 1
+                if code == kernel.OPEN:
+                    stack += [(node, at, used), (node.children[k], 0, 0)]
+                    break
+                if code == kernel.POINT:
+                    tree.point(node.points[used : used + k])
+                    used += k
+                else:
+                    tree.step(code, k)
+        return tree
