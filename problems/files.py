@@ -12,7 +12,7 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,14 @@ def serialise(tensors: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> byt
     return b"".join([struct.pack("<Q", len(text)), text, *chunks])
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises ProblemError, one line, and leaves nothing behind."""
+def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file, given whole or in parts, whole or not at all. Raises ProblemError and leaves nothing behind."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as error:

@@ -1,0 +1,250 @@
+"""Problems as files for other people's solvers: ``.lp``, ``.mps``, ``.qplib`` and ``.npz``.
+
+The instance is ``min Σ_r u_rᵀ Q_r u_r`` with ``Q_r = diag(w_r) G diag(w_r)``, one equation ``Σ u = count`` for each
+group of the pattern and ``u`` binary, 1 = pruned. Its optimum is the error of the layer, or of the rows that were
+chosen; a single row is the natural instance. Variables are ``u_r_i`` (row and column of the weight, from 0, those of
+the whole layer also where rows were chosen), groups ``count_g``. Numbers read back as the same float64.
+
+- ``.lp``: CPLEX's LP format, ``[ 2 Q_ii u ^2 + 4 Q_ij u * v ] / 2``.
+- ``.mps``: free MPS, ``QUADOBJ`` with ``2 Q_ii`` and ``2 Q_ij`` (one triangle, an implicit one half).
+- ``.qplib``: QPLIB's format, type QBL, variables in row-major order, without names. Its objective is ``½ xᵀ Q⁰ x``; in
+  QPLIB's own instances ``Q⁰`` *is* the lower triangle, so an entry off the diagonal counts once (only so do they have
+  their published optima), while the example in QPLIB's paper takes the triangle for half of a symmetric matrix. Written
+  is what the library does: ``2 Q_ii`` and ``4 Q_ij``.
+- ``.npz``: the factors, for numpy: ``W (rows, n)``, ``G (n, n)``, ``groups (rows, n)`` the group of each weight,
+  ``counts (groups,)`` how many of it are pruned, ``rows`` the numbers of the rows, and ``name``, ``pattern``, ``hash``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from fwbench.patterns import Rows
+from fwbench.problem import Problem, ProblemError
+from fwbench.problems.files import write_atomic
+
+LIMIT = 2**30  # bytes of a file
+PER_TERM = {".lp": 46, ".mps": 42, ".qplib": 32}  # bytes of a quadratic term, a little more than are needed
+PER_LINE = 4  # terms; readers of LP files limit the length of a line
+INFINITY = "1e+30"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What is written: the chosen rows of a problem."""
+
+    problem: Problem
+    rows: np.ndarray  # numbers of the rows
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Group of each weight, int64 ``(rows, n)``, from 0."""
+        part = self.problem
+        size = part.pattern.group_size(part.shape)
+        return (np.arange(part.rows * part.n) // size).reshape(part.shape)
+
+    @property
+    def names(self) -> list[list[str]]:
+        """Name of each variable."""
+        return [[f"u_{row}_{i}" for i in range(self.problem.n)] for row in self.rows]
+
+    @property
+    def title(self) -> str:
+        """The problem's name without blanks."""
+        return re.sub(r"[^\w.:-]", "-", self.problem.name) or "problem"
+
+    @property
+    def about(self) -> list[str]:
+        """Lines for a file's head."""
+        part = self.problem
+        return [
+            f"{self.title}, {part.rows} x {part.n} weights, pattern {part.pattern}",
+            f"problem {part.hash}",
+            "u_r_i = 1 prunes weight i of row r; the objective is the error, not scaled: mind absolute tolerances",
+        ]
+
+    def triangle(self, row: int) -> Iterator[tuple[int, int, float]]:
+        """Nonzeros ``(i, j, Q_ij)`` of a chosen row's lower triangle, ``i >= j``."""
+        w = self.problem.W[row].astype(np.float64)
+        for i in range(w.size):
+            values = (w[i] * w[: i + 1]) * self.problem.G[i, : i + 1]  # w_i w_j is exact: they are float32
+            (nonzero,) = np.nonzero(values)
+            yield from zip((i,) * nonzero.size, nonzero.tolist(), values[nonzero].tolist(), strict=True)
+
+
+def write(problem: Problem, path: Path | str, rows: Sequence[int] | slice | None = None, relaxed: bool = False) -> None:
+    """Write a problem, or a block of its rows, in the format that the path's suffix names; whole or not at all.
+
+    Args:
+        problem: what to write.
+        path: ends with ``.lp``, ``.mps``, ``.qplib`` or ``.npz``.
+        rows: numbers of rows, or a slice; all if None.
+        relaxed: variables in [0, 1] in place of binary ones; no matter in an ``.npz``.
+
+    Raises:
+        ProblemError: an unknown suffix, rows that are not there or depend on others, a file beyond 1 GB, or one that
+            cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in WRITERS:
+        raise ProblemError(f"{path}: write to a file that ends with {', '.join(WRITERS)}")
+    instance = choose(problem, rows)
+    part = instance.problem
+    terms = part.rows * part.n * (part.n + 1) // 2
+    expected = terms * PER_TERM[path.suffix] if path.suffix in PER_TERM else part.G.nbytes + part.W.size * 12
+    if expected > LIMIT:
+        raise ProblemError(
+            f"{path}: would take about {expected / 2**30:.1f} GB for {part.rows} rows of {part.n} weights: "
+            f"choose fewer rows, or .npz"
+        )
+    write_atomic(path, WRITERS[path.suffix](instance, relaxed))
+
+
+def choose(problem: Problem, rows: Sequence[int] | slice | None = None) -> Instance:
+    """The instance of some rows, as a problem of its own. Raises ProblemError, one line, if they cannot be chosen."""
+    if rows is None:
+        return Instance(problem, np.arange(problem.rows))
+    if not problem.pattern.separable:
+        raise ProblemError(f"{problem.name}: pattern {problem.pattern} joins the rows: they cannot be written alone")
+    everything = list(range(problem.rows))
+    chosen = everything[rows] if isinstance(rows, slice) else sorted({int(row) for row in rows})
+    if not chosen or chosen[0] < 0 or chosen[-1] >= problem.rows:
+        asked = rows if isinstance(rows, slice) else ",".join(map(str, rows)) or "none"
+        raise ProblemError(f"{problem.name}: has rows 0 to {problem.rows - 1}, not {asked}")
+    pattern = problem.pattern
+    if isinstance(pattern, Rows):
+        pattern = Rows(pattern.pruned[chosen])
+    if chosen == everything:
+        return Instance(problem, np.array(chosen))
+    listed = ",".join(map(str, chosen)) if len(chosen) <= 4 else f"{chosen[0]}-{chosen[-1]}({len(chosen)})"
+    name = f"{problem.name}:rows-{listed}"
+    return Instance(Problem(name, problem.W[chosen], problem.G, pattern, problem.meta), np.array(chosen))
+
+
+def _groups(instance: Instance) -> Iterator[tuple[list[str], int]]:
+    """The variables and the pruned count of each group."""
+    part = instance.problem
+    flat = [name for row in instance.names for name in row]
+    size = part.pattern.group_size(part.shape)
+    for group, count in enumerate(part.pattern.counts(part.shape)):
+        yield flat[group * size : (group + 1) * size], int(count)
+
+
+def _lp(instance: Instance, relaxed: bool) -> Iterator[bytes]:
+    names = instance.names
+    for line in instance.about:
+        yield f"\\ {line}\n".encode()
+    yield f"Minimize\n obj: 0 {names[0][0]}".encode()
+    terms = (
+        f"{factor * value!r} {name}"
+        for row, own in enumerate(names)
+        for i, j, value in instance.triangle(row)
+        for factor, name in [(2, f"{own[i]} ^2") if i == j else (4, f"{own[j]} * {own[i]}")]
+    )
+    first = next(terms, None)
+    if first is not None:
+        yield f" + [ {first}".encode()
+        yield from _lines((f" + {term}".replace("+ -", "- ") for term in terms), PER_LINE)
+        yield b" ] / 2"
+    yield b"\nSubject To\n"
+    for group, (members, count) in enumerate(_groups(instance)):
+        yield f" count_{group}: {members[0]}".encode()
+        yield from _lines((f" + {name}" for name in members[1:]), 8)
+        yield f" = {count}\n".encode()
+    flat = [name for own in names for name in own]
+    if relaxed:
+        yield b"Bounds\n"
+        yield from (f" 0 <= {name} <= 1\n".encode() for name in flat)
+    else:
+        yield b"Binary\n"
+        yield from _lines((f" {name}" for name in flat), 8)
+        yield b"\n"
+    yield b"End\n"
+
+
+def _lines(words: Iterable[str], width: int) -> Iterator[bytes]:
+    """Words as bytes, a new line after each ``width`` of them."""
+    for number, word in enumerate(words):
+        yield (word if number % width else f"\n{word}").encode()
+
+
+def _mps(instance: Instance, relaxed: bool) -> Iterator[bytes]:
+    part = instance.problem
+    names, groups = instance.names, instance.groups
+    for line in instance.about:
+        yield f"* {line}\n".encode()
+    yield f"NAME {instance.title}\nROWS\n N obj\n".encode()
+    counts = part.pattern.counts(part.shape)
+    yield from (f" E count_{group}\n".encode() for group in range(len(counts)))
+    yield b"COLUMNS\n"
+    if not relaxed:
+        yield b" MARKER0 'MARKER' 'INTORG'\n"
+    for own, numbers in zip(names, groups, strict=True):
+        yield from (f" {name} count_{group} 1\n".encode() for name, group in zip(own, numbers, strict=True))
+    if not relaxed:
+        yield b" MARKER1 'MARKER' 'INTEND'\n"
+    yield b"RHS\n"
+    yield from (f" RHS count_{group} {count}\n".encode() for group, count in enumerate(counts))
+    yield b"BOUNDS\n"
+    kind, value = ("UP", " 1") if relaxed else ("BV", "")
+    yield from (f" {kind} BND {name}{value}\n".encode() for own in names for name in own)
+    head = b"QUADOBJ\n"
+    for row, own in enumerate(names):
+        for i, j, value in instance.triangle(row):
+            yield head + f" {own[j]} {own[i]} {2 * value!r}\n".encode()
+            head = b""
+    yield b"ENDATA\n"
+
+
+def _qplib(instance: Instance, relaxed: bool) -> Iterator[bytes]:
+    part = instance.problem
+    entries = sum(1 for row in range(part.rows) for _ in instance.triangle(row))
+    counts = part.pattern.counts(part.shape)
+    size = part.pattern.group_size(part.shape)
+    variables = part.rows * part.n
+    about = "; ".join(instance.about[:2])
+    yield f"{instance.title} # {about}\n{'QCL' if relaxed else 'QBL'} # u[r,i] is variable r n + i + 1\n".encode()
+    yield f"minimize\n{variables} # variables\n{len(counts)} # constraints\n".encode()
+    yield f"{entries} # nonzeros in the lower triangle Q, objective x' Q x / 2\n".encode()
+    for row in range(part.rows):
+        first = row * part.n + 1
+        for i, j, value in instance.triangle(row):
+            yield f"{first + i} {first + j} {(2 if i == j else 4) * value!r}\n".encode()
+    yield b"0.0 # default of the linear objective\n0 # others\n0.0 # constant of the objective\n"
+    yield f"{variables} # nonzeros in the constraints\n".encode()
+    yield from (f"{index // size + 1} {index + 1} 1.0\n".encode() for index in range(variables))
+    yield f"{INFINITY} # infinity\n".encode()
+    for side in ("left", "right"):
+        yield f"0.0 # default {side} side\n{np.count_nonzero(counts)} # others\n".encode()
+        yield from (f"{group + 1} {float(count)!r}\n".encode() for group, count in enumerate(counts) if count)
+    if relaxed:
+        yield b"0.0 # default lower bound\n0 # others\n1.0 # default upper bound\n0 # others\n"
+    for what in ("start x", "start y", "start z"):
+        yield f"0.0 # default {what}\n0 # others\n".encode()
+    yield b"0 # names of variables\n0 # names of constraints\n"
+
+
+def _npz(instance: Instance, relaxed: bool) -> bytes:
+    part = instance.problem
+    buffer = BytesIO()
+    np.savez_compressed(
+        buffer,
+        W=part.W,
+        G=part.G,
+        groups=instance.groups,
+        counts=part.pattern.counts(part.shape),
+        rows=instance.rows,
+        name=np.array(part.name),
+        pattern=np.array(str(part.pattern)),
+        hash=np.array(part.hash),
+    )
+    return buffer.getvalue()
+
+
+WRITERS = {".lp": _lp, ".mps": _mps, ".qplib": _qplib, ".npz": _npz}
