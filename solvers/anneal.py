@@ -205,14 +205,19 @@ class Search:
                 self.best[row], self.error[row], self.again[row] = mask, value, 0
             elif independent and value <= self.error[row] * (1 + SAME):
                 self.again[row] += 1
-            held = self.elite_errors[row]
-            if np.any(np.abs(held - value) <= SAME * value):
-                continue
-            at = int(np.searchsorted(held, value))
-            if at < ELITES:
-                self.elites[row, at + 1 :] = self.elites[row, at:-1].copy()
-                held[at + 1 :] = held[at:-1].copy()
-                self.elites[row, at], held[at] = mask, value
+            if not better and self.elite_errors[row, 0] == np.inf:  # an input this good is worth merging with
+                self._enter(row, self.best[row], self.error[row])
+            self._enter(row, mask, value)
+
+    def _enter(self, row: int, mask: np.ndarray, value: float) -> None:
+        held = self.elite_errors[row]
+        if np.any(np.abs(held - value) <= SAME * value):
+            return
+        at = int(np.searchsorted(held, value))
+        if at < ELITES:
+            self.elites[row, at + 1 :] = self.elites[row, at:-1].copy()
+            held[at + 1 :] = held[at:-1].copy()
+            self.elites[row, at], held[at] = mask, value
 
     def finish(self) -> State:
         """The best masks; for a count over the layer, after exchanges between rows."""
