@@ -5,6 +5,9 @@ PRESETS = {
     "sparsefw": "wanda+fw(step=open,steps=2000,alpha=0.9)+round(method=topk)",
     # Zimmer et al., SparseSwaps, arXiv 2512.10922: exact 1-swaps from Wanda's mask (there at most 100 a row)
     "sparseswaps": "wanda+swap",
+    # ours: the best masks known here, and the best in about the time of a calibration pass
+    "best": "wanda+swap+tabu(iterations=10000)+anneal(rounds=6)",
+    "fast": "wanda+swap",
 }
 
 # What `fwbench run` runs when no solver is named
@@ -17,6 +20,7 @@ DEFAULT = (
     "sparseswaps",
     "fw",
     "fw(convexify=shared)+swap",
+    "wanda+swap+tabu(iterations=10000)+anneal",
     "qp",
     "gurobi(convexify=shared)",
 )
