@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from fwbench.patterns import Pattern, parse
@@ -103,6 +104,24 @@ def check(selector: str | Path, patterns: Sequence[Pattern | str] | None = None)
     for name in _matching(head, SMOLLM2, glob):
         for pattern in patterns or ():
             parse(pattern).counts(SHAPES[name.rpartition(".")[2]])
+
+
+def one(
+    selector: str | Path, pattern: Pattern | str | None = None, progress: Progress | None = None
+) -> tuple[str, Problem]:
+    """The one problem of a selector, with its collection's name.
+
+    Raises:
+        CollectionError: it selects several, besides what :func:`load` raises.
+    """
+    head, _, glob = str(selector).partition("/")
+    found: list = _matching(head, SMOLLM2, glob) if head.partition("@")[0] == "smollm2" else []  # extracts nothing
+    if len(found) < 2:
+        found = list(islice(load(selector, None if pattern is None else [pattern], progress), 2))
+        if len(found) == 1:
+            return found[0]
+    names = [item if isinstance(item, str) else item[1].name for item in found[:2]]
+    raise CollectionError(f"{selector}: selects {names[0]}, {names[1]} and perhaps more: name one problem")
 
 
 def repattern(problem: Problem, pattern: Pattern) -> Problem:

@@ -1,8 +1,9 @@
 """The registry of best-known values: for each problem the best mask and the best lower bounds, and who found them.
 
-``best_known.csv`` holds one line a problem; beside it lie the masks in ``best_masks/`` as lines of hex digits, and the
-proofs of verified bounds in ``certificates/``. Entries only ever improve. A mask is judged again here; a bound that
-our checker replayed and one that a solver claims are kept apart, so neither hides the other.
+``best_known.csv`` holds one line a problem; beside it lie the masks in ``best_masks/`` as lines of hex digits, the
+proofs of verified bounds in ``certificates/``, and the table again as ``best_known.solu``. Entries only ever improve. A
+mask is judged again here; a bound that our checker replayed and one that a solver claims are kept apart, so neither
+hides the other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -23,7 +25,7 @@ from fwbench.problems.files import file_stem, write_atomic
 from fwbench.result import Certificate, Proof, pack_mask, unpack_mask
 
 FOLDER = Path(__file__).parent
-TABLE, MASKS, CERTIFICATES = "best_known.csv", "best_masks", "certificates"
+TABLE, MASKS, CERTIFICATES, SOLU = "best_known.csv", "best_masks", "certificates", "best_known.solu"
 WIDTH = 100  # hex digits of a line
 MARGIN = 1e-9  # relative: less is no improvement, and a lower bound may exceed the upper by as much
 
@@ -174,9 +176,28 @@ def save(
         values = [getattr(entry, column) for column in COLUMNS]
         writer.writerow("" if value is None else repr(value) if isinstance(value, float) else value for value in values)
     write_atomic(folder / TABLE, text.getvalue().encode())
+    write_atomic(folder / SOLU, solu(entries).encode())
     proofs = {_certificate_path(folder, entry) for entry in ordered if entry.verified is not None}
     for path in {*(folder / MASKS).glob("*.txt"), *(folder / CERTIFICATES).glob("*.npz")} - set(paths) - proofs:
         path.unlink()
+
+
+def solu(entries: Mapping[str, BestKnown]) -> str:
+    """The registry as a ``.solu`` file: lines ``=opt= name value``, or ``=best=`` and ``=bestdual=`` for two bounds.
+
+    ``=opt=`` is written where a verified bound meets the error; claims of solvers are left out. A problem of which
+    nothing is known is ``=unkn= name``.
+    """
+    lines = []
+    for entry in sorted(entries.values(), key=lambda entry: (entry.name, entry.hash)):
+        name, upper, lower = re.sub(r"\s", "_", entry.name), entry.upper, entry.verified
+        if upper is not None and lower is not None and upper - lower <= MARGIN * abs(upper):
+            lines.append(f"=opt= {name} {upper!r}")
+            continue
+        lines += [] if upper is None else [f"=best= {name} {upper!r}"]
+        lines += [] if lower is None else [f"=bestdual= {name} {lower!r}"]
+        lines += [f"=unkn= {name}"] if upper is None and lower is None else []
+    return "".join(f"{line}\n" for line in lines)
 
 
 def certificate(entry: BestKnown, folder: Path | str = FOLDER) -> Certificate:

@@ -17,8 +17,8 @@ FLOORS = (
     "judge bounds verify verify_tree stage",
     "solvers problems",
     "pipeline store isolate perplexity",
-    "runner contract prove cite report",
-    "prune",
+    "runner contract prove imports report",
+    "prune cite",
     "cli",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

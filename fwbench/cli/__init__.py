@@ -26,6 +26,10 @@ COMMANDS = {
     "check-solver": "make",
     "prune": "prune",
     "perplexity": "prune",
+    "export": "share",
+    "import-solution": "share",
+    "cite": "share",
+    "compare": "share",
 }
 
 

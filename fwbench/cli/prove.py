@@ -75,16 +75,19 @@ def verify(what: Path, selectors: tuple[str, ...], quiet: bool) -> int:
 
 
 @click.command()
-@click.argument("action", required=False, type=click.Choice(["update"]))
+@click.argument("action", required=False, type=click.Choice(["update", "solu"]))
 @click.argument("store", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--folder", default=None, type=click.Path(path_type=Path), help="Registry to use. [default: the suite's]")
 def registry(action: str | None, store: Path | None, folder: Path | None) -> None:
-    """Show the best known values, or take into them what a store knows better (update STORE)."""
+    """Show the best known values, as a table or as a .solu file (solu), or take in what a store knows better."""
     from fwbench.problems import registry as module
     from fwbench.prove import update_registry
     from fwbench.store import Store
 
     folder = folder or module.FOLDER
+    if action == "solu":
+        click.echo(module.solu(module.best_known(folder)), nl=False)
+        return
     if action is None:
         for entry in sorted(module.best_known(folder).values(), key=lambda entry: entry.name):
             gap = "open" if entry.gap is None else f"{entry.gap:.3%}"

@@ -128,3 +128,27 @@ def test_unreadable(tmp_path, problem):
     with pytest.raises(RegistryError, match="cannot be read"):
         best_known(tmp_path)
     assert registry.COLUMNS[-1] == "date"
+
+
+def test_solu(tmp_path, problem):
+    good, _ = masks(problem)
+    error = problem.error(good)
+    wide, keep = synthetic.planted(rows=2, n=12, name="planted")
+    entries = improve({}, problem, "x", keep=good, lower=0.5 * error, proof=Proof.VERIFIED)
+    entries = improve(entries, problem, "gurobi", lower=error, proof=Proof.CLAIMED)  # a claim is no optimum
+    entries = improve(entries, wide, "planted", keep=keep, lower=0.0, proof=Proof.VERIFIED)
+    entries = improve(entries, synthetic.ties(), "bound alone", lower=0.25, proof=Proof.VERIFIED)
+    save(entries, tmp_path)
+    assert (tmp_path / "best_known.solu").read_text().splitlines() == [
+        f"=best= odd/name:_2:4 {error!r}",
+        f"=bestdual= odd/name:_2:4 {0.5 * error!r}",
+        "=opt= planted 0.0",
+        "=bestdual= ties-32 0.25",
+    ]
+
+
+def test_the_committed_solu_is_the_table():
+    table, solu = registry.FOLDER / registry.TABLE, registry.FOLDER / registry.SOLU
+    assert solu.is_file() or not best_known(), f"{table} was written by hand: save it"
+    if solu.is_file():
+        assert solu.read_text() == registry.solu(best_known())

@@ -1,0 +1,144 @@
+"""Masks from outside: every format, judged, stored and registered; what is wrong is refused in one line."""
+
+import gurobipy
+import highspy
+import numpy as np
+import pyscipopt
+import pytest
+from brute import best_mask
+from layers import random_layer
+
+from fwbench.imports import SolutionError, import_solution, read_mask, register
+from fwbench.problem import Problem
+from fwbench.problems import export, registry
+from fwbench.result import Status, Verdict, pack_mask
+from fwbench.store import Store
+
+
+@pytest.fixture
+def problem():
+    layer = random_layer("0.5", rows=2, n=8)
+    return Problem("mini.tiny", layer.W, layer.G, "0.5")
+
+
+def test_arrays_and_hex_digits(tmp_path, problem):
+    _, keep = best_mask(problem)
+    np.save(tmp_path / "a.npy", keep)
+    np.savez(tmp_path / "a.npz", keep=keep, other=np.zeros(3))
+    np.savez(tmp_path / "b.npz", keep)
+    digits = pack_mask(keep).hex()
+    (tmp_path / "a.txt").write_text(f"{digits[:3]}\n{digits[3:].upper()}\n")
+    for name in ("a.npy", "a.npz", "b.npz", "a.txt"):
+        assert np.array_equal(read_mask(problem, tmp_path / name), keep)
+
+
+def solve(solver, path, solution):
+    if solver == "gurobi":
+        with gurobipy.Env(params={"OutputFlag": 0}) as env:
+            model = gurobipy.read(str(path), env)
+            model.optimize()
+            model.write(str(solution))
+    else:
+        model = pyscipopt.Model()
+        model.hideOutput()
+        model.readProblem(str(path))
+        model.optimize()
+        model.writeBestSol(str(solution))
+
+
+@pytest.mark.parametrize("solver", ["gurobi", "scip"])
+@pytest.mark.parametrize("pattern", ["0.5", "2:4", "unstructured:0.4", "rows"])
+def test_solutions_of_the_exported_instance(tmp_path, solver, pattern):
+    problem = random_layer(pattern, rows=2, n=8)
+    export.write(problem, tmp_path / "a.mps")
+    solve(solver, tmp_path / "a.mps", tmp_path / "a.sol")
+    assert problem.error(read_mask(problem, tmp_path / "a.sol")) == pytest.approx(best_mask(problem)[0], rel=1e-6)
+
+
+def test_a_solution_of_highs(tmp_path):
+    """HiGHS solves no binary quadratic program; four weights of zero make the relaxation integral."""
+    problem = Problem("half zero", np.array([[0, 0, 0, 0, 1, 2, 3, 4]]), np.eye(8), "0.5")
+    export.write(problem, tmp_path / "a.lp", relaxed=True)
+    model = highspy.Highs()
+    model.setOptionValue("output_flag", False)
+    model.readModel(str(tmp_path / "a.lp"))
+    model.run()
+    model.writeSolution(str(tmp_path / "a.sol"), 0)
+    assert "# Dual" in (tmp_path / "a.sol").read_text()  # with dual values under the same names
+    assert problem.error(read_mask(problem, tmp_path / "a.sol")) == 0
+
+
+def test_a_block_needs_the_other_rows(tmp_path, problem):
+    export.write(problem, tmp_path / "row.lp", rows=[1])
+    solve("gurobi", tmp_path / "row.lp", tmp_path / "row.sol")
+    with pytest.raises(SolutionError, match="says nothing of row 0"):
+        read_mask(problem, tmp_path / "row.sol")
+    base = ~problem.pattern.prune(np.arange(16.0).reshape(2, 8))
+    keep = read_mask(problem, tmp_path / "row.sol", base)
+    assert np.array_equal(keep[0], base[0])
+    assert np.array_equal(keep[1], best_mask(problem)[1][1])
+
+
+def test_judged_stored_and_registered(tmp_path, problem):
+    best, keep = best_mask(problem)
+    np.save(tmp_path / "a.npy", keep)
+    outcome = import_solution(problem, tmp_path / "a.npy", "Gurobi 13, by hand", "mini")
+    row = outcome.result
+    assert (row.status, row.verdict, row.solver, row.solved) == (
+        Status.FEASIBLE,
+        Verdict.FEASIBLE,
+        "Gurobi 13, by hand",
+        True,
+    )
+    assert row.error == pytest.approx(best, rel=1e-12)
+    assert row.ratio_to_wanda <= 1
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(outcome, problem=problem)
+        assert store.results() == [row]
+        assert np.array_equal(store.mask(row.key), keep)
+    registry.save({}, tmp_path)
+    assert register(outcome, problem, tmp_path)
+    assert not register(outcome, problem, tmp_path)
+    entry = registry.best_known(tmp_path)[problem.hash]
+    assert (entry.upper, entry.upper_by) == (row.error, "Gurobi 13, by hand")
+    other = import_solution(problem, tmp_path / "a.npy", "x", "own")
+    with pytest.raises(SolutionError, match="keeps problems of mini and smollm2 only"):
+        register(other, problem, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.txt", "ff", "has 2 hex digits, 16 weights take 4"),
+        ("a.txt", "ffff", "the judge refuses the mask for mini.tiny: wrong count in 2 of 2 groups"),
+        ("a.txt", "", "names no variable"),
+        ("a.txt", "hello", "names no variable"),
+        ("a.sol", "u_0_0 0.5\n", "u_0_0 is 0.5, not 0 or 1"),
+        ("a.sol", "u_0_0 nan\n", "u_0_0 is nan, not 0 or 1"),
+        ("a.sol", "u_0_0 x\n", "u_0_0 is x, not 0 or 1"),
+        ("a.sol", "u_2_0 1\n", "u_2_0 is no weight of mini.tiny"),
+        ("a.sol", "u_0_0 1\nu_1_0 1\n", "group 0 prunes 1, not 4"),
+        ("a.npy", "nothing", "cannot be read"),
+        ("a.npz", "nothing", "cannot be read"),
+        ("a.npz", {"one": np.zeros((2, 8), bool), "two": np.zeros(1)}, "has no array keep among one, two"),
+        ("a.npz", {"keep": np.zeros((2, 8))}, "is float64 (2, 8), not bool (2, 8)"),
+        ("a.npz", {"keep": np.zeros((8, 2), bool)}, "is bool (8, 2), not bool (2, 8)"),
+        ("a.npz", {"keep": np.array([None])}, "cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_refused(tmp_path, problem, name, content, says):
+    path = tmp_path / name
+    if isinstance(content, dict):
+        np.savez(path, **content)
+    else:
+        path.write_text(content)
+    with pytest.raises(SolutionError) as error:
+        import_solution(problem, path, "x")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file(tmp_path, problem):
+    with pytest.raises(SolutionError, match="No such file"):
+        read_mask(problem, tmp_path / "nowhere.sol")
