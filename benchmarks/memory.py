@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fwbench.pipeline import resolve, run
+from fwbench.pipeline import resolve, run, warm_up
 
 from .common import V_PROJ, mini, one_thread
 
@@ -10,6 +10,11 @@ from .common import V_PROJ, mini, one_thread
 class Solvers:
     params = ("wanda", "wanda+fw(steps=50)", "wanda+fw(steps=50,convexify=shared,plain_steps=50)", "wanda+swap")
     param_names = ("solver",)
+
+    def setup_cache(self) -> None:
+        """Compile in another process: LLVM's memory is not the solver's."""
+        for solver in self.params:
+            warm_up(resolve(solver), mini(V_PROJ))
 
     def setup(self, solver: str) -> None:
         one_thread()
