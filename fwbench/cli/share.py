@@ -81,3 +81,16 @@ def import_solution(
     click.echo(f"{found.name}: error {row.error:.9g}, {row.ratio_to_wanda:.4f} of Wanda's, {row.verdict}")
     if improves is not None:
         click.echo(f"{folder or FOLDER}: {'improved' if improves else 'no better than what is known'}")
+
+
+@click.command()
+@click.argument("old", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("new", metavar="STORE", type=click.Path(path_type=Path))
+def compare(old: Path, new: Path) -> int:
+    """Compare two stores, the earlier first; exit code 1 if an error rose or a status got worse."""
+    from fwbench.report.compare import compare_stores, lines
+
+    found = compare_stores(old, new)
+    for line in lines(found):
+        click.echo(line)
+    return 1 if found.regressions else 0
