@@ -1,0 +1,65 @@
+"""The refit against numpy's least squares on the inputs themselves."""
+
+import numpy as np
+import pytest
+from layers import PATTERNS, hostile_layers, random_layer
+
+from fwbench.judge import judge
+from fwbench.problem import Problem
+from fwbench.solvers import refit
+from fwbench.solvers.refit import Refit
+from fwbench.solvers.scores import Magnitude, Wanda
+from fwbench.stage import Context, State
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4", "2:4"])
+def test_equals_least_squares(pattern, monkeypatch):
+    monkeypatch.setattr(refit, "CHUNK_BYTES", 1500)  # two rows at a time
+    rng = np.random.default_rng(3)
+    X, W = rng.standard_normal((8, 40)), rng.standard_normal((5, 8)).astype(np.float32)
+    problem = Problem("known", W, X @ X.T / 40, pattern)
+    start = Magnitude().run(problem, State(), Context())
+    after = Refit(ridge=0.0).run(problem, start, Context())
+    for w, keep, new in zip(W, start.keep, after.weights, strict=True):
+        best = np.linalg.lstsq(X[keep].T, w @ X, rcond=None)[0]
+        np.testing.assert_allclose(new[keep], best, rtol=1e-5)
+        assert not new[~keep].any()
+
+
+def test_the_ridge_is_a_penalty_on_the_change():
+    problem, ridge = random_layer("0.5"), 0.3
+    start = Wanda().run(problem, State(), Context())
+    after = Refit(ridge=ridge).run(problem, start, Context())
+    penalty = ridge * problem.G.diagonal().mean()
+    for w, keep, new in zip(problem.W.astype(float), start.keep, after.weights, strict=True):
+        # the gradient of error + penalty vanishes on the kept weights
+        gradient = 2 * problem.G @ (new - w) + 2 * penalty * (new - w)
+        np.testing.assert_allclose(gradient[keep], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("ridge", [0.0, 1e-3, 10.0])
+def test_never_worse_than_the_mask(pattern, ridge):
+    for problem in [random_layer(pattern), *hostile_layers(pattern)]:
+        after = Refit(ridge=ridge).run(problem, State(), Context())
+        found = judge(problem, after.keep, after.weights)
+        assert found.verdict == "feasible", problem.name
+        assert found.error <= problem.error(after.keep) * (1 + 1e-6) + 1e-7 * problem.total, problem.name
+
+
+def test_without_a_mask_it_takes_wanda_s():
+    problem = random_layer("0.5")
+    wanda = Wanda().run(problem, State(), Context())
+    assert np.array_equal(Refit().run(problem, State(), Context()).keep, wanda.keep)
+
+
+def test_a_deadline_leaves_trained_weights():
+    problem = random_layer("0.5")
+    after = Refit().run(problem, State(), Context(deadline=0.0))
+    assert after.stopped == "deadline"
+    assert np.array_equal(after.weights, np.where(after.keep, problem.W, 0))
+
+
+def test_bad_ridge():
+    with pytest.raises(ValueError, match="at least 0"):
+        Refit(ridge=-1.0)

@@ -1,0 +1,99 @@
+"""Perplexity against transformers' own loss, and against a loop over tokens."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).with_name("problems")))
+import tiny
+
+from fwbench.perplexity import perplexity
+from fwbench.problems.models import ModelError
+from fwbench.problems.text import Text, TextError
+
+TEXT = Text("prose", "".join(chr(40 + (7 * i * i + i // 3) % 80) for i in range(150)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model("llama")
+
+
+def ids_of(text: Text) -> list[int]:
+    return tiny.tokenizer(text.content)["input_ids"]
+
+
+def test_equals_the_loss_of_transformers(model):
+    rows = torch.tensor(ids_of(TEXT)[:128]).reshape(4, 32)
+    loss = model.network(input_ids=rows, labels=rows).loss
+    found = perplexity(model, TEXT, length=32)
+    assert found.value == pytest.approx(math.exp(loss), rel=1e-5)
+    assert (found.windows, found.scored, found.length, found.stride) == (4, 4 * 31, 32, 32)
+    assert found == perplexity(model, TEXT, length=32)  # and again, to the last bit
+
+
+def test_overlapping_windows_score_each_token_once(model):
+    ids, length, stride = ids_of(TEXT), 32, 10
+    total, scored, end = 0.0, 0, 1
+    for start in range(0, len(ids) - length + 1, stride):
+        window = torch.tensor([ids[start : start + length]])
+        logs = torch.log_softmax(model.network(input_ids=window).logits[0].double(), -1)
+        for place in range(end, start + length):
+            total -= float(logs[place - start - 1, ids[place]])
+            scored += 1
+        end = start + length
+    found = perplexity(model, TEXT, length, stride)
+    assert found.scored == scored
+    assert found.value == pytest.approx(math.exp(total / scored), rel=1e-6)
+
+
+def test_a_model_that_knows_nothing():
+    model = tiny.model("llama")
+    with torch.no_grad():
+        model.network.lm_head.weight.zero_()
+    assert perplexity(model, TEXT).value == pytest.approx(tiny.VOCABULARY, rel=1e-9)
+
+
+def test_windows_are_cut_to_the_model_and_the_text(model):
+    assert perplexity(model, TEXT, length=512).length == 64  # the model takes no more
+    short = perplexity(model, Text("short", "abcdefgh"))
+    assert (short.windows, short.length, short.scored) == (1, 8, 7)
+    assert perplexity(model, TEXT, length=32, tokens=70).windows == 2
+    assert "2 windows of 32 tokens, 62 scored" in str(perplexity(model, TEXT, length=32, tokens=70))
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "reason"),
+    [
+        ("a", {}, "two tokens or more"),
+        ("abc", {"length": 1}, "two tokens or more"),
+        ("abcdef", {"length": 4, "stride": 5}, "stride of 5"),
+        ("abcdef", {"length": 4, "stride": 0}, "stride of 0"),
+        ("abcdef", {"tokens": 0}, "two tokens or more"),
+    ],
+)
+def test_refusals(model, text, options, reason):
+    with pytest.raises(TextError, match=reason):
+        perplexity(model, Text("bad", text), **options)
+
+
+def test_a_broken_model_is_refused():
+    model = tiny.model("llama")
+    with torch.no_grad():
+        model.network.model.norm.weight.fill_(math.nan)
+    with pytest.raises(ModelError, match="not finite"):
+        perplexity(model, TEXT)
+
+
+@pytest.mark.slow
+def test_smollm2():
+    """The figure of the prototype (DESIGN section 7): 9 windows of 512 tokens of lee.cor."""
+    from fwbench.problems.models import load_model
+    from fwbench.problems.text import load_text
+
+    found = perplexity(load_model("smollm2"), load_text("lee-heldout"))
+    assert found.windows == 9
+    assert found.value == pytest.approx(32.37, abs=0.005)
