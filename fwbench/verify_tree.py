@@ -1,4 +1,4 @@
-"""The checker of branch and bound trees (certificates of kind ``tree``): numpy and the problem alone, rounding included.
+"""The checker of branch and bound trees (certificates of kind ``tree``): numpy and the problem alone, with rounding.
 
 A block is one row of the layer, or the whole layer where the pattern does not separate: ``m`` variables ``v`` (1 =
 pruned), ``Q_ij = w_i w_j G_ij`` (0 between rows), the error ``vᵀQv``, and a count of ones in each group of neighbours.
@@ -6,31 +6,33 @@ Its tree is a stream of steps in preorder. A state is a partial mask; where a gr
 variables are fixed as well. The steps, and what they say of the masks of the state at hand:
 
     LEAF        they cost at least what the tangent at the current point says (a claim)
-    BRANCH i    v_i is free: they are those with v_i = 0 and those with v_i = 1; the two subtrees follow, v_i = step - 1
-                first. Both start from the current point
-    FIX i       v_i is free: those with the other value are bounded by the current point (a claim); go on with v_i = step - 3
-    POINT       the current point: u = (256 point + digits)/2^15 for each free variable, with exactly the count's sum in each group
+    BRANCH i    v_i is free: they are those with v_i = 0 and those with v_i = 1; the two subtrees follow, that of
+                v_i = step - 1 first. Both start from the current point
+    FIX i       v_i is free: those with the other value are bounded by the current point (a claim); v_i = step - 3
+    POINT       the current point: u = (256 point + digits) / 2^15 for each free variable, each group's sum its count
     DIAGONAL    the current diagonal: a float32 for each free variable; a new point must follow
     NOTHING     they cost at least 0
 
 So the leaves cover every mask by construction, and the least claim of a block bounds it from below.
 
-**A claim.** Let ``R`` be the variables that were free when the diagonal ``d`` came, and ``d = 0`` elsewhere. The checker
-proves ``(Q - Diag(d))_RR + ρ Σ_g 1_g1_gᵀ ⪰ 0``. On masks ``vᵀQv = F(v) = vᵀ(Q - Diag(d))v + dᵀv``. A mask of the state and
-the point ``u`` agree outside of ``R`` and have the same sums over groups, so ``z = v - u`` has ``zᵀ(Q - Diag(d))z ≥ 0`` and
+**A claim.** Let ``R`` be the variables that were free when the diagonal ``d`` came, and ``d = 0`` elsewhere. The
+checker proves ``(Q - Diag(d))_RR + ρ Σ_g 1_g1_gᵀ ⪰ 0``. On masks ``vᵀQv = F(v) = vᵀ(Q - Diag(d))v + dᵀv``. A mask of
+the state and the point ``u`` agree outside of ``R`` and have the same sums over groups, so ``z = v - u`` has ``zᵀ(Q -
+Diag(d))z ≥ 0`` and
 
     vᵀQv  ≥  F(u) + ∇F(u)ᵀz  =  -uᵀ(Q - Diag(d))u + gᵀv,    g = 2(Q - Diag(d))u + d.
 
 The least of ``gᵀv`` over the state's masks takes what is fixed and the smallest ``g`` of each group's free ones.
 
-**Rounding.** (1) *Positive semidefinite* (Rump, BIT 46, 2006; Higham, thm. 10.3): if Cholesky of a symmetric ``B`` of size
-r runs to completion, ``λmin(B) ≥ -γ/(1-γ) tr B``, ``γ = γ_{r+1}``. ``w_i w_j`` is exact (48 bits); its product with
-``G_ij``, adding ``ρ`` and subtracting ``d`` and the shift are four roundings of at most ε/2 each of sums no larger than
-``|Q| + ρ + |d|``, the Frobenius norm of which, times 4ε, is added to a shift of twice ``γ/(1-γ) tr B``. (2) *The tangent.*
-``u`` is exact. A computed product ``uQ`` is off by at most ``γ_{m+1} u|Q|`` (Higham, eq. 3.5; the rounding of ``Q_ij``
-included). Elementwise steps add at most 4ε of the sum of the absolute values of what they join. ``g`` is lowered by its
-error before the smallest are summed; a sum of ``m`` numbers is off by at most ``γ_m`` times the sum of their absolute
-values. ε is twice the unit roundoff below, so every bound of first order has a factor of 2 to spare for the higher ones.
+**Rounding.** (1) *Positive semidefinite* (Rump, BIT 46, 2006; Higham, thm. 10.3): if Cholesky of a symmetric ``B`` of
+size r runs to completion, ``λmin(B) ≥ -γ/(1-γ) tr B``, ``γ = γ_{r+1}``. ``w_i w_j`` is exact (48 bits); its product
+with ``G_ij``, adding ``ρ`` and subtracting ``d`` and the shift are four roundings of at most ε/2 each of sums no
+larger than ``|Q| + ρ + |d|``; the Frobenius norm of that, times 4ε, is added to a shift of twice ``γ/(1-γ) tr B``.
+(2) *The tangent.* ``u`` is exact. A computed product ``uQ`` is off by at most ``γ_{m+1} u|Q|`` (Higham, eq. 3.5; the
+rounding of ``Q_ij`` included). Elementwise steps add at most 4ε of the sum of the absolute values of what they join.
+``g`` is lowered by its error before the smallest are summed; a sum of ``m`` numbers is off by at most ``γ_m`` times
+the sum of their absolute values. ε is twice the unit roundoff below, so every bound of first order has a factor of 2
+to spare.
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ def prove_tree(problem: Problem, certificate: Certificate) -> float:
     """The lower bound on the layer's error that the trees prove.
 
     Arrays (all one-dimensional, the blocks one after another): ``step`` uint8; ``variable`` uint16, one for each BRANCH
-    and FIX; ``point`` and ``digits`` uint8, ``diagonal`` float32, as the steps ask for them; ``rho`` float64, one a block.
+    and FIX; ``point`` and ``digits`` uint8, ``diagonal`` float32, as the steps ask for them; ``rho`` float64, one a
+    block.
 
     Raises:
         Refuted: the message says why.

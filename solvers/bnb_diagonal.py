@@ -1,10 +1,11 @@
 """The diagonal ``d`` that lifts the relaxation of one subtree most: a max-cut semidefinite program (``bnb``).
 
 With ``x = 2u - 1`` and a border, ``uᵀQu + bᵀu`` over masks with ``need[g]`` ones in each group is ``x̂ᵀCx̂``; adding
-``ρ(z_gᵀx̂)²`` with ``z_g = (size - 2 need, 1, ..., 1)`` changes no value. The dual of ``min ⟨C, X⟩, diag X = 1, X ⪰ 0`` is
-``max Σy, C - Diag(y) ⪰ 0``, and ``d = 4y`` makes ``Q - Diag(d) + ρ' Σ 1_g1_gᵀ ⪰ 0`` (Shor's relaxation with the count's
-products; Billionnet, Elloumi, Plateau 2009). Primal-dual interior point of Helmberg, Rendl, Vanderbei and Wolkowicz
-(SIAM J. Optim. 6, 1996), Mehrotra's predictor and corrector, ended as soon as more would not change the search.
+``ρ(z_gᵀx̂)²`` with ``z_g = (size - 2 need, 1, ..., 1)`` changes no value. The dual of ``min ⟨C, X⟩, diag X = 1, X ⪰
+0`` is ``max Σy, C - Diag(y) ⪰ 0``, and ``d = 4y`` makes ``Q - Diag(d) + ρ' Σ 1_g1_gᵀ ⪰ 0`` (Shor's relaxation with
+the count's products; Billionnet, Elloumi, Plateau 2009). Primal-dual interior point of Helmberg, Rendl, Vanderbei and
+Wolkowicz (SIAM J. Optim. 6, 1996), Mehrotra's predictor and corrector, ended as soon as more would not change the
+search.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def best_diagonal(
 
 
 def interior_point(C: np.ndarray, target: float) -> np.ndarray:
-    """Maximise ``Σy`` subject to ``C - Diag(y) ⪰ 0``; every iterate satisfies it strictly."""
+    """Maximise ``Σy`` subject to ``C - Diag(y) ⪰ 0``; every iterate satisfies it to rounding."""
     n = len(C)
     off = C - np.diag(C.diagonal())
     norm = max(float(np.abs(np.linalg.eigvalsh(off)[[0, -1]]).max()), 1e-3 * float(np.abs(C).max()), 1e-300)
@@ -53,11 +54,11 @@ def interior_point(C: np.ndarray, target: float) -> np.ndarray:
         gap = float((X * Z).sum())
         if dual >= target or gap <= PART * max(target - dual - gap, 0.05 * (target - dual)):
             break
-        inverse = np.linalg.inv(Z)
-        inverse = (inverse + inverse.T) / 2
         try:
+            inverse = np.linalg.inv(Z)
+            inverse = (inverse + inverse.T) / 2
             factor = np.linalg.inv(inverse * X)
-        except np.linalg.LinAlgError:
+        except np.linalg.LinAlgError:  # at the wall: y is as good as it gets
             break
         mu = gap / n
         dy = factor.sum(axis=1)  # aims at 0: the predictor

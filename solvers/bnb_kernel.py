@@ -1,14 +1,15 @@
 """The numba kernel of ``bnb``: depth-first search of one subtree, its quadratic programs, and what it claims.
 
-A subtree is ``min vᵀAv + bᵀv`` over masks of its ``r`` free variables with ``need[g]`` ones in each group, ``A`` positive
-semidefinite along the groups' hyperplanes, all in units of the incumbent. The nodes' relaxations are solved by exchanging
-mass within the pair that lowers the objective most (sequential minimal optimisation: Fan, Chen, Lin, JMLR 6, 2005), which
-never leaves the hyperplane. With ``g`` the gradient at *any* ``u`` of the polytope and any multiplier ``λ`` of a group,
+A subtree is ``min vᵀAv + bᵀv`` over masks of its ``r`` free variables with ``need[g]`` ones in each group, ``A``
+positive semidefinite along the groups' hyperplanes, all in units of the incumbent. The nodes' relaxations are solved by
+exchanging mass within the pair that lowers the objective most (sequential minimal optimisation: Fan, Chen, Lin, JMLR 6,
+2005), which never leaves the hyperplane. With ``g`` the gradient at any ``u`` of the polytope and any ``λ`` of a group,
 
     value ≥ h(u) - Σ max((g - λ)u, (g - λ)(u - 1))
 
-over the free variables, best with the largest ``g`` that the oracle prunes. To prune a variable it keeps, or the other way
-round, raises that by the distance of its ``g`` to the other side's nearest, and fixes it when the incumbent is reached. What is claimed is claimed at a point of few digits, so that the proof stores little.
+over the free variables, best with the largest ``g`` that the oracle prunes as ``λ``. To prune a variable it keeps, or
+the other way round, raises that by the distance of its ``g`` to the other side's nearest, and fixes it when the
+incumbent is reached. What is claimed is claimed at a point of few digits, so that the proof stores little.
 
 The proof of a subtree is a stream of steps in preorder (``fwbench.verify_tree``); OPEN stands for a node left open.
 """
@@ -50,7 +51,7 @@ def _value(b, u, g):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def bound(b, start, need, low, high, u, g, edge):  # type: ignore[no-untyped-def]
-    """Value at ``u`` and the bound it gives; ``edge (groups, 2)``: the last ``g`` that is pruned and the first that is not."""
+    """Value at ``u`` and the bound it gives; ``edge (groups, 2)``: the largest ``g`` pruned and the least kept."""
     gap = 0.0
     for group in range(start.size - 1):
         first, last = start[group], start[group + 1]
@@ -293,18 +294,18 @@ def descend(A, b, start, v, g):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def perturbed(A, b, start, v, rounds, seed):  # type: ignore[no-untyped-def]
     """Random exchanges and descent, again and again from the best mask ``v``, in place; its value."""
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (numba's own)
     g = np.empty(v.size)
     gradient(A, b, v, g)
     best = descend(A, b, start, v, g)
     trial = v.copy()
     for _ in range(rounds):
         trial[:] = v
-        for _ in range(2 + np.random.randint(5)):
-            group = np.random.randint(start.size - 1)
+        for _ in range(2 + np.random.randint(5)):  # noqa: NPY002 (numba's own)
+            group = np.random.randint(start.size - 1)  # noqa: NPY002 (numba's own)
             size = start[group + 1] - start[group]
-            i = start[group] + np.random.randint(size)
-            j = start[group] + np.random.randint(size)
+            i = start[group] + np.random.randint(size)  # noqa: NPY002 (numba's own)
+            j = start[group] + np.random.randint(size)  # noqa: NPY002 (numba's own)
             trial[i], trial[j] = trial[j], trial[i]
         gradient(A, b, trial, g)
         value = descend(A, b, start, trial, g)
@@ -333,7 +334,7 @@ def _gain(psc, seen, side, k, overall, width):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def choose(A, b, start, need, low, high, u, lower, target, psc, seen, work):  # type: ignore[no-untyped-def]
-    """Variable to branch on: the product of both children's gains, looked at or known by averages (-1: none is free)."""
+    """Variable to branch on: the largest product of its children's gains, by a look or by averages (-1: none free)."""
     r = u.size
     score = np.full(r, -1.0)
     overall = 0.0

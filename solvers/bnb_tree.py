@@ -54,7 +54,7 @@ def certificate(problem: Problem, trees: Iterable[Tree], bound: float, source: s
 
 
 def safe_diagonal(Q: np.ndarray, free: np.ndarray, size: int, d: np.ndarray, rho: float) -> np.ndarray | None:
-    """``d (r,)`` as float32, lowered until the checker proves ``(Q - Diag(d))_RR + rho Σ 1_g1_gᵀ ⪰ 0``; None if it never does."""
+    """``d (r,)`` as float32, lowered until the checker proves ``(Q - Diag(d))_RR + rho Σ 1_g1_gᵀ ⪰ 0``; else None."""
     step = 16 * (free.size + 2) * proof.EPS * (float(np.abs(Q.diagonal()).sum()) + rho * free.size)
     shift = 0.0
     for _ in range(60):

@@ -1,0 +1,248 @@
+"""Branch and bound against enumeration and Gurobi; its proof, its clock, its threads."""
+
+import time
+
+import numpy as np
+import pytest
+from brute import best_mask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layers import PATTERNS, hostile_layers, integer_layer, pattern_of, random_layer
+
+from fwbench import verify_tree
+from fwbench.judge import count_reason
+from fwbench.problem import Problem
+from fwbench.problems.collections import load
+from fwbench.result import Certificate
+from fwbench.solvers import bnb_kernel as kernel
+from fwbench.solvers import gurobi_
+from fwbench.solvers.bnb import LARGEST, BranchAndBound
+from fwbench.solvers.bnb_diagonal import best_diagonal
+from fwbench.solvers.gurobi_ import Gurobi
+from fwbench.stage import Context, State
+
+
+def solve(problem: Problem, **parameters) -> State:
+    return BranchAndBound(**parameters).run(problem, State(), Context())
+
+
+def assert_optimal(problem: Problem, after: State) -> None:
+    best, _ = best_mask(problem)
+    slack = 1e-9 * best + 1e-14 * problem.total
+    assert not count_reason(problem, after.keep), problem.name
+    assert problem.error(after.keep) <= best + slack, problem.name
+    assert after.lower == pytest.approx(best, abs=slack), problem.name
+    assert after.proven, problem.name
+    assert after.relaxed is None
+    assert_proved(problem, after)
+
+
+def assert_proved(problem: Problem, after: State) -> None:
+    """The checker proves what the stage says, also from its file."""
+    certificate = Certificate.from_bytes(after.certificate.to_bytes())
+    proved = verify_tree.prove_tree(problem, certificate)
+    assert proved >= after.lower * (1 - 1e-9) - 1e-13 * problem.total, problem.name
+    assert proved <= problem.error(after.keep) * (1 + 1e-12) + 1e-15 * problem.total, problem.name
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_equals_enumeration(pattern):
+    n = 4 if pattern.startswith("unstructured") else 12
+    for problem in (random_layer(pattern, n=n), integer_layer(pattern, n=n), random_layer(pattern, n=n, condition=1e6)):
+        assert_optimal(problem, solve(problem))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_hostile_layers(pattern):
+    for problem in hostile_layers(pattern, rows=2):
+        assert_optimal(problem, solve(problem))
+
+
+@st.composite
+def layers(draw) -> Problem:
+    """Small layers of every pattern: whole numbers with ties, zero rows, twins, few tokens, bad condition."""
+    pattern = draw(st.sampled_from(PATTERNS))
+    unstructured = pattern.startswith("unstructured")
+    n = 4 if unstructured else 8 if ":" in pattern else draw(st.integers(2, 14))
+    rows = draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    tokens = draw(st.sampled_from([1, 2, 5, 20]))
+    if draw(st.booleans()):
+        W, X = rng.integers(-2, 3, (rows, n)).astype(float), rng.integers(-2, 3, (n, tokens)).astype(float)
+    else:
+        W, X = rng.standard_normal((rows, n)), rng.standard_normal((n, tokens))
+        X *= np.logspace(0, draw(st.sampled_from([0, -2, -4])), n)[:, None]
+    kind = draw(st.sampled_from(["", "zero row", "twins", "zero inputs"]))
+    if kind == "zero row":
+        W[0] = 0
+    elif kind == "twins":
+        X[n // 2 :] = X[: n - n // 2]
+    elif kind == "zero inputs":
+        X[::2] = 0
+    return Problem(kind or "plain", W, X @ X.T, pattern_of(pattern, rows, n))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(layers(), st.sampled_from([1, 2, 7, 1000]))
+def test_equals_enumeration_on_any_layer(problem, subtree):
+    assert_optimal(problem, solve(problem, subtree=subtree))
+
+
+@pytest.mark.parametrize("selector", ["n032", "n064.v_proj", "n064.down_proj"])
+@pytest.mark.skipif(gurobi_.licence_problem(64) is not None, reason="no Gurobi")
+def test_equals_gurobi_on_real_layers(selector):
+    for _, problem in load("mini"):
+        if selector in problem.name and problem.pattern.separable:
+            theirs = Gurobi(convexify="shared").run(problem, State(), Context())
+            after = solve(problem)
+            assert problem.error(after.keep) == pytest.approx(problem.error(theirs.keep), rel=1e-9), problem.name
+            assert after.proven
+            assert after.counters["nodes"] < 4000
+            assert_proved(problem, after)
+
+
+def real(name: str) -> Problem:
+    return next(problem for _, problem in load("mini") if name in problem.name)
+
+
+def test_threads_change_nothing():
+    problem = real("n064.gate_proj")
+    one, two = (BranchAndBound(subtree=50).run(problem, State(), Context(threads=t)) for t in (1, 3))
+    assert np.array_equal(one.keep, two.keep)
+    assert one.lower == two.lower
+    assert one.counters == two.counters
+    assert one.certificate.to_bytes() == two.certificate.to_bytes()
+
+
+def test_inputs_stay_as_they_are():
+    problem = real("n032.q_proj")
+    start = solve(problem, nodes=1).keep
+    before = start.copy()
+    BranchAndBound().run(problem, State(keep=start), Context())
+    assert np.array_equal(start, before)
+
+
+@pytest.mark.parametrize("nodes", [1, 3, 20, 60])
+def test_an_unfinished_tree_is_honest(nodes):
+    problem = real("n064.gate_proj")
+    best = problem.error(solve(problem).keep)
+    after = solve(problem, nodes=nodes, subtree=10)
+    assert (after.stopped, after.proven) == ("nodes", False)
+    assert 0 < after.lower <= best * (1 + 1e-12) <= problem.error(after.keep) * (1 + 2e-12)
+    assert_proved(problem, after)
+
+
+def test_respects_the_deadline():
+    problem = real("n256.gate_proj")
+    solve(real("n016.gate_proj"))  # compiled
+    began = time.monotonic()
+    after = BranchAndBound(seconds=1.0, subtree=50).run(problem, State(), Context())
+    assert time.monotonic() - began < 6.0
+    assert (after.stopped, after.proven) == ("deadline", False)
+    assert not count_reason(problem, after.keep)
+    assert 0 <= after.lower <= problem.error(after.keep)
+    assert_proved(problem, after)
+
+
+def test_no_time_returns_the_incumbent():
+    problem = random_layer("0.5")
+    start = problem.pattern.prune(np.arange(36.0).reshape(3, 12) % 7)
+    after = BranchAndBound().run(problem, State(keep=~start), Context(deadline=time.monotonic() - 1))
+    assert np.array_equal(after.keep, ~start)
+    assert (after.lower, after.proven, after.stopped) == (0.0, False, "deadline")
+    assert_proved(problem, after)
+
+
+def test_a_gap_is_kept():
+    problem = real("n064.gate_proj")
+    exact, loose = solve(problem), solve(problem, gap=0.05)
+    assert loose.counters["nodes"] < exact.counters["nodes"]
+    assert not loose.proven
+    assert loose.lower >= 0.95 * problem.error(loose.keep) * (1 - 1e-9)
+    assert_proved(problem, loose)
+
+
+def test_declines_and_refuses():
+    wide = Problem("wide", np.ones((3, LARGEST // 2)), np.eye(LARGEST // 2), "unstructured:0.5")
+    assert str(LARGEST) in BranchAndBound().supports(wide)
+    assert BranchAndBound().supports(wide.with_pattern("0.5")) is None
+    for wrong in ({"seconds": 0}, {"gap": 1.0}, {"nodes": -1}, {"subtree": 0}):
+        with pytest.raises(ValueError, match="must be positive"):
+            BranchAndBound(**wrong)
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def program(seed: int, n: int = 12, groups: int = 2) -> tuple:
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, n))
+    return X @ X.T, rng.standard_normal(n), np.arange(groups + 1) * (n // groups), np.full(groups, n // groups // 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_diagonal_is_shors(seed):
+    """Feasible, and as good as any that a general optimiser finds (its dual value by eigenvalues)."""
+    from scipy.optimize import minimize
+
+    Q, b, start, need = program(seed, groups=1)
+    rho, n = 4 * Q.diagonal().mean(), len(b)
+    d = best_diagonal(Q, b, start, need, rho, np.inf)
+    J = rho * np.ones((n, n))
+    assert np.linalg.eigvalsh(Q - np.diag(d) + J)[0] >= -1e-9 * rho
+
+    # any other feasible diagonal bounds no better: minimum of the convexified program over the hyperplane's box
+    def bound(diagonal: np.ndarray) -> float:
+        A = Q - np.diag(diagonal)
+        found = minimize(
+            lambda u: u @ A @ u + (b + diagonal) @ u,
+            np.full(n, need[0] / n),
+            jac=lambda u: 2 * A @ u + b + diagonal,
+            bounds=[(0, 1)] * n,
+            constraints={"type": "eq", "fun": lambda u: u.sum() - need[0], "jac": lambda u: np.ones(n)},
+        )
+        return found.fun
+
+    ours = bound(d)
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        other = d + rng.standard_normal(n) * 0.3 * Q.diagonal().mean()
+        other -= max(0.0, -np.linalg.eigvalsh(Q - np.diag(other) + J)[0])
+        assert bound(other) <= ours + 0.05 * abs(ours)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_points_of_few_digits_keep_the_count(seed):
+    rng = np.random.default_rng(seed)
+    start, need = np.array([0, 5, 12]), np.array([2, 4])
+    u = np.concatenate([rng.dirichlet(np.ones(5)) * 2, rng.dirichlet(np.ones(7)) * 4])
+    u = np.clip(u, 0, 1)
+    low, high = np.zeros(12), np.ones(12)
+    kernel.settle(start, need, low, high, u)
+    assert u[:5].sum() == pytest.approx(2, abs=1e-12)
+    before = u.copy()
+    kernel.quantise(start, need, low, high, u, kernel.COARSE)
+    assert np.array_equal(u * 128, np.rint(u * 128))
+    assert (u[:5].sum(), u[5:].sum()) == (2, 4)
+    assert np.abs(u - before).max() <= 1 / 128 + 1e-7
+    assert 0 <= u.min() <= u.max() <= 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_bound_of_a_point(seed):
+    """Against the linear program over the group polytopes, by sorting; with fixed variables."""
+    Q, b, start, need = program(seed)
+    rng = np.random.default_rng(seed)
+    low, high, u = np.zeros(12), np.ones(12), np.full(12, 0.5)
+    kernel.fix(start, need, low, high, u, int(rng.integers(12)), 1.0)
+    g, edge = np.empty(12), np.empty((2, 2))
+    kernel.gradient(Q, b, u, g)
+    assert g == pytest.approx(2 * Q @ u + b)
+    value, lower = kernel.bound(b, start, need, low, high, u, g, edge)
+    assert value == pytest.approx(u @ Q @ u + b @ u)
+    v = low.copy()
+    for group in range(2):
+        part = [i for i in range(6 * group, 6 * group + 6) if low[i] < high[i]]
+        left = need[group] - int(low[6 * group : 6 * group + 6].sum())
+        v[sorted(part, key=lambda i: g[i])[:left]] = 1
+    assert lower == pytest.approx(value + g @ (v - u))
