@@ -94,3 +94,16 @@ def compare(old: Path, new: Path) -> int:
     for line in lines(found):
         click.echo(line)
     return 1 if found.regressions else 0
+
+
+@click.command()
+@click.argument("what", metavar="STORE|PROBLEM")
+@click.option("--format", "form", default="md", show_default=True, type=click.Choice(["md", "latex", "bibtex"]))
+def cite(what: str, form: str) -> None:
+    """Say how to cite the best masks of a store, or the best known mask of one problem.
+
+    A sentence with the certified gap, a table, and BibTeX of the suite, the model, the text and each solver's paper.
+    """
+    from fwbench.cite import cite as write
+
+    click.echo(write(what, form), nl=False)
