@@ -192,8 +192,8 @@ def _mps(instance: Instance, relaxed: bool) -> Iterator[bytes]:
     yield b"RHS\n"
     yield from (f" RHS count_{group} {count}\n".encode() for group, count in enumerate(counts))
     yield b"BOUNDS\n"
-    kind, value = ("UP", " 1") if relaxed else ("BV", "")
-    yield from (f" {kind} BND {name}{value}\n".encode() for own in names for name in own)
+    kind, upper = ("UP", " 1") if relaxed else ("BV", "")
+    yield from (f" {kind} BND {name}{upper}\n".encode() for own in names for name in own)
     head = b"QUADOBJ\n"
     for row, own in enumerate(names):
         for i, j, value in instance.triangle(row):
