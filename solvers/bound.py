@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -17,10 +18,11 @@ from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers.dnn import doubly_nonnegative
 from fwbench.solvers.fw import FrankWolfe
+from fwbench.solvers.mccormick import mccormick
 from fwbench.solvers.shor import RowForm, RowProof, shor
 from fwbench.stage import Context, Role, Stage, State, register
 
-KINDS = ("shared", "shor", "dnn", "best")
+KINDS = ("shared", "shor", "dnn", "mccormick", "best")
 
 Prover = Callable[[RowForm, float], RowProof]
 
@@ -31,8 +33,9 @@ class Bound(Stage):
     """Certified lower bounds: shared ``e``, then semidefinite bounds of single rows, the largest gap first.
 
     ``kind=shared``: one diagonal for all rows. ``shor``: one of each row's own, from the semidefinite relaxation.
-    ``dnn``: with ``u_i u_j ≥ 0`` besides. ``best``: Shor on the rows, then ``dnn`` as long as time is left. ``rows`` of
-    0 is all of them, N the N with the largest gap. Ends after ``seconds`` with what it has.
+    ``dnn``: with ``u_i u_j ≥ 0`` besides. ``mccormick``: with all four products of ``u_i``, ``1 - u_i`` and ``u_j``,
+    ``1 - u_j``. ``best``: Shor on the rows, then ``dnn``, then ``mccormick`` as long as time is left. ``rows`` of 0 is
+    all of them, N the N with the largest gap. Ends after ``seconds`` with what it has.
     """
 
     name: ClassVar[str] = "bound"
@@ -51,32 +54,38 @@ class Bound(Stage):
             raise ValueError("rows and iterations must not be negative, seconds and tolerance must be positive")
 
     def supports(self, problem: Problem) -> str | None:
-        if self.kind in ("shor", "dnn") and not problem.pattern.separable:
+        if self.kind in ("shor", "dnn", "mccormick") and not problem.pattern.separable:
             return f"kind={self.kind} needs a pattern whose rows are independent, not {problem.pattern}"
         return None
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         context = replace(context, deadline=time.monotonic() + context.left(self.seconds))
-        shared = FrankWolfe(convexify="shared", steps=500).run(problem, replace(state, certificate=None), context)
+        with _blas_threads(context.threads):
+            shared = FrankWolfe(convexify="shared", steps=500).run(problem, replace(state, certificate=None), context)
         after = replace(state, trace=shared.trace, counters=shared.counters, stopped=shared.stopped)
         assert shared.certificate is not None
         after = after.bound(shared.certificate.bound, shared.certificate)
         if self.kind == "shared" or not problem.pattern.separable:
             return after
         layer = _Layer(problem, shared.certificate, state, context, self.rows)
-        provers: list[Prover] = []
-        if self.kind in ("shor", "best"):
-            provers.append(lambda form, deadline: shor(form, tolerance=self.tolerance, deadline=deadline).proof)
-        if self.kind in ("dnn", "best"):
-            provers.append(
-                lambda form, deadline: doubly_nonnegative(
-                    form, iterations=self.iterations, tolerance=self.tolerance, deadline=deadline
-                )
-            )
+        order = ("shor", "dnn", "mccormick") if self.kind == "best" else (self.kind,)
+        provers = [self._prover(kind) for kind in order]
         finished = all(layer.improve(prover) for prover in provers)
         certificate = layer.certificate(f"bound(kind={self.kind})")
         after = replace(after, trace=(*after.trace, *layer.trace), stopped="" if finished else "deadline")
         return after.bound(certificate.bound, certificate).count(row_proofs=layer.count)
+
+    def _prover(self, kind: str) -> Prover:
+        if kind == "shor":
+            return lambda form, deadline: shor(form, tolerance=self.tolerance, deadline=deadline).proof
+        method = doubly_nonnegative if kind == "dnn" else mccormick
+        return partial(_within, method, self.iterations, self.tolerance)
+
+
+def _within(
+    method: Callable[..., RowProof], iterations: int, tolerance: float, form: RowForm, deadline: float
+) -> RowProof:
+    return method(form, iterations=iterations, tolerance=tolerance, deadline=deadline)
 
 
 class _Layer:
@@ -139,7 +148,7 @@ def _in_parallel(
     """Proofs as they come: a row a thread, one BLAS thread each, none begun after the deadline."""
     waiting = iter(rows)
     running: dict[Future[RowProof], int] = {}
-    with _one_blas_thread(), ThreadPoolExecutor(max(1, context.threads)) as pool:
+    with _blas_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
         while True:
             while len(running) < max(1, context.threads) and not context.expired():
                 row = next(waiting, None)
@@ -154,9 +163,9 @@ def _in_parallel(
 
 
 @contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def _blas_threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, number))
     try:
         yield
     finally:

@@ -18,12 +18,13 @@ from fwbench import verify
 from fwbench.problem import Problem
 from fwbench.solvers.bound import Bound
 from fwbench.solvers.dnn import doubly_nonnegative, finish, multipliers
+from fwbench.solvers.mccormick import mccormick
 from fwbench.solvers.scores import wanda_score
 from fwbench.solvers.shor import RowForm, RowProof, shor, tangent_bound
 from fwbench.stage import Context, State
 
 SEPARABLE = ("0.5", "0.25", "2:4", "1:4", "rows")
-KINDS = ("shor", "dnn", "best")
+KINDS = ("shor", "dnn", "mccormick", "best")
 
 
 def start(problem: Problem) -> State:
@@ -34,7 +35,7 @@ def bounded(problem: Problem, **parameters: object) -> State:
     return Bound(**parameters).run(problem, start(problem), Context(threads=1))
 
 
-def relaxation(form: RowForm, nonnegative: bool) -> float:
+def relaxation(form: RowForm, nonnegative: bool, all_products: bool = False) -> float:
     """The semidefinite relaxation in u by a general-purpose solver."""
     n, size = len(form.Q), len(form.Q) // len(form.counts)
     scale = form.Q.diagonal().mean()
@@ -46,6 +47,9 @@ def relaxation(form: RowForm, nonnegative: bool) -> float:
         constraints += [cvxpy.sum(u[part]) == count, cvxpy.sum(U[:, part], axis=1) == count * u]
     if nonnegative:
         constraints.append(Y >= 0)
+    if all_products:
+        i, j = np.nonzero(~np.eye(n, dtype=bool))
+        constraints += [u[i] - U[i, j] >= 0, 1 - u[i] - u[j] + U[i, j] >= 0]
     problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.trace((form.Q / scale) @ U)), constraints)
     return float(problem.solve(solver=cvxpy.CLARABEL)) * scale
 
@@ -77,6 +81,18 @@ def test_doubly_nonnegative_against_the_general_solver(pattern):
         exact = relaxation(form, nonnegative=True)
         assert low <= found <= exact * (1 + 1e-5)
         assert found >= exact * (1 - 3e-2)
+
+
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # Clarabel, of a relaxation without an interior
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_mccormick_against_the_general_solver(pattern):
+    for seed in range(3):
+        form = forms(random_layer(pattern, rows=1, n=8, seed=seed))[0]
+        low = shor(form, tolerance=1e-5).proof.bound
+        found = mccormick(form, iterations=1000, tolerance=1e-5).bound
+        exact = relaxation(form, nonnegative=True, all_products=True)
+        assert low <= found <= exact * (1 + 1e-3)
+        assert found >= exact * (1 - 5e-2)
 
 
 def test_a_linear_term_moves_into_the_diagonal():
@@ -111,7 +127,7 @@ def test_thinning_keeps_the_largest_multipliers():
     N = multipliers(form, shor(form), 50)
     assert np.array_equal(N, N.T)
     assert N.min() >= 0
-    whole, few = finish(form, N, 1000, 1e-4), finish(form, N, 5, 1e-4)
+    whole, few = finish(form, N[None], 1000, 1e-4).proof, finish(form, N[None], 5, 1e-4).proof
     assert len(few.pair) == 5
     assert set(few.pair) <= set(whole.pair)
     assert few.multiplier.min() >= np.sort(whole.multiplier)[-5]
@@ -164,8 +180,8 @@ def test_bounds_never_exceed_the_optimum(pattern, kind, whole, seed, condition):
 
 def test_each_bound_is_better_than_the_last():
     problem = random_layer("0.5", rows=3, n=16, seed=3)
-    values = [assert_proved(problem, bounded(problem, kind=kind)) for kind in ("shared", "shor", "dnn")]
-    assert values[0] < values[1] < values[2]
+    values = [assert_proved(problem, bounded(problem, kind=kind)) for kind in ("shared", "shor", "dnn", "mccormick")]
+    assert values[0] < values[1] < values[2] < values[3]
 
 
 def test_rows_limit_takes_the_largest_gaps():
@@ -188,7 +204,7 @@ def test_threads_change_nothing():
 
 def test_unstructured_is_declined_or_shared():
     problem = random_layer("unstructured:0.4")
-    for kind in ("shor", "dnn"):
+    for kind in ("shor", "dnn", "mccormick"):
         assert "rows are independent" in str(Bound(kind=kind).supports(problem))
     assert Bound(kind="best").supports(problem) is None
     after = bounded(problem, kind="best")
