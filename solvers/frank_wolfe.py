@@ -197,7 +197,7 @@ def _atoms(layer: Layer, start: np.ndarray, counts: np.ndarray, options: Options
     if DIRECTION_RULES[options.variant] < kernels.AWAY:
         return Atoms.empty(rows, 0, n)
     fits = max(2, fw_rows.ATOM_BYTES // (rows * (n // 8 + 25)))
-    capacity = min(options.capacity or n + 2, fits)
+    capacity = min(options.capacity or 4 * n + 8, fits)
     atoms = Atoms.empty(rows, capacity, n)
     rounded = layer.pattern.prune(-start.reshape(tuple(layer.W.shape))).reshape(start.shape)
     set_up(start, rounded.astype(start.dtype), counts, atoms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -26,10 +27,13 @@ class FrankWolfe(Stage):
     ``alpha``: the ``floor(alpha k)`` kept weights of each group with the highest Wanda score stay fixed (SparseFW).
     ``convexify=shared``: a plain solve chooses the shared ``e`` (weighted minimum trace factor analysis), then the
     convexified objective is solved; ``plain_steps`` is the length of the first solve.
+    ``ell``: of the open loop's step ``ell / (t + ell)``. ``seconds``: time for each solve, 0 for no limit.
+    ``capacity``: atoms in a row's active set, 0 for as many as memory allows.
     """
 
     name: ClassVar[str] = "fw"
     role: ClassVar[Role] = Role.RELAX
+    version: ClassVar[int] = 2
     source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713; Jaggi 2013"
     variant: str = "vanilla"
     step: str = "linesearch"
@@ -38,6 +42,9 @@ class FrankWolfe(Stage):
     alpha: float = 0.0
     convexify: str = "none"
     plain_steps: int = 200
+    ell: float = 2.0
+    seconds: float = 0.0
+    capacity: int = 0
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -49,33 +56,40 @@ class FrankWolfe(Stage):
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
-        if self.steps < 0 or self.plain_steps < 0 or self.gap < 0:
-            raise ValueError("steps, plain_steps and gap must not be negative")
+        if min(self.steps, self.plain_steps, self.gap, self.seconds, self.capacity) < 0:
+            raise ValueError("steps, plain_steps, gap, seconds and capacity must not be negative")
+        if self.ell <= 0:
+            raise ValueError(f"ell must be positive, got {self.ell}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         start = _start(problem, state)
-        options = loop.Options(self.steps, self.step, self.variant, self.gap, _fixed(problem, self.alpha, context))
-        e, products = None, 0
+        options = loop.Options(
+            self.steps,
+            self.step,
+            self.variant,
+            self.gap,
+            _fixed(problem, self.alpha, context),
+            self.ell,
+            self.seconds or math.inf,
+            self.capacity,
+        )
+        e, first = None, None
         if self.convexify == "shared":
-            first = replace_options(options, steps=self.plain_steps)
-            plain = _minimise(problem, start, None, first, context)
-            start, products = _numpy(plain.u), plain.iterations + 2
+            first = _minimise(problem, start, None, replace(options, steps=self.plain_steps), context)
+            start = _numpy(first.u)
             e = shared_e(problem, start, device=context.device)
         run = _minimise(problem, start, e, options, context)
-        products += run.iterations + 1
         source = f"fw(convexify={self.convexify})"
         certificate = bounds.certificate(problem, _numpy(run.best_u), e, source)
         after = replace(
             state,
             relaxed=_numpy(run.u),
             stopped=run.stopped,
-            trace=(*state.trace, *run.trace),
+            trace=(*state.trace, *((seconds, None, lower) for seconds, _, lower in run.trace)),
         ).bound(certificate.bound, certificate)
-        return after.count(iterations=run.iterations, lmo_calls=products, gram_products=products)
-
-
-def replace_options(options: loop.Options, **changes: object) -> loop.Options:
-    return replace(options, **changes)  # type: ignore[arg-type]
+        for part in (first, run) if first else (run,):
+            after = after.count(**part.counters)
+        return after.count(iterations=run.iterations)
 
 
 def _start(problem: Problem, state: State) -> np.ndarray:

@@ -135,6 +135,14 @@ def decompose(u, counts, bits, keys, weights):  # type: ignore[no-untyped-def]
 
 
 @jit
+def _fractional(u):  # type: ignore[no-untyped-def]
+    count = 0
+    for i in range(u.size):
+        count += 0 < u[i] < 1
+    return count
+
+
+@jit
 def set_up(u, rounded, counts, a):  # type: ignore[no-untyped-def]
     """Fill the sets for the start ``u (rows, n)``, which becomes what they sum to.
 
@@ -155,7 +163,7 @@ def set_up(u, rounded, counts, a):  # type: ignore[no-untyped-def]
 
 
 @jit
-def active_direction(variant, r, w, u, g, v, gap, a, delta, P):  # type: ignore[no-untyped-def]
+def active_direction(variant, r, w, u, g, v, gap, counts, a, delta, P):  # type: ignore[no-untyped-def]
     """Direction of an active-set variant: the longest step and how to choose the step.
 
     ``away``: the better of towards the vertex and away from the worst atom; ``pairwise``: from the worst atom to the
@@ -164,6 +172,9 @@ def active_direction(variant, r, w, u, g, v, gap, a, delta, P):  # type: ignore[
     weights while it promises the gap estimate ``phi``, halved when the oracle cannot give it either (Braun, Pokutta,
     Tu and Wright 2019, algorithms 1 and 2).
     """
+    if a.count[r] == a.weights.shape[1] and _fractional(u) + 3 < a.count[r]:  # full: a smaller set for the same point
+        a.count[r] = decompose(u, counts, a.bits[r], a.keys[r], a.weights[r])
+        a.weights[r, a.count[r] :] = 0
     count = a.count[r]
     products = np.empty(count)
     worst, best = 0, 0
@@ -181,7 +192,7 @@ def active_direction(variant, r, w, u, g, v, gap, a, delta, P):  # type: ignore[
     elif variant == BCG:
         if gap < a.phi[r] and local < a.phi[r]:
             a.phi[r] = max(gap, 0.0) / 2
-        if count > 1 and local >= a.phi[r]:
+        if count > 1 and local > 0 and local >= a.phi[r]:
             return _descent(r, w, products, a, delta, P), DESCENT
     elif variant != PAIRWISE and count > 1 and local >= gap:
         return _pair(r, w, worst, best, a, delta, P), BY_RULE

@@ -394,22 +394,25 @@ def conjugate(w, u, g, v, gap, counts, scale, guess, rho, delta, P, score, towar
     _face_score(u, -g, score)
     oracle(score, counts, guess, toward, scratch)
     promise = gap_of(g, u, toward)
-    if promise < 0.5 * gap or not promise > 0:
+    if promise < 0.5 * gap or not promise > 4 * np.finfo(u.dtype).eps * abs(dot(g, u)):
         return 1.0, towards_vertex(w, u, g, v, delta, P), 0.0
     size, one, zero = u.size // counts.size, u.dtype.type(1), u.dtype.type(0)
     for start in range(0, u.size, size):
-        _project(
-            u[start : start + size], g[start : start + size], scale[start : start + size], score[start : start + size]
-        )
+        part = slice(start, start + size)
+        _project(u[part], g[part], scale[part], score[part])
     fresh = -dot(g, score)
     if not fresh > 0:
         return 1.0, towards_vertex(w, u, g, v, delta, P), 0.0
-    if rho > 0:
+    slope = 0.0
+    if 0 < fresh < 4 * rho:  # growth beyond that is rounding
         beta = u.dtype.type(fresh / rho)
         for i in range(u.size):
             delta[i] = score[i] + beta * delta[i]
+        for start in range(0, u.size, size):
+            part = slice(start, start + size)
+            _balance(u[part], scale[part], delta[part])
         slope = -dot(g, delta)
-    if not rho > 0 or not slope > 0:
+    if not slope > 0:
         delta[:] = score
         slope = fresh
     most = np.inf
@@ -429,10 +432,20 @@ def _project(u, g, scale, z):  # type: ignore[no-untyped-def]
         if zero < u[i] < one:
             top += scale[i] * g[i]
             bottom += scale[i]
-    level, rest = u.dtype.type(top / bottom) if bottom > 0 else zero, 0.0
+    level = u.dtype.type(top / bottom) if bottom > 0 else zero
     for i in range(u.size):
         z[i] = scale[i] * (level - g[i]) if zero < u[i] < one else zero
-        rest += z[i]
-    level = u.dtype.type(rest / bottom) if bottom > 0 else zero  # once more: near the end g - λ is mostly rounding
+    _balance(u, scale, z)  # near the end g - λ is mostly rounding
+
+
+@jit
+def _balance(u, scale, z):  # type: ignore[no-untyped-def]
+    """Make the sum of ``z`` 0 to rounding, and ``z`` itself outside the fractional entries."""
+    total, bottom, one, zero = 0.0, 0.0, u.dtype.type(1), u.dtype.type(0)
     for i in range(u.size):
-        z[i] -= scale[i] * level if zero < u[i] < one else zero
+        if zero < u[i] < one:
+            total += z[i]
+            bottom += scale[i]
+    level = u.dtype.type(total / bottom) if bottom > 0 else zero
+    for i in range(u.size):
+        z[i] = z[i] - scale[i] * level if zero < u[i] < one else zero

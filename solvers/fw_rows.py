@@ -123,7 +123,7 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
                     w, u, g, v, gap, f.counts[r], f.scale[r], f.guess[r, 1], rho, delta, P, score, away, scratch
                 )
             else:
-                f.most[r], f.mode[r] = active.active_direction(variant, r, w, u, g, v, gap, a, delta, P)
+                f.most[r], f.mode[r] = active.active_direction(variant, r, w, u, g, v, gap, f.counts[r], a, delta, P)
             if variant != kernels.INFACE:
                 f.slope[r] = -kernels.dot(g, delta)
         if check:

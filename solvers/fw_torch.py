@@ -48,7 +48,7 @@ def step_size(
 ) -> torch.Tensor:
     """The rules of ``fw_kernels.step_size``, without the longest step; ``lipschitz`` is updated."""
     if options.step == "open":
-        return torch.where(slope > 0, options.ell / (t + options.ell), 0.0)
+        return torch.where(slope > 0, torch.full_like(slope, options.ell / (t + options.ell)), 0.0)
     if options.step == "adaptive":
         lipschitz *= 0.9
         while bool((short := (slope > 0) & (lipschitz * square < curvature)).any()):

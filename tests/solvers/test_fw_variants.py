@@ -1,0 +1,294 @@
+"""Every Frank-Wolfe variant against a plain one-row reference, a QP solver, and itself on other devices and splits."""
+
+import numpy as np
+import pytest
+import torch
+from layers import PATTERNS, integer_layer, random_layer
+from oracles import group_sums, linear_minimum, relaxed_minimum
+
+from fwbench import patterns
+from fwbench.problem import Problem
+from fwbench.solvers import frank_wolfe as loop
+from fwbench.solvers import fw_active, fw_kernels
+from fwbench.solvers.fw import FrankWolfe
+from fwbench.solvers.fw_torch import minimise_torch
+from fwbench.solvers.scores import Wanda
+from fwbench.stage import Context, State
+
+EXACT = Context(dtype="float64")
+LINEAR = ("away", "pairwise", "bcg", "bpcg", "dicg", "inface")
+
+
+def first(problem: Problem) -> torch.Tensor:
+    return torch.tensor((~Wanda().run(problem, State(), Context()).keep).astype(float))
+
+
+def solve(problem: Problem, context: Context = EXACT, e: np.ndarray | None = None, **options: object) -> loop.Run:
+    layer = loop.Layer.of(problem, context, e)
+    return loop.minimise(layer, first(problem).to(layer.W.dtype), loop.Options(**options), context)
+
+
+def integers(n: int = 10, seed: int = 0) -> Problem:
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-9, 10, (n, 30)).astype(float)
+    return Problem("integers", rng.integers(-30, 31, (1, n)), X @ X.T, "0.5")
+
+
+# --- one row, dense, with a dictionary for the active set: the papers' algorithms ------------------------------------
+
+
+class Reference:
+    """``min uᵀQu``; vertices are tuples."""
+
+    def __init__(self, problem: Problem, u: np.ndarray, variant: str) -> None:
+        w = problem.W[0].astype(float)
+        self.Q, self.pattern, self.variant = np.outer(w, w) * problem.G, problem.pattern, variant
+        self.u, self.weights, self.phi = u, {tuple(u): 1.0}, np.inf
+        self.last = None  # (direction, rho) of conjugate gradients
+        self.tied = False
+
+    def vertex(self, g: np.ndarray) -> np.ndarray:
+        count = int(self.pattern.counts((1, len(g)))[0])
+        ordered = np.sort(g)
+        self.decide(ordered[count - 1], ordered[count])
+        return self.pattern.prune(g[None])[0].astype(float)
+
+    def decide(self, a: float, b: float) -> None:
+        """An exact line search makes entries of the gradient equal; then rounding chooses, and paths part."""
+        if np.isfinite(a) and np.isfinite(b) and abs(a - b) <= 1e-7 * max(abs(a), abs(b)):
+            self.tied = True
+
+    def step(self) -> None:
+        g = 2 * self.Q @ self.u
+        v = self.vertex(g)
+        assert g @ v == pytest.approx(linear_minimum(self.pattern, g[None])[0], rel=1e-9, abs=1e-6)
+        gap = g @ (self.u - v)
+        atoms = list(self.weights)
+        worst, best = max(atoms, key=lambda a: g @ a), min(atoms, key=lambda a: g @ a)
+        local = g @ np.subtract(worst, best)
+        products = np.sort([g @ a for a in atoms])
+        if len(atoms) > 2 and self.variant not in ("dicg", "inface"):
+            self.decide(products[0], products[1])
+            self.decide(products[-1], products[-2])
+        change, most, rho, descent = self.towards(v), 1.0, None, False
+        if self.variant == "away" and len(atoms) > 1 and g @ np.array(worst) - g @ self.u > gap:
+            change = dict(self.weights)
+            change[worst] -= 1
+            most = self.weights[worst] / (1 - self.weights[worst])
+        elif self.variant == "pairwise" or (self.variant == "bpcg" and len(atoms) > 1 and local >= gap):
+            target = tuple(v) if self.variant == "pairwise" else best
+            change, most = {target: 1.0}, self.weights[worst]
+            change[worst] = change.get(worst, 0.0) - 1
+        elif self.variant == "bcg":
+            if gap < self.phi and local < self.phi:
+                self.phi = gap / 2
+            if len(atoms) > 1 and local >= self.phi:
+                mean = np.mean([g @ a for a in atoms])
+                change = {a: mean - g @ a for a in atoms}
+                most, descent = min(self.weights[a] / -c for a, c in change.items() if c < 0), True
+        move = sum(c * np.array(a) for a, c in change.items())
+        if self.variant in ("dicg", "inface"):
+            move, most, rho = self.by_face(g, v, gap)
+        curvature = 2 * move @ self.Q @ move
+        exact = -(g @ move) / curvature if curvature > 0 else most
+        step = min(max(exact, 0.0), most)
+        if descent and 2 * exact >= most:
+            step = most  # the end of the segment is no worse than its beginning: drop (Braun et al., algorithm 2)
+        self.u = self.u + step * move
+        self.last = (move, rho) if rho and step < most else None
+        for a, c in change.items():
+            self.weights[a] = self.weights.get(a, 0.0) + step * c
+        self.weights = {a: c for a, c in self.weights.items() if c > 1e-12}
+
+    def towards(self, v: np.ndarray) -> dict:
+        change = {a: -c for a, c in self.weights.items()}
+        change[tuple(v)] = change.get(tuple(v), 0.0) + 1
+        return change
+
+    def by_face(self, g: np.ndarray, v: np.ndarray, gap: float) -> tuple[np.ndarray, float, float | None]:
+        zero, one = self.u < 1e-12, self.u > 1 - 1e-12
+        free = ~zero & ~one
+
+        def room(move: np.ndarray) -> float:
+            rooms = np.where(move > 0, (1 - self.u) / np.maximum(move, 1e-300), self.u / np.maximum(-move, 1e-300))
+            return rooms[move != 0].min(initial=np.inf)
+
+        if self.variant == "dicg":
+            move = v - self.vertex(np.where(zero, np.inf, np.where(one, -np.inf, -g)))
+            return move, min(1.0, room(move)), None
+        toward = self.vertex(np.where(zero, np.inf, np.where(one, -np.inf, g)))
+        promise = g @ (self.u - toward)
+        if promise < gap / 2 or promise <= 0:
+            return v - self.u, 1.0, None
+        scale = np.where(free, 1 / self.Q.diagonal(), 0.0)
+        z = scale * ((scale @ g) / scale.sum() - g)
+        rho = -(g @ z)
+        move = z if self.last is None else z + rho / self.last[1] * self.last[0]
+        return move, room(move), rho
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("variant", LINEAR)
+def test_equals_the_reference_step_by_step(variant, seed):
+    problem = integers(seed=seed)
+    reference = Reference(problem, first(problem)[0].numpy(), variant)
+    minimum, _ = relaxed_minimum(problem)
+    for steps in range(1, 51):
+        reference.step()
+        if reference.tied:
+            break
+        run = solve(problem, variant=variant, steps=steps)
+        np.testing.assert_allclose(run.u[0].numpy(), reference.u, atol=1e-6, err_msg=f"after {steps} steps")
+        if reference.u @ reference.Q @ reference.u < minimum * (1 + 1e-9):
+            break  # what follows is rounding
+    assert steps > 5 or reference.tied
+
+
+# --- the minimum -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4", "2:4", "rows"])
+@pytest.mark.parametrize("variant", LINEAR)
+def test_linear_convergence(variant, pattern):
+    for seed in (0, 1):
+        problem = random_layer(pattern, n=16, seed=seed)
+        minimum, _ = relaxed_minimum(problem)
+        run = solve(problem, variant=variant, steps=20_000, gap=1e-7)
+        value = problem.row_errors(run.u.numpy()).sum()
+        assert minimum * (1 - 1e-7) <= value <= minimum * (1 + 1e-6)
+        assert minimum * (1 - 1e-6) <= float(run.bound.clamp(min=0).sum()) <= minimum * (1 + 1e-7)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+@pytest.mark.parametrize("variant", LINEAR)
+def test_convexified(variant, pattern):
+    problem = random_layer(pattern, n=16, seed=3)
+    e = np.full(problem.n, 0.9 * np.linalg.eigvalsh(problem.G)[0])
+    minimum, _ = relaxed_minimum(problem, e)
+    run = solve(problem, e=e, variant=variant, steps=20_000, gap=1e-7)
+    W, u = problem.W.astype(float), run.u.numpy()
+    value = problem.row_errors(u).sum() + (W**2 * e * u * (1 - u)).sum()
+    assert value == pytest.approx(minimum, rel=1e-6)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("variant", loop.DIRECTION_RULES)
+def test_every_iterate_is_feasible_and_no_bound_exceeds_the_minimum(variant, pattern):
+    problem = random_layer(pattern, n=12, condition=1e3)
+    minimum, _ = relaxed_minimum(problem)
+    sums, counts = group_sums(problem.pattern, problem.shape), problem.pattern.counts(problem.shape)
+    for steps in range(40):
+        run = solve(problem, variant=variant, steps=steps)
+        u = run.u.numpy()
+        np.testing.assert_allclose(sums @ u.ravel(), counts, atol=1e-9)
+        assert u.min() >= 0
+        assert u.max() <= 1 + 1e-12
+        assert float(run.bound.clamp(min=0).sum()) <= minimum * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("step", loop.STEP_RULES)
+@pytest.mark.parametrize("variant", ["vanilla", "bpcg"])
+def test_step_rules(variant, step):
+    problem = random_layer("0.5", n=16)
+    minimum, _ = relaxed_minimum(problem)
+    run = solve(problem, variant=variant, step=step, steps=4000, ell=4.0)
+    slack = 0.1 if step == "short" else 5e-3  # Gershgorin's Lipschitz constant is far too large
+    assert problem.row_errors(run.u.numpy()).sum() <= minimum * (1 + slack)
+
+
+def test_float32_reaches_1e_4():
+    problem = random_layer("0.5", rows=20, n=48, condition=1e2)
+    minimum, _ = relaxed_minimum(problem)
+    run = solve(problem, Context(), variant="inface", steps=2000, gap=1e-4)
+    assert problem.row_errors(run.u.double().numpy()).sum() == pytest.approx(minimum, rel=2e-4)
+    assert run.iterations < 500
+
+
+# --- the pieces ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_oracle_is_the_patterns_own(dtype):
+    rng = np.random.default_rng(0)
+    for trial in range(300):
+        n = int(rng.choice([1, 2, 7, 64, 576, 9000]))
+        x = rng.standard_normal(n).astype(dtype) * dtype(10.0 ** rng.integers(-30, 30))
+        if trial % 3 == 1:
+            x = np.round(x / np.abs(x).max() * 3).astype(dtype)  # ties
+        if trial % 5 == 2:
+            x[rng.random(n) < 0.4] = rng.choice([np.inf, -np.inf, 0.0])
+        counts, guess = np.array([rng.integers(0, n + 1)]), np.full(2, np.nan)
+        for again in (x, x + dtype(0.1) * x[::-1] if np.isfinite(x).all() else x):
+            v = np.empty(n, dtype)
+            fw_kernels.oracle(again, counts, guess, v, np.empty(2 * n, dtype))
+            assert np.array_equal(v > 0, patterns.smallest(again[None], counts)[0])
+    for size in (2, 4, 8):
+        x = rng.integers(-2, 3, 64).astype(dtype)
+        counts, v = np.full(64 // size, size // 2), np.empty(64, dtype)
+        fw_kernels.oracle(x, counts, np.full(2, np.nan), v, np.empty(128, dtype))
+        assert np.array_equal(v > 0, patterns.smallest(x.reshape(-1, size), counts).ravel())
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_point_is_decomposed_exactly(groups):
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        u = np.mean(
+            [patterns.smallest(rng.random((groups, 12 // groups)), np.full(groups, 2)) for _ in range(5)], axis=0
+        )
+        u, atoms = u.reshape(1, -1), fw_active.Atoms.empty(1, 20, 12)
+        rounded = np.zeros_like(u)
+        back = u.copy()
+        fw_active.set_up(back, rounded, np.full((1, groups), 2), atoms)
+        np.testing.assert_allclose(back, u, atol=1e-12)
+        assert atoms.weights.sum() == pytest.approx(1)
+        vertices = np.zeros((int(atoms.count[0]), 12))
+        for j, vertex in enumerate(vertices):
+            fw_active.add_bits(atoms.bits[0, j], 1.0, vertex)
+        assert (vertices.reshape(-1, groups, 12 // groups).sum(axis=2) == 2).all()
+
+
+@pytest.mark.parametrize("variant", ["away", "pairwise", "bcg", "bpcg"])
+def test_a_small_active_set_stays_feasible_and_descends(variant):
+    problem = random_layer("0.5", n=24)
+    run = solve(problem, variant=variant, steps=300, capacity=5)
+    assert 2 <= run.counters["active_set_max"] <= 5
+    np.testing.assert_allclose(run.u.sum(dim=1), 12, atol=1e-9)
+    assert problem.row_errors(run.u.numpy()).sum() < 0.95 * problem.row_errors(first(problem).numpy()).sum()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("step", loop.STEP_RULES)
+@pytest.mark.parametrize("variant", ["vanilla", "dicg"])
+def test_torch_agrees_with_the_kernels(variant, step, pattern):
+    problem = random_layer(pattern, n=12)
+    layer, u = loop.Layer.of(problem, EXACT, np.full(12, 1e-3)), first(problem)
+    options = loop.Options(steps=30, variant=variant, step=step)
+    ours, theirs = loop.minimise(layer, u, options, EXACT), minimise_torch(layer, u, options, EXACT)
+    torch.testing.assert_close(ours.u, theirs.u, atol=1e-8, rtol=0)
+    torch.testing.assert_close(ours.bound, theirs.bound, atol=1e-8, rtol=1e-8)
+    assert ours.counters == theirs.counters
+
+
+@pytest.mark.parametrize("variant", loop.DIRECTION_RULES)
+def test_threads_and_splits_change_nothing(variant):
+    problem = random_layer("0.5", rows=300, n=24)
+    options = {"variant": variant, "steps": 60, "gap": 1e-3}
+    one = solve(problem, Context(dtype="float64", threads=1), **options)
+    two = solve(problem, Context(dtype="float64", threads=2), **options)
+    assert torch.equal(one.u, two.u)
+    assert torch.equal(one.best_u, two.best_u)
+    part = Problem("part", problem.W[100:140], problem.G, problem.pattern)
+    torch.testing.assert_close(solve(part, **options).u, one.u[100:140], atol=1e-6, rtol=0)
+
+
+def test_the_stage_counts_and_stops():
+    problem = integer_layer("0.5", rows=6, n=16)
+    state = Wanda().run(problem, State(), Context())
+    after = FrankWolfe(variant="bpcg", steps=50, gap=0.0).run(problem, state, EXACT)
+    assert after.counters["gram_products"] >= 50
+    assert after.counters["active_set_max"] > 1
+    slow = FrankWolfe(steps=10**7, gap=0.0, seconds=0.2).run(problem, state, EXACT)
+    assert slow.stopped == "deadline"
+    with pytest.raises(ValueError, match="ell"):
+        FrankWolfe(ell=0.0)
