@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from fwbench import patterns
-from fwbench.patterns import NM, Unstructured
+from fwbench.patterns import NM, Array, Unstructured
 from fwbench.problem import Problem
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -45,14 +45,19 @@ class SparseGPT(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         import torch
 
-        given = torch.from_numpy(~state.keep).to(context.device) if state.keep is not None else None
         G = torch.from_numpy(problem.G.copy()).to(context.device)
-        W = torch.from_numpy(problem.W.astype(np.float64)).to(context.device)
-        dead = G.diagonal() <= 0
-        pruned, new = _sweep(W, dead, inverse_factor(G, self.damping), problem, self.blocksize, given)
-        new[:, dead] = W[:, dead]  # an input that is always zero: its weight is as good as any
-        new[pruned] = 0
-        return replace(state, keep=~pruned.cpu().numpy(), relaxed=None, weights=new.to("cpu", torch.float32).numpy())
+        arrays = (problem.W.astype(np.float64), inverse_factor(G, self.damping).cpu().numpy())
+        given = ~state.keep if state.keep is not None else None
+        if context.device == "cpu":  # numpy: torch would start its threads for each small column
+            pruned, new = _sweep(*arrays, problem, self.blocksize, given)
+        else:
+            moved = (torch.from_numpy(array).to(context.device) for array in arrays)
+            mask = torch.from_numpy(given).to(context.device) if given is not None else None
+            pruned, new = (array.cpu().numpy() for array in _sweep(*moved, problem, self.blocksize, mask))
+        dead = problem.G.diagonal() <= 0
+        new = np.where(dead, problem.W, new)  # an input that is always zero: its weight is as good as any
+        weights = np.where(pruned, 0, new).astype(np.float32)
+        return replace(state, keep=~pruned, relaxed=None, weights=weights)
 
 
 def inverse_factor(G: torch.Tensor, damping: float) -> torch.Tensor:
@@ -81,40 +86,38 @@ def inverse_factor(G: torch.Tensor, damping: float) -> torch.Tensor:
             raise ValueError("G cannot be factorised, even damped by ten times its mean diagonal")
 
 
-def _sweep(
-    W: torch.Tensor, dead: torch.Tensor, U: torch.Tensor, problem: Problem, blocksize: int, given: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """All blocks of columns from the left: the pruned mask and the changed weights, ``(rows, n)`` each."""
-    import torch
+def _sweep(W: Array, U: Array, problem: Problem, blocksize: int, given: Array | None) -> tuple[Array, Array]:
+    """All blocks of columns from the left: the pruned mask and the changed weights, ``(rows, n)`` each.
 
-    W = W.clone()
-    W[:, dead] = 0
-    pruned = torch.zeros(W.shape, dtype=torch.bool, device=W.device) if given is None else given.clone()
+    Arrays are numpy's or torch's. Inputs that are always zero are taken to have weights of zero: they go first.
+    """
+    W = W * 1.0  # a copy
+    for column in np.flatnonzero(problem.G.diagonal() <= 0):
+        W[:, int(column)] = 0
+    pruned = W != W if given is None else given  # a mask of nothing, to be filled
     group = problem.pattern.of if isinstance(problem.pattern, NM) else 1
     width = -(-blocksize // group) * group
     for first in range(0, problem.n, width):
         last = min(first + width, problem.n)
-        diagonal = U.diagonal()[first:last]
         if given is None and group == 1:
-            pruned[:, first:last] = _choose(W[:, first:last] / diagonal, problem, first, last)
-        errors = torch.empty(len(W), last - first, dtype=W.dtype, device=W.device)
+            pruned[:, first:last] = _choose((W[:, first:last] / U.diagonal()[first:last]) ** 2, problem, first, last)
+        errors = W[:, first:last] * 0
         for j in range(first, last):
             if given is None and group > 1 and j % group == 0:
-                score = (W[:, j : j + group] / U.diagonal()[j : j + group]).square()
-                pruned[:, j : j + group] = patterns.smallest(score, np.full(len(W), group - problem.pattern.kept))  # type: ignore[attr-defined]
-            error = torch.where(pruned[:, j], W[:, j], 0) / U[j, j]
+                score = (W[:, j : j + group] / U.diagonal()[j : j + group]) ** 2
+                counts = np.full(problem.rows, group - problem.pattern.kept)  # type: ignore[attr-defined]
+                pruned[:, j : j + group] = patterns.smallest(score, counts)
+            error = W[:, j] * pruned[:, j] / U[j, j]
             W[:, j:last] -= error[:, None] * U[j, j:last]
             errors[:, j - first] = error
         W[:, last:] -= errors @ U[first:last, last:]
     return pruned, W
 
 
-def _choose(scaled: torch.Tensor, problem: Problem, first: int, last: int) -> torch.Tensor:
+def _choose(score: Array, problem: Problem, first: int, last: int) -> Array:
     """Mask of a block of columns: its share of each count, so that the blocks add up to the pattern's exactly."""
     counts = problem.pattern.counts(problem.shape)
     share = np.round(counts * (last / problem.n)) - np.round(counts * (first / problem.n))
-    score = scaled.square()
     if isinstance(problem.pattern, Unstructured):
         return patterns.smallest(score.reshape(1, -1), share.astype(np.int64)).reshape(score.shape)
-    assert not isinstance(problem.pattern, NM)
     return patterns.smallest(score, share.astype(np.int64))
