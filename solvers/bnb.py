@@ -2,7 +2,7 @@
 
 Each row (the layer, where the pattern does not separate) is searched on its own: subtrees best first, depth first
 within, every subtree with the convexification that is best for what is still free in it. See ``bnb_search`` (the
-search), ``bnb_diagonal`` (the convexification) and ``bnb_kernel`` (the nodes).
+search), ``bnb_diagonal`` (the convexification), ``bnb_kernel`` (the nodes) and ``bnb_relax`` (their relaxations).
 """
 
 from __future__ import annotations

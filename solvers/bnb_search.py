@@ -15,6 +15,7 @@ import numpy as np
 from fwbench import verify_tree as proof
 from fwbench.solvers import bnb_kernel as kernel
 from fwbench.solvers.bnb_diagonal import PENALTY, best_diagonal
+from fwbench.solvers.bnb_relax import FINE
 from fwbench.solvers.bnb_tree import Tree, safe_diagonal
 
 CLOSE = 3e-10  # relative: a bound this close to the incumbent prunes; the checker has room for its rounding up to 1e-9
@@ -175,7 +176,7 @@ class Search:
             if at == 0 and node.steps is not None:
                 tree.diagonal(node.diagonal)
             elif node.steps is None:
-                tree.point((node.u[node.fixed < 0] * kernel.FINE + 0.5).astype(np.uint16))
+                tree.point((node.u[node.fixed < 0] * FINE + 0.5).astype(np.uint16))
                 tree.step(proof.LEAF, 0)
                 continue
             while at < len(node.steps):

@@ -14,7 +14,7 @@ from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.result import Certificate
-from fwbench.solvers import bnb_kernel as kernel
+from fwbench.solvers import bnb_relax as relax
 from fwbench.solvers import gurobi_
 from fwbench.solvers.bnb import LARGEST, BranchAndBound
 from fwbench.solvers.bnb_diagonal import best_diagonal
@@ -218,10 +218,10 @@ def test_points_of_few_digits_keep_the_count(seed):
     u = np.concatenate([rng.dirichlet(np.ones(5)) * 2, rng.dirichlet(np.ones(7)) * 4])
     u = np.clip(u, 0, 1)
     low, high = np.zeros(12), np.ones(12)
-    kernel.settle(start, need, low, high, u)
+    relax.settle(start, need, low, high, u)
     assert u[:5].sum() == pytest.approx(2, abs=1e-12)
     before = u.copy()
-    kernel.quantise(start, need, low, high, u, kernel.COARSE)
+    relax.quantise(start, need, low, high, u, relax.COARSE)
     assert np.array_equal(u * 128, np.rint(u * 128))
     assert (u[:5].sum(), u[5:].sum()) == (2, 4)
     assert np.abs(u - before).max() <= 1 / 128 + 1e-7
@@ -234,11 +234,11 @@ def test_the_bound_of_a_point(seed):
     Q, b, start, need = program(seed)
     rng = np.random.default_rng(seed)
     low, high, u = np.zeros(12), np.ones(12), np.full(12, 0.5)
-    kernel.fix(start, need, low, high, u, int(rng.integers(12)), 1.0)
+    relax.fix(start, need, low, high, u, int(rng.integers(12)), 1.0)
     g, edge = np.empty(12), np.empty((2, 2))
-    kernel.gradient(Q, b, u, g)
+    relax.gradient(Q, b, u, g)
     assert g == pytest.approx(2 * Q @ u + b)
-    value, lower = kernel.bound(b, start, need, low, high, u, g, edge)
+    value, lower = relax.bound(b, start, need, low, high, u, g, edge)
     assert value == pytest.approx(u @ Q @ u + b @ u)
     v = low.copy()
     for group in range(2):
