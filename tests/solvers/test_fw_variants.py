@@ -9,7 +9,7 @@ from oracles import group_sums, linear_minimum, relaxed_minimum
 from fwbench import patterns
 from fwbench.problem import Problem
 from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers import fw_active, fw_kernels
+from fwbench.solvers import fw_active, fw_kernels, round_
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.fw_torch import minimise_torch
 from fwbench.solvers.scores import Wanda
@@ -292,3 +292,16 @@ def test_the_stage_counts_and_stops():
     assert slow.stopped == "deadline"
     with pytest.raises(ValueError, match="ell"):
         FrankWolfe(ell=0.0)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_randomised_rounding_keeps_the_counts_and_the_probabilities(pattern):
+    problem = random_layer(pattern, n=12)
+    u, rng = solve(problem, steps=30).u.numpy(), np.random.default_rng(0)
+    draws = [round_.systematic(problem, u, rng) for _ in range(2000)]
+    for drawn in draws:
+        assert np.array_equal(problem.pattern.groups(drawn).sum(axis=-1), problem.pattern.counts(problem.shape))
+    np.testing.assert_allclose(np.mean(draws, axis=0), u, atol=0.06)
+    state = State(relaxed=u)
+    plain = problem.error(round_.Round().run(problem, state, EXACT).keep)
+    assert problem.error(round_.Round(method="randomised").run(problem, state, EXACT).keep) <= plain
