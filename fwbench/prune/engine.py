@@ -16,7 +16,7 @@ import torch
 from fwbench import machine, pipeline
 from fwbench.perplexity import perplexity
 from fwbench.problem import Problem
-from fwbench.problems.models import weight_of
+from fwbench.problems.models import _quiet, weight_of
 from fwbench.prune import plan as plans
 from fwbench.prune import walk as walks
 from fwbench.prune.output import finish
@@ -248,18 +248,15 @@ def _on_device(plan: Plan) -> Iterator[None]:
 def sample(model: Any, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> str:
     """What the model makes of a prompt, always its likeliest next token."""
     network = model.network
-    device = next(network.parameters()).device
-    ids = list(model.tokenizer(prompt, verbose=False)["input_ids"])
-    end = getattr(network.config, "eos_token_id", None)
-    stop = {end} if isinstance(end, int) else set(end or ())
-    given = len(ids)
+    ids = torch.tensor([model.tokenizer(prompt, verbose=False)["input_ids"]], device=next(network.parameters()).device)
+    given = ids.shape[1]
     room = min(tokens, model.max_length - given)
-    for _ in range(room):
-        logits = network(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
-        ids.append(int(logits.argmax()))
-        if ids[-1] in stop:
-            break
-    return str(model.tokenizer.decode(ids[given:], skip_special_tokens=True))
+    if room < 1 or not given:
+        return ""
+    with _quiet():
+        options = {"do_sample": False, "max_new_tokens": room, "pad_token_id": 0}
+        said = network.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, given:]
+    return str(model.tokenizer.decode(said, skip_special_tokens=True))
 
 
 def peak_memory() -> int | None:

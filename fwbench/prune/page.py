@@ -38,7 +38,7 @@ def build(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a page shows, as text."""
     totals, sample = summary["totals"], summary["sample"]
     return {
-        "title": f"{summary['model']} pruned to {summary['pattern']}",
+        "title": f"{summary['label']} pruned to {summary['pattern']}",
         "lead": _lead(summary),
         "perplexity": _perplexity(summary["perplexity"]),
         "samples": [("dense", sample["prompt"], sample["dense"]), ("pruned", sample["prompt"], sample["pruned"])],
@@ -89,14 +89,15 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     machine = summary["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items())
     facts = [
+        ("model", f"{summary['model']}, sha256 of its parameters {summary['model_sha256'][:16]}"),
         ("solver", summary["solver"]),
         ("pattern", summary["pattern"]),
         ("order", _order(summary["mode"])),
         (
             "calibration",
             (
-                f"{summary['calibration']}, sha256 {summary['calibration_sha256'][:16]}: {summary['tokens']:,} tokens in "
-                f"{text.plural(summary['sequences'], 'sequence')} of at most {summary['context_length']}"
+                f"{summary['calibration']}, sha256 {summary['calibration_sha256'][:16]}: {summary['tokens']:,} tokens "
+                f"in {text.plural(summary['sequences'], 'sequence')} of at most {summary['context_length']}"
             ),
         ),
         ("seed", str(summary["seed"])),
@@ -152,14 +153,14 @@ def speed(pattern: str, sparsity: float) -> list[str]:
         return [
             plain,
             (
-                "At this sparsity, formats for sparse matrices (such as torch's CSR tensors) save memory, and CPU kernels "
-                "made for them can be faster; GPU kernels for unstructured zeros seldom are."
+                "At this sparsity, formats for sparse matrices (such as torch's CSR tensors) save memory, and CPU "
+                "kernels made for them can be faster; GPU kernels for unstructured zeros seldom are."
             ),
         ]
     return [
         plain,
         (
-            "No common kernel is faster with zeros in these places; what helps is 2:4 on recent NVIDIA GPUs, or 70 % and "
-            "more with kernels made for sparse matrices on a CPU."
+            "No common kernel is faster with zeros in these places; what helps is 2:4 on recent NVIDIA GPUs, or 70 % "
+            "and more with kernels made for sparse matrices on a CPU."
         ),
     ]

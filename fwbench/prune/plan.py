@@ -111,6 +111,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     record = {
         "format": FORMAT,
         "fwbench": __version__,
+        "label": model.label,
         "model": model.source,
         "model_sha256": _fingerprint(model.network),
         "pattern": str(pattern),
