@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from fwbench import spec as specs
 from fwbench import stage as stages
 from fwbench import verify
 from fwbench.judge import judge
-from fwbench.patterns import Rows
+from fwbench.patterns import Pattern, Rows
 from fwbench.problem import Problem
 from fwbench.result import Certificate, Proof, Result, StageRecord, Status, Verdict, pack_mask
 from fwbench.spec import Spec, SpecError, StageSpec
@@ -236,7 +237,7 @@ def warm_up(pipeline: Pipeline, problem: Problem, *, device: str = "cpu", dtype:
 
 
 @lru_cache(maxsize=256)
-def _warm_up(pipeline: Pipeline, pattern: object, device: str, dtype: str) -> None:
+def _warm_up(pipeline: Pipeline, pattern: Pattern | None, device: str, dtype: str) -> None:
     size = getattr(pattern, "of", 8) * 2
     rng = np.random.default_rng(0)
     X = rng.standard_normal((size, 4 * size))
@@ -272,7 +273,9 @@ def run(
         return Outcome(replace(blank, status=Status.SKIPPED, reason=reason))
     started = time.monotonic()
     context = Context(device, dtype, started + time_limit, seed, threads or os.cpu_count() or 1, started)
-    state, records, skipped = State(), [], []
+    state = State()
+    records: list[StageRecord] = []
+    skipped: list[str] = []
     for stage in pipeline.stages:
         if context.expired() and stage.role in (Role.REFINE, Role.RELAX, Role.BOUND) and state.keep is not None:
             skipped.append(stage.name)
@@ -362,8 +365,7 @@ def _checked(problem: Problem, stage: Stage, state: State) -> State:
 
 def _judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> Outcome:
     judgement = judge(problem, state.keep, state.weights, state.claimed_error)
-    timings = {"seconds": sum(record.seconds for record in row.stages), "verdict": judgement.verdict}
-    row = replace(row, **timings)
+    row = replace(row, seconds=sum(record.seconds for record in row.stages), verdict=judgement.verdict)
     if judgement.verdict is not Verdict.FEASIBLE:
         return Outcome(replace(row, reason=judgement.reason), state.keep, state.weights, state.relaxed)
     assert judgement.error is not None
@@ -391,12 +393,12 @@ def _judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> 
 
 def _with_bound(problem: Problem, row: Result, state: State, error: float) -> tuple[Result, Certificate | None]:
     """Join the lower bound: verified if its certificate replays, else the solver's claim."""
-    mismatch = {"status": Status.FAILED, "verdict": Verdict.ERROR_MISMATCH}
+    mismatch = replace(row, status=Status.FAILED, verdict=Verdict.ERROR_MISMATCH)
     lower, proof, certificate = state.lower, Proof.CLAIMED, state.certificate
     if certificate is not None:
         checked = verify.check(problem, certificate)
         if not checked.ok:
-            return replace(row, **mismatch, reason=f"its certificate does not hold: {checked.reason}"), None
+            return replace(mismatch, reason=f"its certificate does not hold: {checked.reason}"), None
         if lower is None or lower <= max(certificate.bound, checked.bound):
             lower, proof = checked.bound, Proof.VERIFIED
         certificate = replace(certificate, bound=checked.bound)
@@ -405,7 +407,7 @@ def _with_bound(problem: Problem, row: Result, state: State, error: float) -> tu
     if row.updates_weights:
         return replace(row, lower_bound=None), certificate  # bounds are for masks with the given weights
     if lower > error * (1 + OPTIMALITY_TOLERANCE) + 1e-12 * problem.total:
-        return replace(row, **mismatch, reason=f"its lower bound {lower:.9g} exceeds the error {error:.9g}"), None
+        return replace(mismatch, reason=f"its lower bound {lower:.9g} exceeds the error {error:.9g}"), None
     verdict = row.verdict
     if proof is Proof.VERIFIED:
         tight = lower >= error * (1 - OPTIMALITY_TOLERANCE)
@@ -449,8 +451,9 @@ def failed(
 
 @lru_cache(maxsize=8)
 def _wanda_error_by_hash(problem_hash: str, holder: _Holder) -> float:
-    mask = load_solvers()["wanda"]().run(holder.problem, State(), Context())
-    return holder.problem.error(mask.keep)
+    keep = load_solvers()["wanda"]().run(holder.problem, State(), Context()).keep
+    assert keep is not None
+    return holder.problem.error(keep)
 
 
 def _wanda_error(problem: Problem) -> float:
@@ -479,7 +482,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500]
 
 
-def describe(stage: type[Stage]) -> dict[str, object]:
+def describe(stage: type[Stage]) -> dict[str, Any]:
     """What ``fwbench solvers`` prints of a stage."""
     missing = [name for name in stage.requires if importlib.util.find_spec(name) is None]
     return {

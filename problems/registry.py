@@ -134,7 +134,7 @@ def improve(
     if lower is not None and proof is not Proof.NONE and math.isfinite(lower):
         held = getattr(old, proof)
         if held is None or lower > held + MARGIN * abs(held):
-            new = replace(new, **{str(proof): float(lower), f"{proof}_by": by})
+            new = replace(new, **{str(proof): float(lower), f"{proof}_by": by})  # type: ignore[arg-type]
     for kind in (Proof.VERIFIED, Proof.CLAIMED):
         bound = getattr(new, kind)
         if new.upper is not None and bound is not None and bound > new.upper + MARGIN * problem.total:

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.greedy import threads
+from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
 CHUNK_ROWS = 64  # rows annealed together
@@ -56,7 +56,7 @@ class Anneal(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         if state.keep is None:
             raise ValueError("there is no mask to refine")
-        with threads(context.threads):
+        with numba_threads(context.threads):
             search = Search.begin(problem, ~state.keep, state, context, self)
             search.descend_input()
             rounds = self.rounds if self.seconds == float("inf") else 40

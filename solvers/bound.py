@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from fwbench import bounds
 from fwbench.problem import Problem
@@ -20,6 +18,7 @@ from fwbench.solvers.dnn import doubly_nonnegative
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.mccormick import mccormick
 from fwbench.solvers.shor import RowForm, RowProof, shor
+from fwbench.solvers.threads import torch_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
 KINDS = ("shared", "shor", "dnn", "mccormick", "best")
@@ -60,7 +59,7 @@ class Bound(Stage):
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         context = replace(context, deadline=time.monotonic() + context.left(self.seconds))
-        with _blas_threads(context.threads):
+        with torch_threads(context.threads):
             shared = FrankWolfe(convexify="shared", steps=500).run(problem, replace(state, certificate=None), context)
         after = replace(state, trace=shared.trace, counters=shared.counters, stopped=shared.stopped)
         assert shared.certificate is not None
@@ -148,7 +147,7 @@ def _in_parallel(
     """Proofs as they come: a row a thread, one BLAS thread each, none begun after the deadline."""
     waiting = iter(rows)
     running: dict[Future[RowProof], int] = {}
-    with _blas_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
+    with torch_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
         while True:
             while len(running) < max(1, context.threads) and not context.expired():
                 row = next(waiting, None)
@@ -160,13 +159,3 @@ def _in_parallel(
             ready, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in sorted(ready, key=running.__getitem__):
                 yield running.pop(future), future.result()
-
-
-@contextmanager
-def _blas_threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, number))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

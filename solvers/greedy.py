@@ -6,8 +6,6 @@ From ``u = 0`` the removal of weight ``i`` of a row costs ``f(u + e_i) - f(u) = 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,6 +13,7 @@ import numba
 import numpy as np
 
 from fwbench.problem import Problem
+from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
 CHUNK = 100_000_000  # cost updates between two looks at the clock, some 0.1 s a thread
@@ -34,24 +33,13 @@ class Greedy(Stage):
         cost = W * W * problem.G.diagonal()
         pruned = np.zeros(problem.shape, dtype=bool)
         walk = _by_rows if problem.pattern.separable else _whole_layer
-        with threads(context.threads):
+        with numba_threads(context.threads):
             stopped = walk(problem, W, cost, pruned, context)
         iterations = int(pruned.sum())
         if stopped:  # the count must be right: complete by the costs as they now stand
             pruned = problem.pattern.prune(np.where(pruned, -np.inf, cost))
         state = replace(state, keep=~pruned, relaxed=None, stopped=stopped)
         return state.count(iterations=iterations)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let numba's parallel loops of this thread use at most ``count`` threads."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
 
 
 def _by_rows(problem: Problem, W: np.ndarray, cost: np.ndarray, pruned: np.ndarray, context: Context) -> str:

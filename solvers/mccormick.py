@@ -113,9 +113,8 @@ def multipliers(form: RowForm, start: Shor, iterations: int, deadline: float = m
     P = lift.lift(tensor(dnn.pruned_products(start.X)))
     L = -cost
     held = dnn.dual_slack(start.proof, scale)
-    pair = np.zeros(n * n)
-    pair[start.proof.pair] = start.proof.multiplier / scale
-    pair = pair.reshape(n, n)
+    pair = np.zeros((n, n))
+    pair.ravel()[start.proof.pair] = start.proof.multiplier / scale
     held[1:, 1:] -= pair + pair.T
     L[: n + 1, : n + 1] -= tensor(held) / outer[: n + 1, : n + 1]
     N = torch.zeros_like(P)
@@ -128,5 +127,5 @@ def multipliers(form: RowForm, start: Shor, iterations: int, deadline: float = m
         V = dnn.RELAXATION * Y + (1 - dnn.RELAXATION) * P + L / PENALTY
         P = lift.semidefinite(V)
         L = PENALTY * (V - P)
-    N = (N * outer)[1:, 1:].double().numpy() * scale
-    return np.stack((N[:n, :n], N[:n, n:], N[n:, :n], N[n:, n:]))
+    M = (N * outer)[1:, 1:].double().numpy() * scale
+    return np.stack((M[:n, :n], M[:n, n:], M[n:, :n], M[n:, n:]))

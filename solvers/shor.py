@@ -83,8 +83,8 @@ def shor(form: RowForm, *, tolerance: float = 1e-4, rho: float | None = None, de
     u = (1 + inverse[1:, 0] / inverse[0, 0]) / 2  # where the convex function is least, as Z is its Hessian, bordered
     rho = 4 * scale * rho
     d = _safe(form, 4 * scale * y[1:].numpy(), rho)
-    u = u.clamp(-1, 2).numpy().astype(np.float32)
-    return Shor(RowProof(tangent_bound(form, d, rho, u), d, rho, u), X.numpy(), steps, converged)
+    point = u.clamp(-1, 2).numpy().astype(np.float32)
+    return Shor(RowProof(tangent_bound(form, d, rho, point), d, rho, point), X.numpy(), steps, converged)
 
 
 def tangent_bound(form: RowForm, d: np.ndarray, rho: float, u: np.ndarray) -> float:

@@ -36,13 +36,13 @@ class Rows:
         self.G = np.ascontiguousarray(G)
         self.group = group
         self.partners, self.strongest, self.rest = _partners(self.G, PARTNERS)
-        numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
+        self.threads = threads
 
     def descend(self, pruned: np.ndarray, rows: slice, limit: int) -> tuple[int, int]:
         """Best 1-swaps in each row of ``pruned (rows, n)``, in place; numbers of swaps and of pairs evaluated."""
-        return _descend_rows(
-            self.W[rows], self.G, pruned[rows], self.group, self.partners, self.strongest, self.rest, limit
-        )
+        shared = (self.group, self.partners, self.strongest, self.rest)
+        with numba_threads(self.threads):
+            return _descend_rows(self.W[rows], self.G, pruned[rows], *shared, limit)
 
     def exchange(self, pruned: np.ndarray, limit: int, expired: Callable[[], bool]) -> tuple[int, int, str]:
         """Swaps between rows as well, until none is left: for a count over the whole layer, in place.

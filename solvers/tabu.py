@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.greedy import threads
+from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
 CHUNK_ROWS = 64  # rows searched together
@@ -45,7 +45,7 @@ class Tabu(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         if state.keep is None:
             raise ValueError("there is no mask to refine")
-        with threads(context.threads):
+        with numba_threads(context.threads):
             return _search(self, problem, state, context)
 
 
@@ -57,6 +57,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
     group = min(problem.pattern.group_size(problem.shape), problem.n)
     descent = swap_kernel.Rows(problem.W, problem.G, group, context.threads)
     unlimited = np.iinfo(np.int64).max
+    assert state.keep is not None
     pruned = ~state.keep
     chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, problem.rows, CHUNK_ROWS)]
     counts = {"iterations": 0, "swaps": 0, "swap_evaluations": 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -95,7 +96,7 @@ def run(
 def _listener(report: Report):  # type: ignore[no-untyped-def]
     from fwbench.runner import JobEnded, JobStarted, Progress
 
-    state = {"done": 0, "total": None, "what": "", "left": None}
+    state: dict[str, Any] = {"done": 0, "total": None, "what": "", "left": None}
 
     def listen(event: object) -> None:
         if isinstance(event, JobStarted):
@@ -104,7 +105,7 @@ def _listener(report: Report):  # type: ignore[no-untyped-def]
             state.update(done=event.done, total=event.total, left=event.eta_seconds)
         elif isinstance(event, JobEnded) and event.result.status == "failed" and not event.reused:
             click.echo(f"failed: {event.result.problem} {event.result.solver}: {event.result.reason}", err=True)
-        report(state["done"], state["total"], state["what"], state["left"])  # type: ignore[arg-type]
+        report(state["done"], state["total"], state["what"], state["left"])
 
     return listen
 

@@ -37,10 +37,10 @@ def certify(what: tuple[str, ...], bound: str, rows: str, seconds: float | None,
         check(item)
     with progress() as report, Store(stores[0] if stores else path) as store:
         if stores:
-            problems = [(name, problem) for _, problem, name in problems_of(store) if problem is not None]
+            found = ((name, problem) for _, problem, name in problems_of(store) if problem is not None)
         else:
-            problems = _chain(what, (), report)
-        summary = run_grid(problems, [line], store, jobs=jobs, on_event=_listener(report))
+            found = _chain(what, (), report)
+        summary = run_grid(found, [line], store, jobs=jobs, on_event=_listener(report))
     click.echo(f"{stores[0] if stores else path}: {summary.done} certified, {summary.reused} were there")
     return 1 if summary.failed else 0
 

@@ -12,9 +12,9 @@ from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.solvers import anneal, anneal_kernel, tabu
 from fwbench.solvers.anneal import Anneal
-from fwbench.solvers.greedy import threads
 from fwbench.solvers.scores import Wanda
 from fwbench.solvers.tabu import Tabu
+from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Stage, State
 
 SHORT = [Tabu(iterations=300), Anneal(sweeps=40, rounds=3)]
@@ -137,7 +137,7 @@ def test_walk_keeps_its_error_and_masks():
     problem = random_layer("0.5", rows=3, n=20, condition=1e4)
     W, pruned = problem.W.astype(float), ~start(problem).keep
     free = np.random.default_rng(0).random(problem.shape) < 0.7
-    with threads(1):
+    with numba_threads(1):
         walk = anneal_kernel.Walk.begin(W, problem.G, pruned, free, 20, anneal_kernel.keys(0, np.arange(3), 0))
         assert walk.cool(4.0, 0.5, 0, 100, 100) > 0
     assert np.allclose(walk.level[:, 0], problem.row_errors(walk.now), rtol=1e-9)

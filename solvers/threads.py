@@ -1,0 +1,33 @@
+"""Thread counts of the two pools that solvers use; each is put back, so that no stage changes another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def numba_threads(count: int) -> Iterator[None]:
+    """Let numba's parallel loops of this thread use at most ``count`` threads."""
+    import numba
+
+    before = numba.get_num_threads()
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(max(1, min(count, most)))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch, and what of BLAS and LAPACK it calls, use at most ``count`` threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
