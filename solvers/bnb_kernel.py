@@ -1,9 +1,9 @@
 """The numba kernel of ``bnb``: depth-first search of one subtree, and what it claims.
 
 A subtree is ``min vᵀAv + bᵀv`` over masks of its ``r`` free variables, in units of the incumbent (``bnb_relax``). A
-bound that reaches the incumbent prunes; a variable whose other value would is fixed. What is claimed is claimed at a point of
-few digits, so that the proof stores little: a stream of steps in preorder (``fwbench.verify_tree``), with OPEN for a
-node left open.
+bound that reaches the incumbent prunes; a variable whose other value would is fixed. What is claimed is claimed at a
+point of few digits, so that the proof stores little: a stream of steps in preorder (``fwbench.verify_tree``), with
+OPEN for a node left open.
 """
 
 from __future__ import annotations

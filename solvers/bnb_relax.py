@@ -2,8 +2,8 @@
 
 ``min uᵀAu + bᵀu`` over ``low ≤ u ≤ high`` with ``need[g]`` in each group (``start[g]:start[g + 1]``), ``A`` positive
 semidefinite along the groups' hyperplanes. Mass is exchanged within the pair that lowers the objective most
-(sequential minimal optimisation: Fan, Chen, Lin, JMLR 6, 2005), which never leaves them. With ``g`` the gradient at any ``u`` of the
-polytope and any ``λ`` of a group,
+(sequential minimal optimisation: Fan, Chen, Lin, JMLR 6, 2005), which never leaves them. With ``g`` the gradient at
+any ``u`` of the polytope and any ``λ`` of a group,
 
     value ≥ h(u) - Σ max((g - λ)u, (g - λ)(u - 1))
 
@@ -16,8 +16,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-COARSE, FINE = 128.0, 32768.0  # points are whole parts of these
-LOSS = 0.02  # of the distance to the incumbent that a coarse point may lose
+COARSE, FINE = 16.0, 32768.0  # points are whole parts of these, or of what lies between in steps of 4
+LOSS = 0.05  # of the distance to the incumbent that a coarse point may lose
+MARGIN = 1e-3  # of the incumbent: what is pruned is solved beyond it, so that fewer digits do
 CHECK = 12  # steps between two looks at the bound
 PATIENCE = 0.15  # a node that cannot be pruned is solved to this part of its distance from the incumbent
 
@@ -249,14 +250,16 @@ def quantise(start, need, low, high, u, unit):  # type: ignore[no-untyped-def]
 def relax(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type: ignore[no-untyped-def]
     """Solve a node's relaxation and claim at a point of few digits, as few as do; (value, bound)."""
     gradient(A, b, u, g)
-    value, exact = solve(A, b, start, need, low, high, u, g, edge, target, most_steps)
-    fine = u.copy()
-    quantise(start, need, low, high, u, COARSE)
-    gradient(A, b, u, g)
-    value, lower = bound(b, start, need, low, high, u, g, edge)
-    if lower < min(target, exact - LOSS * (target - exact)):
-        u[:] = fine
-        quantise(start, need, low, high, u, FINE)
+    margin = MARGIN * abs(target)
+    value, exact = solve(A, b, start, need, low, high, u, g, edge, target + margin, most_steps)
+    enough = target if exact >= target else exact - LOSS * (target - exact)
+    exactly = u.copy()
+    lower, unit = -np.inf, COARSE
+    while True:
+        u[:] = exactly
+        quantise(start, need, low, high, u, unit)
         gradient(A, b, u, g)
         value, lower = bound(b, start, need, low, high, u, g, edge)
-    return value, lower
+        if lower >= enough or unit >= FINE:
+            return value, lower
+        unit = min(4.0 * unit, FINE)
