@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
+from fwbench.solvers.threads import numba_threads
+
 # A gain below this part of the row's error is rounding, not improvement: float64 products of length n
 RELATIVE_GAIN = 1e-11
 PARTNERS = 16  # of each weight, tried one by one; more pays only where whole heads correlate
