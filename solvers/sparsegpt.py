@@ -46,14 +46,14 @@ class SparseGPT(Stage):
         import torch
 
         G = torch.from_numpy(problem.G.copy()).to(context.device)
-        arrays = (problem.W.astype(np.float64), inverse_factor(G, self.damping).cpu().numpy())
+        W, U = problem.W.astype(np.float64), inverse_factor(G, self.damping)
         given = ~state.keep if state.keep is not None else None
         if context.device == "cpu":  # numpy: torch would start its threads for each small column
-            pruned, new = _sweep(*arrays, problem, self.blocksize, given)
+            pruned, new = _sweep(W, U.numpy(), problem, self.blocksize, given)
         else:
-            moved = (torch.from_numpy(array).to(context.device) for array in arrays)
             mask = torch.from_numpy(given).to(context.device) if given is not None else None
-            pruned, new = (array.cpu().numpy() for array in _sweep(*moved, problem, self.blocksize, mask))
+            found = _sweep(torch.from_numpy(W).to(context.device), U, problem, self.blocksize, mask)
+            pruned, new = (array.cpu().numpy() for array in found)
         dead = problem.G.diagonal() <= 0
         new = np.where(dead, problem.W, new)  # an input that is always zero: its weight is as good as any
         weights = np.where(pruned, 0, new).astype(np.float32)

@@ -142,6 +142,18 @@ def test_what_blocks_get_is_what_the_model_gives_them(place):
             found.advance(number)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2-mixed"])
+def test_a_block_runs_wholly_on_its_device(place, family):
+    """Without a GPU: on torch's ``meta`` device, an operation that mixes devices raises."""
+    model = models.load_model(saved(place, family))
+    found = walk.begin(model.network, [torch.ones(2, 9, dtype=torch.long)], device="meta")
+    for number, block in enumerate(found.blocks):
+        recorder = walk._Recorder(models.find_layers(block.to("meta")))
+        with recorder.recording():
+            assert {output.device.type for output in found.run(number)} == {"meta"}
+        assert {item.lower.device.type for item in recorder.sums.values()} == {"meta"}
+
+
 @pytest.mark.parametrize("sequential", [True, False])
 def test_killed_and_resumed(place, tmp_path, monkeypatch, sequential):
     source = str(saved(place, "llama"))

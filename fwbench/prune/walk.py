@@ -186,21 +186,31 @@ def _check_chain(network: Any, blocks: Sequence[nn.Module], ids: torch.Tensor) -
         for handle in handles:
             handle.remove()
     tuples = [isinstance(output, tuple) for output in outputs]
-    plain = len(inputs) == len(blocks)
-    hidden, calls = _catch(network, blocks, ids, tuples) if plain else (None, [])
-    for wanted, block, call in zip(inputs, blocks, calls, strict=False):
-        if not plain:
-            break
-        scale = float(wanted.abs().max())
-        same = hidden.shape == wanted.shape and float((hidden - wanted).abs().max()) <= CHECK_TOLERANCE * scale
-        plain = bool(same) or not np.isfinite(scale)  # what is not finite is refused where it is found
-        hidden = _call(block, hidden, call, "cpu")
-    if not plain:
+    if len(inputs) != len(blocks) or not _same_inputs(network, blocks, ids, tuples, inputs):
         raise ModelError(
             f"{type(network).__name__}: more than hidden states passes between its blocks; "
             "it cannot be pruned block by block"
         )
     return tuples
+
+
+def _same_inputs(
+    network: Any,
+    blocks: Sequence[nn.Module],
+    ids: torch.Tensor,
+    tuples: Sequence[bool],
+    wanted: Sequence[torch.Tensor],
+) -> bool:
+    """Whether the blocks, called one after the other, get the inputs that the model gives them."""
+    hidden, calls = _catch(network, blocks, ids, tuples)
+    for own, block, call in zip(wanted, blocks, calls, strict=True):
+        scale = float(own.abs().max())
+        if not np.isfinite(scale):
+            return True  # what is not finite is refused where it is found
+        if hidden.shape != own.shape or not float((hidden - own).abs().max()) <= CHECK_TOLERANCE * scale:
+            return False
+        hidden = _call(block, hidden, call, "cpu")
+    return True
 
 
 @dataclass

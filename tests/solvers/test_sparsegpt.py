@@ -8,6 +8,7 @@ from layers import PATTERNS, hostile_layers, random_layer
 from fwbench import stage
 from fwbench.judge import judge
 from fwbench.problem import Problem
+from fwbench.solvers import sparsegpt
 from fwbench.solvers.refit import Refit
 from fwbench.solvers.scores import Wanda
 from fwbench.solvers.sparsegpt import SparseGPT, inverse_factor
@@ -57,6 +58,19 @@ def test_exact_counts_and_finite_weights(pattern, damping):
     for problem in [random_layer(pattern), *hostile_layers(pattern)]:
         after = SparseGPT(damping=damping, blocksize=5).run(problem, State(), Context())
         assert judge(problem, after.keep, after.weights).verdict == "feasible", problem.name
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_torch_does_what_numpy_does(pattern):
+    """The two kinds of array that one sweep is written for; torch's is the one on a GPU."""
+    problem = random_layer(pattern)
+    W, U = problem.W.astype(float), inverse_factor(torch.from_numpy(problem.G.copy()), 0.01)
+    for given in (None, Wanda().run(problem, State(), Context()).keep):
+        mask = None if given is None else torch.from_numpy(given)
+        pruned, new = sparsegpt._sweep(W, U.numpy(), problem, 5, given)
+        other = sparsegpt._sweep(torch.from_numpy(W), U, problem, 5, mask)
+        assert np.array_equal(pruned, other[0].numpy())
+        np.testing.assert_allclose(new, other[1].numpy(), rtol=1e-10, atol=1e-12)
 
 
 def test_an_earlier_mask_is_kept_and_its_error_lowered():
