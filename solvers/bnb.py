@@ -40,7 +40,7 @@ class BranchAndBound(Stage):
     seconds: float = math.inf
     gap: float = 0.0
     nodes: int = 0
-    subtree: int = 1000
+    subtree: int = 300
 
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT

@@ -14,7 +14,7 @@ import numpy as np
 
 MAX_STEPS = 40
 PENALTY = 4.0  # ρ in mean diagonals of Q
-PART = 0.02  # of the distance between bound and incumbent: a gap this small ends the iteration
+PART = 0.005  # of the distance between bound and incumbent: a gap this small ends the iteration
 
 
 def best_diagonal(

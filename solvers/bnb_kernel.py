@@ -14,9 +14,9 @@ import numpy as np
 from fwbench.solvers.bnb_relax import FINE, fix, force, gradient, move, relax, settle, solve, value_of
 
 LEAF, BRANCH, FIX, POINT, OPEN = 0, 1, 3, 5, 8  # BRANCH + value of the first child, FIX + value
-CANDIDATES = 6  # variables looked at in a node
-RELIABLE = 3  # looks at a variable's two children before its average is trusted
-LOOK = 48  # steps of a look
+CANDIDATES = 12  # variables looked at in a node
+RELIABLE = 6  # looks at a variable's two children before its average is trusted
+LOOK = 72  # steps of a look
 
 
 @numba.njit(cache=True, nogil=True)

@@ -20,7 +20,7 @@ COARSE, FINE = 16.0, 32768.0  # points are whole parts of these, or of what lies
 LOSS = 0.05  # of the distance to the incumbent that a coarse point may lose
 MARGIN = 1e-3  # of the incumbent: what is pruned is solved beyond it, so that fewer digits do
 CHECK = 12  # steps between two looks at the bound
-PATIENCE = 0.15  # a node that cannot be pruned is solved to this part of its distance from the incumbent
+PATIENCE = 0.04  # a node that cannot be pruned is solved to this part of its distance from the incumbent
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})

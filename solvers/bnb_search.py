@@ -52,7 +52,7 @@ class Search:
     pruned: np.ndarray  # (m,) bool, the incumbent
     gap: float
     seed: int
-    budget: int = 100  # nodes of a subtree before its open ones get diagonals of their own
+    budget: int = 300  # nodes of a subtree before its open ones get diagonals of their own
 
     def __post_init__(self) -> None:
         m = self.pruned.size
