@@ -221,7 +221,7 @@ def test_points_of_few_digits_keep_the_count(seed):
     relax.settle(start, need, low, high, u)
     assert u[:5].sum() == pytest.approx(2, abs=1e-12)
     before = u.copy()
-    relax.quantise(start, need, low, high, u, relax.COARSE)
+    relax.quantise(start, need, low, high, u, 128.0)
     assert np.array_equal(u * 128, np.rint(u * 128))
     assert (u[:5].sum(), u[5:].sum()) == (2, 4)
     assert np.abs(u - before).max() <= 1 / 128 + 1e-7
