@@ -21,6 +21,7 @@ from fwbench.solvers.bnb_tree import Tree, safe_diagonal
 CLOSE = 3e-10  # relative: a bound this close to the incumbent prunes; the checker has room for its rounding up to 1e-9
 EFFORT = 30  # steps of a node's relaxation, in multiples of its variables
 RESTARTS = 4  # perturbed descents at the start, in multiples of the variables
+PAIRS = 2e8  # but no more than this over m², so that wide blocks start in seconds
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Search:
         m = self.pruned.size
         starts = np.arange(len(self.block.counts) + 1) * self.size
         v = self.pruned.astype(np.float64)
-        kernel.perturbed(self.Q, np.zeros(m), starts, v, RESTARTS * m, self.seed)
+        rounds = max(20, min(RESTARTS * m, int(PAIRS / m**2)))
+        kernel.perturbed(self.Q, np.zeros(m), starts, v, rounds, self.seed)
         self._improve(v > 0.5)
         u = np.repeat(self.block.counts / self.size, self.size)
         fixed = np.where((u == 0) | (u == 1), u, -1).astype(np.int8)
