@@ -59,10 +59,11 @@ def blocks(problem: Problem, e: np.ndarray | None = None) -> Iterator[Block]:
         yield Block(slice(row, row + 1), np.outer(w, w) * G, linear[row], count)
 
 
-def project(pattern: Pattern, u: np.ndarray) -> np.ndarray:
+def project(pattern: Pattern, u: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
     """The nearest point of the pattern's polytope, float64 ``(rows, n)``, counts exact to rounding.
 
-    ``clip(u - t, 0, 1)`` in each group, with ``t`` found by bisection (the capped simplex: Wang and Lu 2015).
+    ``clip(u - t, 0, 1)`` in each group, with ``t`` found by bisection (the capped simplex: Wang and Lu 2015). Groups
+    inside [0, 1] whose sum is within ``tolerance`` of their count stay as they are.
     """
     x = pattern.groups(np.asarray(u, dtype=np.float64))
     counts = pattern.counts((u.shape[-2], u.shape[-1]))[:, None]
@@ -71,4 +72,6 @@ def project(pattern: Pattern, u: np.ndarray) -> np.ndarray:
         t = (low + high) / 2
         too_many = np.clip(x - t, 0, 1).sum(axis=1, keepdims=True) > counts
         low, high = np.where(too_many, t, low), np.where(too_many, high, t)
-    return np.clip(x - (low + high) / 2, 0, 1).reshape(u.shape)
+    off = np.abs(x.sum(axis=1, keepdims=True) - counts) > tolerance
+    off |= ((x < 0) | (x > 1)).any(axis=1, keepdims=True)
+    return np.where(off, np.clip(x - (low + high) / 2, 0, 1), x).reshape(u.shape)

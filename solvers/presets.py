@@ -2,11 +2,11 @@
 
 PRESETS = {
     # Roux et al., SparseFW, arXiv 2510.13713: open loop, 2000 steps, 90 % of the kept weights fixed by Wanda's score
-    "sparsefw": "wanda+fw(step=open,steps=2000,alpha=0.9)+round(method=topk)",
+    "sparsefw": "wanda+fw(variant=vanilla,step=open,steps=2000,alpha=0.9)+round(method=topk)",
     # Zimmer et al., SparseSwaps, arXiv 2512.10922: exact 1-swaps from Wanda's mask (there at most 100 a row)
     "sparseswaps": "wanda+swap",
     # ours: the best masks known here, and the best in about the time of a calibration pass
-    "best": "wanda+swap+tabu(iterations=10000)+anneal(rounds=6)",
+    "best": "fw(convexify=shared)+swap+tabu(iterations=10000)+anneal(rounds=6)",
     "fast": "wanda+swap",
 }
 
@@ -20,7 +20,7 @@ DEFAULT = (
     "sparseswaps",
     "fw",
     "fw(convexify=shared)+swap",
-    "wanda+swap+tabu(iterations=10000)+anneal",
+    "fw(convexify=shared)+swap+tabu(iterations=3000)",
     "qp",
     "gurobi(convexify=shared)",
 )
