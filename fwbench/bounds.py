@@ -80,9 +80,7 @@ def safe(G: np.ndarray, e: np.ndarray | float = 0.0) -> np.ndarray:
     raise ValueError("G is not positive semidefinite")
 
 
-def certificate(
-    problem: Problem, u: np.ndarray, e: np.ndarray | float | None = None, source: str = ""
-) -> Certificate:
+def certificate(problem: Problem, u: np.ndarray, e: np.ndarray | float | None = None, source: str = "") -> Certificate:
     """The proof that ``(e, u)`` gives; ``e`` is made safe first, ``None`` is the plain relaxation.
 
     Args:

@@ -1,4 +1,4 @@
-"""Proofs at rest: find the problems a store speaks of, replay its certificates, re-judge its masks, keep the registry."""
+"""Proofs at rest: find the problems of a store, replay its certificates, judge its masks again, keep the registry."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ class Certificate:
     ``kind`` ``diagonal``: arrays ``e`` (scalar, ``(n,)`` or ``(rows, n)``) with ``G - diag(e) ⪰ 0``, and any
     ``u (rows, n)`` float32 at which the convex function ``h`` is linearised (DESIGN section 1).
     ``kind`` ``rows``: besides, for the rows in ``rows (k,)`` int64 a ``d (k, n)`` and ``rho (k,)`` float64, and
-    products of two weights: ``start (k + 1,)`` int64 divides ``pair`` int64 (``i n + j``, ``i < j``), ``kind`` uint8 and
-    ``multiplier`` float32 among those rows. ``fwbench.verify`` says what they prove.
+    products of two weights: ``start (k + 1,)`` int64 divides ``pair`` int64 (``i n + j``, ``i < j``), ``kind`` uint8
+    and ``multiplier`` float32 among those rows. ``fwbench.verify`` says what they prove.
     """
 
     problem: str  # hash of the problem

@@ -39,6 +39,7 @@ import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
+from fwbench.verify_tree import Refuted, prove_tree
 
 EPS = float(np.finfo(np.float64).eps)  # twice the unit roundoff, so every first-order bound below has a factor 2 spare
 
@@ -50,10 +51,6 @@ class Verification:
     ok: bool
     bound: float = -math.inf
     reason: str = ""
-
-
-class Refuted(Exception):
-    """A certificate does not hold; the message says why."""
 
 
 def check(problem: Problem, certificate: Certificate) -> Verification:
@@ -77,6 +74,8 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
 def _prove(problem: Problem, certificate: Certificate) -> float:
     if certificate.problem != problem.hash:
         raise Refuted("it belongs to another problem (hash differs)")
+    if certificate.kind == "tree":
+        return prove_tree(problem, certificate)
     if certificate.kind not in ("diagonal", "rows"):
         raise Refuted(f"unknown kind of certificate {certificate.kind!r}")
     e = _array(certificate, "e", (problem.n,), np.float64)

@@ -18,7 +18,7 @@ the whole layer also where rows were chosen), groups ``count_g``. Numbers read b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -247,4 +247,9 @@ def _npz(instance: Instance, relaxed: bool) -> bytes:
     return buffer.getvalue()
 
 
-WRITERS = {".lp": _lp, ".mps": _mps, ".qplib": _qplib, ".npz": _npz}
+WRITERS: dict[str, Callable[[Instance, bool], bytes | Iterable[bytes]]] = {
+    ".lp": _lp,
+    ".mps": _mps,
+    ".qplib": _qplib,
+    ".npz": _npz,
+}

@@ -176,6 +176,7 @@ class Search:
         while stack:
             node, at, used = stack.pop()
             if at == 0 and node.steps is not None:
+                assert node.diagonal is not None
                 tree.diagonal(node.diagonal)
             elif node.steps is None:
                 tree.point((node.u[node.fixed < 0] * FINE + 0.5).astype(np.uint16))
@@ -188,6 +189,7 @@ class Search:
                     stack += [(node, at, used), (node.children[k], 0, 0)]
                     break
                 if code == kernel.POINT:
+                    assert node.points is not None
                     tree.point(node.points[used : used + k])
                     used += k
                 else:

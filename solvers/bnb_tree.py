@@ -42,7 +42,7 @@ def certificate(problem: Problem, trees: Iterable[Tree], bound: float, source: s
     trees = list(trees)
     diagonals = [d for tree in trees for d in tree.diagonals]
     points = np.concatenate([np.zeros(0, np.uint16)] + [part for tree in trees for part in tree.points])
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "step": np.frombuffer(b"".join(bytes(tree.steps) for tree in trees), np.uint8),
         "variable": np.array([v for tree in trees for v in tree.variables], np.uint16),
         "point": (points >> 8).astype(np.uint8),

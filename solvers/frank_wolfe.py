@@ -141,7 +141,8 @@ def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context) 
 
 def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
     """Lay the problem out in rows, run, put the answers back into shape."""
-    shape, counts = tuple(u.shape), layer.pattern.counts(tuple(u.shape))
+    shape = (u.shape[0], u.shape[1])
+    counts = layer.pattern.counts(shape)
     rows = shape[0] if layer.pattern.separable else 1
     method = fw_rows.Method(
         DIRECTION_RULES[options.variant], STEP_RULES[options.step], float(options.ell), float(options.gap)
@@ -156,7 +157,7 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     lipschitz = np.broadcast_to(layer.lipschitz().numpy().ravel().astype(np.float64), (rows,)).copy()
     if options.step == "adaptive":
         lipschitz *= 1e-3  # grows by itself
-    fields = fw_rows.Fields(
+    fields = fw_rows.Fields(  # type: ignore[call-arg]
         flat(layer.W),
         flat(layer.d),
         start,

@@ -30,7 +30,8 @@ class FrankWolfe(Stage):
     ``alpha``: the ``floor(alpha k)`` kept weights of each group with the highest Wanda score stay fixed (SparseFW).
     ``convexify=shared``: a plain solve chooses the shared ``e`` (weighted minimum trace factor analysis), then the
     convexified objective is solved; ``plain_steps`` limits the first solve, which ends at a gap of 1e-2.
-    ``variant=inface`` (the default) converges far faster than the others and runs on the CPU; on a GPU name ``vanilla``.
+    ``variant=inface``, the default, converges far faster than the others and runs on the CPU; on a GPU name
+    ``vanilla``.
     ``ell``: of the open loop's step ``ell / (t + ell)``. ``seconds``: time for each solve, 0 for no limit.
     ``capacity``: atoms in a row's active set, 0 for as many as memory allows.
     """

@@ -23,7 +23,7 @@ class Atoms(NamedTuple):
     keys: np.ndarray  # (rows, capacity) uint64
     weights: np.ndarray  # (rows, capacity), their sum is 1
     change: np.ndarray  # (rows, capacity), of the weights along the direction
-    count: np.ndarray  # (rows,) int64
+    count: np.ndarray  # type: ignore[assignment] # (rows,) int64
     hit: np.ndarray  # (rows,) int64, the atom that the longest step drops, or -1
     phi: np.ndarray  # (rows,) the gap estimate of lazy variants
 

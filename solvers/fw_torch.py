@@ -85,8 +85,8 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
             bound = value - gap
             best_u = torch.where(bound > best, u, best_u)
             best = torch.maximum(best, bound)
-            sums = (x.sum(dtype=torch.float64).item() for x in (value, best.clamp(min=0)))
-            trace.append((context.seconds(), *sums))
+            upper, lower = (float(x.sum(dtype=torch.float64)) for x in (value, best.clamp(min=0)))
+            trace.append((context.seconds(), upper, lower))
             if options.gap > 0:
                 done |= gap <= options.gap * value.clamp(min=0)
             if t < options.steps and context.expired() and not bool(done.all()):
@@ -99,7 +99,7 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
         change = change if layer.d is None else change - 2 * layer.d * move
         products += 1
         step = step_size(options, t, slope, layer.total(change * move), layer.total(move * move), lipschitz)
-        step = torch.where(done, 0.0, torch.minimum(step, most))
+        step = torch.where(done, 0.0, torch.minimum(step, torch.as_tensor(most)))
         if options.variant != "vanilla":
             drops += ((step >= most) & ~done).sum()
         u = u + step * move

@@ -182,12 +182,12 @@ def _interior_point(
         second = (dX * dy) @ inverse
         dX, dy = _direction(X, inverse, schur, target, (second + second.T) / 2)
         reach_X, _ = _reach(X, dX, min(1.0, max(a, reach_X) / 0.7))
-        reach_Z, factor = _reach(Z, -torch.diag(dy), min(1.0, max(b, reach_Z) / 0.7))
-        if factor is None or max(reach_X, reach_Z) < 1e-6:
+        reach_Z, last = _reach(Z, -torch.diag(dy), min(1.0, max(b, reach_Z) / 0.7))
+        if last is None or max(reach_X, reach_Z) < 1e-6:
             return y, X, inverse, step, False
         X.add_(dX, alpha=reach_X)
         y = y + reach_Z * dy
-        inverse = torch.cholesky_inverse(factor)
+        inverse = torch.cholesky_inverse(last)
     return y, X, inverse, MAX_STEPS, False
 
 

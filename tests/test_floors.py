@@ -14,7 +14,8 @@ FOLDERS = {"fwbench": ROOT / "fwbench", "fwbench.problems": ROOT / "problems", "
 FLOORS = (
     "spec metrics patterns result machine",
     "problem timing events",
-    "judge bounds verify verify_tree stage",
+    "judge bounds verify_tree",
+    "verify stage",
     "solvers problems",
     "pipeline store isolate perplexity",
     "runner contract prove imports report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -37,7 +38,8 @@ def certify(what: tuple[str, ...], bound: str, rows: str, seconds: float | None,
         check(item)
     with progress() as report, Store(stores[0] if stores else path) as store:
         if stores:
-            found = ((name, problem) for _, problem, name in problems_of(store) if problem is not None)
+            known = problems_of(store)
+            found: Iterator[tuple] = ((name, problem) for _, problem, name in known if problem is not None)
         else:
             found = _chain(what, (), report)
         summary = run_grid(found, [line], store, jobs=jobs, on_event=_listener(report))
