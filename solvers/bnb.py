@@ -24,8 +24,6 @@ from fwbench.solvers.scores import keep_highest, wanda_score
 from fwbench.solvers.swap import Swap
 from fwbench.stage import Context, Role, Stage, State, register
 
-LARGEST = 2048  # variables of one block: its matrix and those of its subtrees are dense
-
 
 @register
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class BranchAndBound(Stage):
 
     ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
     ``nodes``: at most for each row, 0 for no limit. ``subtree``: nodes before what is open gets diagonals of its own.
+    ``largest``: variables of a block (a row); beyond it hours are needed, so the stage declines unless told otherwise.
     Rows run on the context's threads; the answer does not depend on how many unless the clock ends it.
     """
 
@@ -41,6 +40,7 @@ class BranchAndBound(Stage):
     gap: float = 0.0
     nodes: int = 0
     subtree: int = 300
+    largest: int = 400
 
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT
@@ -52,8 +52,8 @@ class BranchAndBound(Stage):
 
     def supports(self, problem: Problem) -> str | None:
         size = block_size(problem)
-        if size > LARGEST:
-            return f"{size} variables in one program; bnb takes at most {LARGEST}"
+        if size > self.largest:
+            return f"{size} variables in one program, which would take hours; largest={size} tries it all the same"
         return None
 
     def run(self, problem: Problem, state: State, context: Context) -> State:

@@ -23,4 +23,5 @@ DEFAULT = (
     "fw(convexify=shared)+swap+tabu(iterations=3000)",
     "qp",
     "gurobi(convexify=shared)",
+    "bnb",
 )

@@ -41,7 +41,7 @@ def progress() -> Iterator[Report]:
 
 
 def _plain() -> Report:
-    last = time.monotonic() - PLAIN_EVERY
+    last = time.monotonic()
 
     def report(done: int, total: int | None, what: str, left: float | None) -> None:
         nonlocal last

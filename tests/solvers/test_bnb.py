@@ -16,7 +16,7 @@ from fwbench.problems.collections import load
 from fwbench.result import Certificate
 from fwbench.solvers import bnb_relax as relax
 from fwbench.solvers import gurobi_
-from fwbench.solvers.bnb import LARGEST, BranchAndBound
+from fwbench.solvers.bnb import BranchAndBound
 from fwbench.solvers.bnb_diagonal import best_diagonal
 from fwbench.solvers.gurobi_ import Gurobi
 from fwbench.stage import Context, State
@@ -163,8 +163,9 @@ def test_a_gap_is_kept():
 
 
 def test_declines_and_refuses():
-    wide = Problem("wide", np.ones((3, LARGEST // 2)), np.eye(LARGEST // 2), "unstructured:0.5")
-    assert str(LARGEST) in BranchAndBound().supports(wide)
+    wide = Problem("wide", np.ones((3, 200)), np.eye(200), "unstructured:0.5")
+    assert "600 variables" in BranchAndBound().supports(wide)
+    assert BranchAndBound(largest=600).supports(wide) is None
     assert BranchAndBound().supports(wide.with_pattern("0.5")) is None
     for wrong in ({"seconds": 0}, {"gap": 1.0}, {"nodes": -1}, {"subtree": 0}):
         with pytest.raises(ValueError, match="must be positive"):
