@@ -15,6 +15,7 @@ from fwbench.result import Certificate, Proof
 from fwbench.store import Store
 
 CLAIM = 1e-9  # relative: how closely a stored error must be reproduced
+KEPT = 4_000_000  # bytes of a certificate that a registry commits; a larger proof is listed as a claim, to be run again
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,13 @@ def update_registry(store: Store, folder: Path) -> list[str]:
                 entries = registry.improve(entries, problem, row.solver, lower=row.lower_bound, proof=Proof.CLAIMED)
         for certificate in store.certificates(problem.hash):
             checked = verify.check(problem, certificate)
-            if checked.ok:
-                after = registry.improve(
-                    entries, problem, certificate.source, lower=checked.bound, proof=Proof.VERIFIED
-                )
-                if after != entries:
-                    certificates[problem.hash] = certificate
-                entries = after
+            if not checked.ok:
+                continue
+            proof = Proof.VERIFIED if len(certificate.to_bytes()) <= KEPT else Proof.CLAIMED
+            after = registry.improve(entries, problem, certificate.source, lower=checked.bound, proof=proof)
+            if after != entries and proof is Proof.VERIFIED:
+                certificates[problem.hash] = certificate
+            entries = after
     registry.save(entries, folder, certificates)
     return [_improvement(before.get(key), entry) for key, entry in entries.items() if entry != before.get(key)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 WIDE = 200  # columns where the output is no terminal
 
@@ -49,7 +49,7 @@ def solvers() -> None:
     from fwbench import pipeline
     from fwbench.spec import StageSpec
 
-    table = Table("stage and defaults", "role", "what it does", "source", "installed", box=None)
+    table = Table(Column("stage and defaults", overflow="fold"), "role", "what it does", "source", "installed", box=None)
     known = [pipeline.describe(stage) for stage in pipeline.load_solvers().values()]
     order = ["start", "relax", "round", "refine", "update", "exact", "bound"]
     for item in sorted(known, key=lambda item: (order.index(item["role"]), item["name"])):
