@@ -35,6 +35,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "tabu": ("glover1989tabu", "wu2013hybrid"),
     "anneal": ("kirkpatrick1983optimization",),
     "sparsegpt": ("frantar2023sparsegpt",),
+    "admm": ("boza2024fast",),
     "refit": ("meng2024alps",),
     "gurobi": ("gurobi",),
     "scip": ("hojny2025scip",),
