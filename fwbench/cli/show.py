@@ -49,7 +49,9 @@ def solvers() -> None:
     from fwbench import pipeline
     from fwbench.spec import StageSpec
 
-    table = Table(Column("stage and defaults", overflow="fold"), "role", "what it does", "source", "installed", box=None)
+    table = Table(
+        Column("stage and defaults", overflow="fold"), "role", "what it does", "source", "installed", box=None
+    )
     known = [pipeline.describe(stage) for stage in pipeline.load_solvers().values()]
     order = ["start", "relax", "round", "refine", "update", "exact", "bound"]
     for item in sorted(known, key=lambda item: (order.index(item["role"]), item["name"])):
