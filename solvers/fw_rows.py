@@ -20,6 +20,7 @@ from fwbench.solvers import fw_active as active
 from fwbench.solvers import fw_kernels as kernels
 from fwbench.solvers.fw_active import Atoms
 from fwbench.solvers.fw_kernels import jit
+from fwbench.solvers.threads import torch_threads
 
 BLOCK_ROWS = 128  # rows whose arrays stay in a core's cache
 REFRESH = 250  # iterations after which the gradient is computed afresh, so that rounding does not add up
@@ -199,16 +200,6 @@ class Rows:
 def _cut(arrays, rows):  # type: ignore[no-untyped-def]
     """The rows of a named tuple of arrays; a slice gives views."""
     return type(arrays)(*(x[rows] for x in arrays))
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, count))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
