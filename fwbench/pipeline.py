@@ -6,7 +6,6 @@ a stage does becomes a row with its status, verdict and reason.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
 import importlib
@@ -496,8 +495,3 @@ def describe(stage: type[Stage]) -> dict[str, Any]:
         "version": stage.version,
         "file": Path(sys.modules[stage.__module__].__file__ or "").name,
     }
-
-
-def fields_of(stage: type[Stage]) -> list[str]:
-    """Parameter names of a stage."""
-    return [item.name for item in dataclasses.fields(stage)]  # type: ignore[arg-type]

@@ -1,6 +1,26 @@
 """Its presence puts this folder on the path: the tests share ``brute`` and ``layers``."""
 
+import sys
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("fwbench", deadline=None, derandomize=True, database=None)  # a busy machine fails no test
 settings.load_profile("fwbench")
+
+
+@pytest.fixture
+def fwbench(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder: (exit code, standard output, standard error)."""
+    from fwbench import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["fwbench", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return call

@@ -7,25 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from fwbench import cli
 from fwbench.problem import Problem
 from fwbench.problems import files, synthetic
 from fwbench.store import Store
-
-
-@pytest.fixture
-def fwbench(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["fwbench", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return call
 
 
 def refused(answer, tmp_path, *words):

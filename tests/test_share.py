@@ -1,31 +1,13 @@
 """The commands that exchange with others, as their user meets them."""
 
-import sys
-
 import gurobipy
 import numpy as np
 import pytest
 from brute import best_mask
 
-from fwbench import cli
 from fwbench.problem import Problem
 from fwbench.problems import collections, files, registry, synthetic
 from fwbench.store import Store
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["fwbench", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture
@@ -37,45 +19,45 @@ def file(tmp_path):
     return tmp_path / "tiny.safetensors", problem
 
 
-def test_export_solve_import_compare(call, tmp_path, file):
+def test_export_solve_import_compare(fwbench, tmp_path, file):
     path, problem = file
-    code, out, err = call("export", path, "-o", "row.mps", "--rows", "1")
+    code, out, err = fwbench("export", path, "-o", "row.mps", "--rows", "1")
     assert (code, out) == (0, "row.mps: tiny, 1 of 2 rows\n"), err
-    assert call("export", path, "-o", "all.lp", "--pattern", "2:4")[0] == 0
+    assert fwbench("export", path, "-o", "all.lp", "--pattern", "2:4")[0] == 0
     assert "count_3: u_1_4" in (tmp_path / "all.lp").read_text()
-    assert call("export", path, "-o", "relaxed.lp", "--relaxed")[0] == 0
+    assert fwbench("export", path, "-o", "relaxed.lp", "--relaxed")[0] == 0
     assert "Binary" not in (tmp_path / "relaxed.lp").read_text()
     with gurobipy.Env(params={"OutputFlag": 0}) as env:
         model = gurobipy.read("row.mps", env)
         model.optimize()
         model.write("row.sol")
     np.save("base.npy", ~problem.pattern.prune(np.arange(16.0).reshape(2, 8)))
-    code, out, err = call("import-solution", path, "base.npy", "--by", "nobody", "--store", "old.sqlite")
+    code, out, err = fwbench("import-solution", path, "base.npy", "--by", "nobody", "--store", "old.sqlite")
     assert code == 0, err
     words = ("import-solution", path, "row.sol", "--base", "base.npy", "--by", "nobody", "--store", "new.sqlite")
-    code, out, err = call(*words)
+    code, out, err = fwbench(*words)
     assert (code, "of Wanda's, feasible" in out) == (0, True), err
     with Store("new.sqlite", readonly=True) as store:
         (row,) = store.results()
         assert np.array_equal(store.mask(row.key)[1], best_mask(problem)[1][1])
-    assert call(*words)[0] == 2  # it is there
-    code, out, _ = call("compare", "old.sqlite", "new.sqlite")
+    assert fwbench(*words)[0] == 2  # it is there
+    code, out, _ = fwbench("compare", "old.sqlite", "new.sqlite")
     assert (code, "1 row, 1 better, 0 worse" in out) == (0, True)
-    code, out, _ = call("compare", "new.sqlite", "old.sqlite")
+    code, out, _ = fwbench("compare", "new.sqlite", "old.sqlite")
     assert (code, "worse: tiny  nobody  seed 0: error" in out) == (1, True)
-    code, out, err = call("cite", "new.sqlite", "--format", "bibtex")
+    code, out, err = fwbench("cite", "new.sqlite", "--format", "bibtex")
     assert (code, out.startswith("@misc{fwbench,")) == (0, True), err
 
 
-def test_into_a_registry(call, tmp_path):
+def test_into_a_registry(fwbench, tmp_path):
     _, problem = collections.one("mini/n016.gate_proj*")
     np.save("keep.npy", ~problem.pattern.prune(-np.abs(problem.W)))
     registry.save({}, "reg")
     words = ("import-solution", "mini/n016.gate_proj*", "keep.npy", "--by", "me", "--registry", "--folder", "reg")
-    assert call(*words)[1].endswith("reg: improved\n")
-    assert call(*words)[1].endswith("reg: no better than what is known\n")
+    assert fwbench(*words)[1].endswith("reg: improved\n")
+    assert fwbench(*words)[1].endswith("reg: no better than what is known\n")
     assert not list(tmp_path.glob("*.sqlite"))
-    code, out, _ = call("registry", "solu", "--folder", "reg")
+    code, out, _ = fwbench("registry", "solu", "--folder", "reg")
     assert (code, out) == (0, f"=best= {problem.name} {problem.error(np.load('keep.npy'))!r}\n")
     assert out == (tmp_path / "reg" / "best_known.solu").read_text()
 
@@ -96,8 +78,8 @@ def test_into_a_registry(call, tmp_path):
         (("compare", "nowhere.sqlite", "there.sqlite"), "no such store"),
     ],
 )
-def test_bad_input_is_one_line(call, tmp_path, words, says):
-    code, out, err = call(*words)
+def test_bad_input_is_one_line(fwbench, tmp_path, words, says):
+    code, out, err = fwbench(*words)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert says in err
     assert not list(tmp_path.iterdir())
