@@ -1,0 +1,36 @@
+"""Resolve a spec to stages, run and time them, judge what comes out.
+
+The pipeline owns the clock and the checks: stages hold neither. ``run`` never raises for a solver's failure: whatever
+a stage does becomes a row with its status, verdict and reason.
+"""
+
+from fwbench.pipeline.judging import Outcome, failed
+from fwbench.pipeline.resolving import (
+    Pipeline,
+    default_set,
+    describe,
+    key,
+    load_file,
+    load_solvers,
+    presets,
+    resolve,
+    skip_reason,
+)
+from fwbench.pipeline.running import StageError, run, warm_up
+
+__all__ = [
+    "Outcome",
+    "Pipeline",
+    "StageError",
+    "default_set",
+    "describe",
+    "failed",
+    "key",
+    "load_file",
+    "load_solvers",
+    "presets",
+    "resolve",
+    "run",
+    "skip_reason",
+    "warm_up",
+]

@@ -1,0 +1,135 @@
+"""What a run gave: a row for its failure, or its mask judged and its bound checked."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import numpy as np
+
+from fwbench import verify
+from fwbench.judge import judge
+from fwbench.pipeline.resolving import Pipeline, key, load_solvers
+from fwbench.problem import Problem
+from fwbench.result import Certificate, Proof, Result, Status, Verdict, pack_mask
+from fwbench.stage import Context, Role, State
+
+OPTIMALITY_TOLERANCE = 1e-9  # relative: a verified bound this close to the error makes it optimal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A judged result and what it was judged on."""
+
+    result: Result
+    keep: np.ndarray | None = field(default=None, repr=False)
+    weights: np.ndarray | None = field(default=None, repr=False)
+    relaxed: np.ndarray | None = field(default=None, repr=False)
+    certificate: Certificate | None = field(default=None, repr=False)
+
+
+def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> Outcome:
+    judgement = judge(problem, state.keep, state.weights, state.claimed_error)
+    row = replace(row, seconds=sum(record.seconds for record in row.stages), verdict=judgement.verdict)
+    if judgement.verdict is not Verdict.FEASIBLE:
+        return Outcome(replace(row, reason=judgement.reason), state.keep, state.weights, state.relaxed)
+    assert judgement.error is not None
+    assert state.keep is not None
+    error = judgement.error
+    relaxed = next((r.relaxed_error for r in reversed(row.stages) if r.relaxed_error is not None), None)
+    rounded = next((r.error for r in row.stages if r.role == Role.ROUND), None)
+    wanda = _wanda_error(problem)
+    row = replace(
+        row,
+        status=Status.OPTIMAL if state.proven else Status.FEASIBLE,
+        error=error,
+        relative_error=error / problem.total if problem.total else (0.0 if error == 0 else math.inf),
+        ratio_to_wanda=error / wanda if wanda else (1.0 if error == 0 else math.inf),
+        relaxed_error=relaxed,
+        rounding_error=(rounded - relaxed) / rounded if rounded and relaxed is not None else None,
+        mask_sha256=hashlib.sha256(pack_mask(state.keep)).hexdigest(),
+    )
+    if state.stopped or skipped:
+        reason = f"stopped early: {state.stopped}" if state.stopped else f"no time left for {', '.join(skipped)}"
+        row = replace(row, status=Status.TIMEOUT, reason=reason)
+    row, certificate = _with_bound(problem, row, state, error)
+    return Outcome(row, state.keep, state.weights, state.relaxed, certificate)
+
+
+def _with_bound(problem: Problem, row: Result, state: State, error: float) -> tuple[Result, Certificate | None]:
+    """Join the lower bound: verified if its certificate replays, else the solver's claim."""
+    mismatch = replace(row, status=Status.FAILED, verdict=Verdict.ERROR_MISMATCH)
+    lower, proof, certificate = state.lower, Proof.CLAIMED, state.certificate
+    if certificate is not None:
+        checked = verify.check(problem, certificate)
+        if not checked.ok:
+            return replace(mismatch, reason=f"its certificate does not hold: {checked.reason}"), None
+        if lower is None or lower <= max(certificate.bound, checked.bound):
+            lower, proof = checked.bound, Proof.VERIFIED
+        certificate = replace(certificate, bound=checked.bound)
+    if lower is None:
+        return row, None
+    if row.updates_weights:
+        return replace(row, lower_bound=None), certificate  # bounds are for masks with the given weights
+    if lower > error * (1 + OPTIMALITY_TOLERANCE) + 1e-12 * problem.total:
+        return replace(mismatch, reason=f"its lower bound {lower:.9g} exceeds the error {error:.9g}"), None
+    verdict = row.verdict
+    if proof is Proof.VERIFIED:
+        tight = lower >= error * (1 - OPTIMALITY_TOLERANCE)
+        verdict = Verdict.OPTIMAL if tight else Verdict.CERTIFIED
+    return replace(row, verdict=verdict, lower_bound=lower, proof=proof), certificate
+
+
+def failed(
+    problem: Problem,
+    pipeline: Pipeline,
+    reason: str,
+    *,
+    status: Status = Status.FAILED,
+    collection: str = "",
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    seconds: float | None = None,
+) -> Result:
+    """The row of a run that gave no answer."""
+    return Result(
+        problem=problem.name,
+        problem_hash=problem.hash,
+        collection=collection,
+        solver=pipeline.text,
+        key=key(problem.hash, pipeline, seed, device, dtype),
+        pattern=str(problem.pattern),
+        rows=problem.rows,
+        n=problem.n,
+        status=status,
+        reason=reason,
+        seconds=seconds,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        updates_weights=pipeline.updates_weights,
+        meta=dict(problem.meta),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+@lru_cache(maxsize=8)
+def _wanda_error_by_hash(problem_hash: str, holder: _Holder) -> float:
+    keep = load_solvers()["wanda"]().run(holder.problem, State(), Context()).keep
+    assert keep is not None
+    return holder.problem.error(keep)
+
+
+def _wanda_error(problem: Problem) -> float:
+    return _wanda_error_by_hash(problem.hash, _Holder(problem))
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """Carries a problem past the cache: only the hash beside it is compared."""
+
+    problem: Problem = field(compare=False)

@@ -1,0 +1,209 @@
+"""From the text of a spec to stages: the registry of solvers, presets, what is left out, and a run's identity."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fwbench import spec as specs
+from fwbench import stage as stages
+from fwbench.problem import Problem
+from fwbench.spec import Spec, SpecError, StageSpec
+from fwbench.stage import Role, Stage
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A resolved spec. ``text`` shows what differs from the defaults, ``full`` everything a result depends on."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def text(self) -> str:
+        return str(Spec(tuple(_shown(stage, only_changed=True) for stage in self.stages)))
+
+    @property
+    def full(self) -> str:
+        versions = ",".join(str(stage.version) for stage in self.stages)
+        return f"{Spec(tuple(_shown(stage, only_changed=False) for stage in self.stages))} versions {versions}"
+
+    @property
+    def updates_weights(self) -> bool:
+        return any(stage.role is Role.UPDATE for stage in self.stages)
+
+
+@cache
+def load_solvers() -> dict[str, type[Stage]]:
+    """Import every module of ``fwbench.solvers`` and of the entry-point group ``fwbench.solvers``; the registry."""
+    import fwbench.solvers
+
+    for module in pkgutil.iter_modules(fwbench.solvers.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"fwbench.solvers.{module.name}")
+    for entry in importlib.metadata.entry_points(group="fwbench.solvers"):
+        entry.load()
+    return stages.registry
+
+
+def load_file(path: str | Path) -> list[str]:
+    """Load a solver file of the user's own; the names of the stages it registers.
+
+    Raises:
+        SpecError: the file cannot be read, raises, or registers nothing.
+    """
+    path = Path(path)
+    name = f"fwbench_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        module_spec = importlib.util.spec_from_file_location(name, path)
+        if module_spec is None or module_spec.loader is None or not path.is_file():
+            raise SpecError(f"{path}: not a Python file with a solver")
+        module = importlib.util.module_from_spec(module_spec)
+        sys.modules[name] = module
+        try:
+            module_spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise SpecError(f"{path}: loading it raised {type(error).__name__}: {error}") from error
+    names = [key for key, stage in stages.registry.items() if stage.__module__ == name]
+    if not names:
+        raise SpecError(f"{path}: it registers no stage (decorate the class with fwbench.stage.register)")
+    return names
+
+
+def resolve(text: str) -> Pipeline:
+    """Read a spec, expand presets, fill in what is left out.
+
+    A ``relax``, ``refine`` or ``bound`` without a start begins from ``wanda``; a fractional end is rounded by
+    ``round``.
+
+    Raises:
+        SpecError: one line; for an unknown name, with the nearest known one.
+    """
+    known = load_solvers()
+    chain = [_build(item, known) for item in _expand(specs.parse(text)).stages]
+    if chain[0].role in (Role.RELAX, Role.REFINE, Role.BOUND):
+        chain.insert(0, known["wanda"]())
+    filled: list[Stage] = []
+    fractional = False
+    for index, stage in enumerate(chain):
+        if stage.role is Role.START and index:
+            raise SpecError(f"{stage.name} in {text!r} makes a mask from nothing: it can only come first")
+        if stage.role is Role.ROUND and not fractional:
+            raise SpecError(f"{stage.name} in {text!r} has no fractional point to round: put a relaxation before it")
+        if fractional and stage.role not in (Role.ROUND, Role.RELAX, Role.BOUND):
+            filled.append(known["round"]())
+            fractional = False
+        if stage.role in (Role.RELAX, Role.ROUND):
+            fractional = stage.role is Role.RELAX
+        filled.append(stage)
+    if fractional:
+        filled.append(known["round"]())
+    return Pipeline(tuple(filled))
+
+
+def presets() -> dict[str, str]:
+    """Names that stand for whole specs."""
+    from fwbench.solvers import presets as module
+
+    return module.PRESETS
+
+
+def default_set() -> tuple[str, ...]:
+    """Specs that run where none is named."""
+    from fwbench.solvers import presets as module
+
+    return module.DEFAULT
+
+
+def _expand(spec: Spec) -> Spec:
+    expanded: list[StageSpec] = []
+    for item in spec.stages:
+        if item.name in presets():
+            if item.params:
+                raise SpecError(
+                    f"{item.name} is a preset and takes no parameters; it stands for {presets()[item.name]}"
+                )
+            expanded.extend(specs.parse(presets()[item.name]).stages)
+        else:
+            expanded.append(item)
+    return Spec(tuple(expanded))
+
+
+def _build(item: StageSpec, known: dict[str, type[Stage]]) -> Stage:
+    if item.name not in known:
+        raise SpecError(f"unknown solver {item.name!r}{_nearest(item.name, [*known, *presets()])}")
+    kind = known[item.name]
+    defaults = stages.parameters(kind)
+    values = {}
+    for key, value in item.params:
+        if key not in defaults:
+            raise SpecError(f"{item.name} has no parameter {key!r}{_nearest(key, defaults)}")
+        values[key] = _coerce(f"{item.name}({key}=...)", value, defaults[key])
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise SpecError(f"{item.name}: {error}") from None
+
+
+def _coerce(where: str, value: object, default: object) -> object:
+    if default is None or type(value) is type(default):
+        return value
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    raise SpecError(f"{where}: expected a {type(default).__name__} such as {default!r}, got {value!r}")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known) or 'none'}"
+
+
+def _shown(stage: Stage, only_changed: bool) -> StageSpec:
+    defaults = stages.parameters(type(stage))
+    params = stages.parameters(stage).items()
+    return StageSpec(stage.name, tuple(sorted((k, v) for k, v in params if not only_changed or v != defaults[k])))
+
+
+def key(problem_hash: str, pipeline: Pipeline, seed: int, device: str, dtype: str) -> str:
+    """Identity of a run: whatever its result depends on, the machine and library versions aside (hex)."""
+    text = "\n".join((problem_hash, pipeline.full, str(seed), device, dtype))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def skip_reason(problem: Problem, pipeline: Pipeline) -> str | None:
+    """Why a stage of the pipeline declines the problem (or lacks a package), or None."""
+    for stage in pipeline.stages:
+        missing = [name for name in stage.requires if importlib.util.find_spec(name) is None]
+        if missing:
+            return f"{stage.name} needs {', '.join(missing)}, which is not installed"
+        if reason := stage.supports(problem):
+            return f"{stage.name}: {reason}"
+    return None
+
+
+def describe(stage: type[Stage]) -> dict[str, Any]:
+    """What ``fwbench solvers`` prints of a stage."""
+    missing = [name for name in stage.requires if importlib.util.find_spec(name) is None]
+    return {
+        "name": stage.name,
+        "role": str(stage.role),
+        "parameters": stages.parameters(stage),
+        "summary": (stage.__doc__ or "").strip().split("\n")[0],
+        "source": stage.source,
+        "installed": not missing,
+        "missing": missing,
+        "version": stage.version,
+        "file": Path(sys.modules[stage.__module__].__file__ or "").name,
+    }

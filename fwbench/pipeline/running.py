@@ -1,0 +1,170 @@
+"""Run the stages of a pipeline on a problem, time them, check what each hands on."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from fwbench.patterns import Pattern, Rows
+from fwbench.pipeline.judging import Outcome, failed, judged
+from fwbench.pipeline.resolving import Pipeline, skip_reason
+from fwbench.problem import Problem
+from fwbench.result import Certificate, StageRecord, Status
+from fwbench.stage import Context, Role, Stage, State
+
+FEASIBILITY_TOLERANCE = 1e-4  # of a relaxed point computed in float32, absolute for each weight
+
+
+def warm_up(pipeline: Pipeline, problem: Problem, *, device: str = "cpu", dtype: str = "float32") -> None:
+    """Compile and load what the pipeline needs, on a tiny problem of the same pattern; once in a process.
+
+    Its failures are not reported: the run itself will meet them.
+    """
+    _warm_up(pipeline, problem.pattern if not isinstance(problem.pattern, Rows) else None, device, dtype)
+
+
+@lru_cache(maxsize=256)
+def _warm_up(pipeline: Pipeline, pattern: Pattern | None, device: str, dtype: str) -> None:
+    size = getattr(pattern, "of", 8) * 2
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((size, 4 * size))
+    tiny = Problem("warm-up", rng.standard_normal((2, size)), X @ X.T, pattern or Rows(np.full(2, size // 2)))
+    if skip_reason(tiny, pipeline) is None:
+        run(tiny, pipeline, device=device, dtype=dtype, time_limit=1.0)
+
+
+def run(
+    problem: Problem,
+    pipeline: Pipeline,
+    *,
+    collection: str = "",
+    device: str = "cpu",
+    dtype: str = "float32",
+    seed: int = 0,
+    threads: int = 0,
+    time_limit: float = math.inf,
+) -> Outcome:
+    """Run a pipeline on a problem and judge the answer.
+
+    Args:
+        threads: 0 for all cores.
+        time_limit: seconds; stages stop themselves, and what is left is skipped but for rounding. (The runner kills
+            what does not stop.)
+    """
+    blank = failed(problem, pipeline, "", collection=collection, device=device, dtype=dtype, seed=seed)
+    try:
+        reason = skip_reason(problem, pipeline)
+    except Exception as error:
+        return Outcome(replace(blank, reason=f"asking whether the problem is supported raised {_named(error)}"))
+    if reason:
+        return Outcome(replace(blank, status=Status.SKIPPED, reason=reason))
+    started = time.monotonic()
+    context = Context(device, dtype, started + time_limit, seed, threads or os.cpu_count() or 1, started)
+    state = State()
+    records: list[StageRecord] = []
+    skipped: list[str] = []
+    for stage in pipeline.stages:
+        if context.expired() and stage.role in (Role.REFINE, Role.RELAX, Role.BOUND) and state.keep is not None:
+            skipped.append(stage.name)
+            continue
+        if stage.role is Role.ROUND and state.relaxed is None:
+            continue  # its relaxation was skipped
+        try:
+            state, record = _run_stage(problem, stage, state, context)
+        except Exception as error:
+            return Outcome(replace(blank, reason=_blame(stage, error), stages=tuple(records)))
+        records.append(record)
+    row = replace(blank, stages=tuple(records), counters=dict(state.counters), trace=state.trace)
+    return judged(problem, row, state, skipped)
+
+
+class StageError(Exception):
+    """A stage broke its contract; the message becomes the row's reason."""
+
+
+def _blame(stage: Stage, error: Exception) -> str:
+    """The reason of a row whose stage ended with an exception."""
+    if isinstance(error, StageError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"memory: {stage.name} ran out of memory {_one_line(error)}".strip()
+    if "out of memory" in str(error):
+        return f"memory: {stage.name}: {_one_line(error)}"
+    return f"{stage.name} raised {_named(error)}"
+
+
+def _run_stage(problem: Problem, stage: Stage, state: State, context: Context) -> tuple[State, StageRecord]:
+    before = dict(state.counters)
+    _synchronise(context.device)
+    started = time.perf_counter()
+    after = stage.run(problem, state, context)
+    _synchronise(context.device)
+    seconds = time.perf_counter() - started
+    if not isinstance(after, State):
+        raise StageError(f"{stage.name} returned a {type(after).__name__}, not a State")
+    after = _checked(problem, stage, after)
+    error = relaxed_error = None
+    if after.relaxed is not None and stage.role is not Role.BOUND:
+        relaxed_error = float(problem.row_errors(after.relaxed).sum())
+    elif after.keep is not None:
+        with np.errstate(over="ignore", invalid="ignore"):  # the judge will say so
+            error = problem.error(after.keep) if after.weights is None else problem.error_of_weights(after.weights)
+        error = error if math.isfinite(error) else None
+        if stage.role is Role.REFINE and state.keep is not None:
+            former = problem.error(state.keep)
+            if error is not None and error > former + 1e-9 * abs(former):
+                raise StageError(f"{stage.name} made the mask worse: {former:.6g} before, {error:.6g} after")
+    counters = {k: v - before.get(k, 0) for k, v in after.counters.items() if v != before.get(k, 0)}
+    lower = after.lower if after.lower != state.lower else None
+    return after, StageRecord(stage.name, str(stage.role), seconds, error, relaxed_error, lower, counters)
+
+
+def _checked(problem: Problem, stage: Stage, state: State) -> State:
+    """Shapes, types, finiteness and feasibility of what a stage hands on; its arrays become read-only."""
+    for name in ("keep", "relaxed", "weights"):
+        array = getattr(state, name)
+        if array is None:
+            continue
+        if not isinstance(array, np.ndarray) or array.shape != problem.shape:
+            raise StageError(f"{stage.name} returned {name} of shape {np.shape(array)}, not {problem.shape}")
+        array.setflags(write=False)
+    if state.keep is not None and state.keep.dtype != bool:
+        raise StageError(f"{stage.name} returned a mask of dtype {state.keep.dtype}, not bool")
+    u = state.relaxed
+    if u is not None:
+        if not np.isfinite(u).all():
+            raise StageError(f"{stage.name} returned a relaxed point that is not finite")
+        off = np.abs(problem.pattern.groups(u).sum(-1, dtype=np.float64) - problem.pattern.counts(problem.shape))
+        if u.min() < -FEASIBILITY_TOLERANCE or u.max() > 1 + FEASIBILITY_TOLERANCE:
+            raise StageError(f"{stage.name} returned a relaxed point outside [0, 1]: {u.min():.3g} to {u.max():.3g}")
+        if off.max() > FEASIBILITY_TOLERANCE * problem.pattern.group_size(problem.shape):
+            raise StageError(f"{stage.name} returned a relaxed point whose count is off by {off.max():.3g}")
+    for name in ("lower", "claimed_error"):
+        number = getattr(state, name)
+        if not isinstance(number, int | float | np.number | None):
+            raise StageError(f"{stage.name} returned {name} of type {type(number).__name__}, not a number")
+    if state.lower is not None and math.isnan(state.lower):
+        raise StageError(f"{stage.name} returned a lower bound that is NaN")
+    if not isinstance(state.certificate, Certificate | None):
+        raise StageError(f"{stage.name} returned a {type(state.certificate).__name__}, not a Certificate")
+    return state
+
+
+def _synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_one_line(error)}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
