@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -95,6 +96,16 @@ class Certificate:
             raise ValueError(f"{path}: {error}") from None
 
 
+class Moment(NamedTuple):
+    """A point of a run's trace: what was known of the layer at that time, as sums over its rows."""
+
+    seconds: float  # since the start of the pipeline
+    upper: float | None = None  # error of a mask at hand; of a relaxation, that of its rounded iterate
+    lower: float | None = None  # the best lower bound so far
+    iterations: int | None = None  # of the relaxation under way
+    relaxed: float | None = None  # the objective that it minimises, at its iterate: the error, or convexified
+
+
 @dataclass(frozen=True)
 class StageRecord:
     """One stage of a run, timed and judged by the pipeline."""
@@ -138,7 +149,7 @@ class Result:
     dtype: str = "float32"
     stages: tuple[StageRecord, ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
-    trace: tuple[tuple[float, float | None, float | None], ...] = ()  # (seconds, upper, lower)
+    trace: tuple[Moment, ...] = ()
     machine: Mapping[str, object] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)  # the problem's provenance
     timing: Mapping[str, float] = field(default_factory=dict)  # reference load before and after, load average
@@ -159,7 +170,7 @@ class Result:
     def from_json(cls, text: str) -> Result:
         data = json.loads(text)
         data["stages"] = tuple(StageRecord(**record) for record in data["stages"])
-        data["trace"] = tuple(tuple(point) for point in data["trace"])
+        data["trace"] = tuple(Moment(*point) for point in data["trace"])
         for key, kind in (("status", Status), ("verdict", Verdict), ("proof", Proof)):
             data[key] = kind(data[key])
         return cls(**data)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.result import Certificate
+from fwbench.result import Certificate, Moment
 
 
 class Role(StrEnum):
@@ -44,7 +44,7 @@ class State:
     proven: bool = False  # an exact stage says the mask is optimal
     stopped: str = ""  # why the last stage ended early ("deadline"), empty if by itself
     counters: Mapping[str, int] = field(default_factory=dict)
-    trace: tuple[tuple[float, float | None, float | None], ...] = ()  # (seconds since the start, upper, lower)
+    trace: tuple[Moment, ...] = ()  # over all stages, in order of time
 
     def count(self, **more: int) -> State:
         """Add to the hardware-neutral counters (lmo_calls, gram_products, swap_evaluations, nodes, iterations)."""

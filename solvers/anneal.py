@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
+from fwbench.result import Moment
 from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -88,7 +89,7 @@ class Search:
     rate: float = 0.0  # seconds a sweep of a row
     stopped: str = ""
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "swaps": 0, "swap_evaluations": 0})
-    trace: list[tuple[float, float | None, float | None]] = field(default_factory=list)
+    trace: list[Moment] = field(default_factory=list)
 
     @classmethod
     def begin(cls, problem: Problem, pruned: np.ndarray, state: State, context: Context, stage: Anneal) -> Search:
@@ -131,7 +132,7 @@ class Search:
                 differ = (masks != masks[:, :1]) & np.isfinite(self.elite_errors[several])[:, :, None]
                 self._anneal(several, masks[:, 0], differ.any(axis=1), max(1, sweeps // MERGE), 2 * number + 1)
             self.rate = (self.context.seconds() - before[1]) / (sweeps * len(rows))
-            self.trace.append((self.context.seconds(), float(self.error.sum()), None))
+            self.trace.append(Moment(self.context.seconds(), float(self.error.sum())))
             if self._out_of_time():
                 return False
         return len(open_rows) > 0
@@ -195,7 +196,7 @@ class Search:
         self._descend(rows, self.best)
         self.start = self.best.copy()
         self.error = kernel.errors(self.W, self.G, self.best)
-        self.trace.append((self.context.seconds(), float(self.error.sum()), None))
+        self.trace.append(Moment(self.context.seconds(), float(self.error.sum())))
 
     def _keep(self, rows: np.ndarray, found: np.ndarray, error: np.ndarray, independent: bool) -> None:
         """Enter masks among the elites (best first, no error twice) and update the best."""
@@ -229,6 +230,6 @@ class Search:
             self.counts["swaps"] += done
             self.counts["swap_evaluations"] += looked
             self.stopped = self.stopped or cut
-            self.trace.append((self.context.seconds(), self.problem.error(~self.best), None))
+            self.trace.append(Moment(self.context.seconds(), self.problem.error(~self.best)))
         state = replace(self.state, keep=~self.best, stopped=self.stopped, trace=(*self.state.trace, *self.trace))
         return state.count(**self.counts)

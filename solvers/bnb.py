@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from fwbench import verify_tree as proof
 from fwbench.problem import Problem
+from fwbench.result import Moment
 from fwbench.solvers.blocks import block_size
 from fwbench.solvers.bnb_search import Block, Search
 from fwbench.solvers.bnb_tree import Tree, certificate
@@ -153,7 +154,7 @@ class _Layer:
         errors = problem.row_errors(pruned.reshape(problem.shape))
         self.upper = errors.reshape(len(pruned), -1).sum(axis=1)
         self.lower = np.zeros(len(pruned))
-        self.trace: list[tuple[float, float | None, float | None]] = []
+        self.trace: list[Moment] = []
         self._note()
 
     def note(self, block: int, answer: _Answer) -> None:
@@ -164,4 +165,4 @@ class _Layer:
         self._note()
 
     def _note(self) -> None:
-        self.trace.append((self.context.seconds(), float(self.upper.sum()), float(self.lower.sum())))
+        self.trace.append(Moment(self.context.seconds(), float(self.upper.sum()), float(self.lower.sum())))

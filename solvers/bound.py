@@ -13,7 +13,7 @@ import numpy as np
 
 from fwbench import bounds
 from fwbench.problem import Problem
-from fwbench.result import Certificate
+from fwbench.result import Certificate, Moment
 from fwbench.solvers.dnn import doubly_nonnegative
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.mccormick import mccormick
@@ -100,7 +100,7 @@ class _Layer:
         free = [int(row) for row in order if RowForm.of(problem, int(row)).free]
         self.chosen = free[:rows] if rows else free
         self.proofs: dict[int, RowProof] = {}
-        self.trace: list[tuple[float, None, float]] = []
+        self.trace: list[Moment] = []
         self.count = 0
 
     def improve(self, prover: Prover) -> bool:
@@ -115,7 +115,7 @@ class _Layer:
             done += 1
             if proof.bound > self.lower[row]:
                 self.lower[row], self.proofs[row] = proof.bound, proof
-            self.trace.append((self.context.seconds(), None, float(self.lower.sum())))
+            self.trace.append(Moment(self.context.seconds(), lower=float(self.lower.sum())))
         self.count += done
         return done == len(rows) and not self.context.expired()
 

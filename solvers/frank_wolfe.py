@@ -19,6 +19,7 @@ import torch
 
 from fwbench.patterns import Pattern
 from fwbench.problem import Problem
+from fwbench.result import Moment
 from fwbench.solvers import fw_kernels as kernels
 from fwbench.solvers import fw_rows
 from fwbench.solvers.fw_active import Atoms, set_up
@@ -106,6 +107,7 @@ class Options:
     ell: float = 2.0  # of the open loop's step ell / (t + ell)
     seconds: float = math.inf
     capacity: int = 0  # atoms in a row's active set; 0 for as many as it may need, or memory allows
+    correct: int = 0  # iterations from one quadratic correction to the next, 0 for none
 
 
 @dataclass
@@ -118,7 +120,7 @@ class Run:
     bound: torch.Tensor  # (rows, 1) or (1, 1): h - gap at best_u, in the layer's own precision
     iterations: int
     stopped: str
-    trace: list[tuple[float, float, float]] = field(default_factory=list)  # (seconds, value, best bound), sums
+    trace: list[Moment] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
 
 
@@ -145,7 +147,7 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     counts = layer.pattern.counts(shape)
     rows = shape[0] if layer.pattern.separable else 1
     method = fw_rows.Method(
-        DIRECTION_RULES[options.variant], STEP_RULES[options.step], float(options.ell), float(options.gap)
+        DIRECTION_RULES[options.variant], STEP_RULES[options.step], float(options.ell), float(options.gap), options.correct
     )
 
     def flat(x: torch.Tensor | None) -> np.ndarray:
@@ -163,7 +165,7 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
         start,
         *(np.zeros_like(start) for _ in range(4)),
         start.copy(),
-        flat(layer.scale() if options.variant == "inface" else None),
+        flat(layer.scale() if options.variant in ("inface", "dicg") else None),
         np.empty((rows, 0), bool) if options.fixed is None else flat(options.fixed),
         counts,
         np.full((rows, 2, 2), np.nan),
@@ -173,10 +175,10 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
         *(np.zeros(rows) for _ in range(2)),
     )
     work = fw_rows.Rows(fields, atoms, layer.G, shape, method)
-    trace: list[tuple[float, float, float]] = []
+    trace: list[Moment] = []
 
-    def report(upper: float, lower: float) -> None:
-        trace.append((context.seconds(), float(upper), float(lower)))
+    def report(t: int, value: float, lower: float) -> None:
+        trace.append(Moment(context.seconds(), None, float(lower), t, float(value)))
 
     t, stopped = fw_rows.run(work, options.steps, CHECK_EVERY, context.threads, context.expired, report)
     end = torch.from_numpy(work.out_u.reshape(shape))

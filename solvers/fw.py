@@ -91,7 +91,7 @@ class FrankWolfe(Stage):
             state,
             relaxed=project(problem.pattern, _numpy(run.u), DRIFT),
             stopped=run.stopped,
-            trace=(*state.trace, *((seconds, None, lower) for seconds, _, lower in run.trace)),
+            trace=(*state.trace, *run.trace),
         ).bound(certificate.bound, certificate)
         for part in (first, run) if first else (run,):
             after = after.count(**part.counters)

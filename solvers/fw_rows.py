@@ -19,6 +19,7 @@ import torch
 from fwbench.solvers import fw_active as active
 from fwbench.solvers import fw_kernels as kernels
 from fwbench.solvers.fw_active import Atoms
+from fwbench.solvers.fw_correct import correct
 from fwbench.solvers.fw_kernels import jit
 from fwbench.solvers.threads import torch_threads
 
@@ -62,6 +63,7 @@ class Method(NamedTuple):
     rule: int
     ell: float
     gap: float
+    correct: int  # iterations from one quadratic correction to the next, 0 for none
 
 
 @jit
@@ -91,6 +93,8 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
             curvature = kernels.change_of_gradient(w, d, delta, T)
             if f.mode[r] == active.FORCED:
                 step = most
+            elif f.mode[r] == active.EXACT:
+                step = min(slope / curvature, most) if curvature > 0 else most
             elif f.mode[r] == active.DESCENT:
                 step = most if 2 * slope >= curvature * most else slope / curvature
             else:
@@ -114,18 +118,22 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
             f.most[r] = 1.0
             gap = f.slope[r] = kernels.towards_vertex(w, u, g, v, delta, P)
         else:
-            if check or variant != kernels.DICG:
+            due = method.correct > 0 and ((t + 1) % method.correct == 0 or f.mode[r] == active.EXACT)
+            if check or due or variant != kernels.DICG:
                 gap = kernels.gap_of(g, u, v)
-            if variant == kernels.DICG:
-                f.most[r] = kernels.in_face(w, u, g, v, f.counts[r], f.guess[r, 1], delta, P, score, away, scratch)
-            elif variant == kernels.INFACE:
+            if variant == kernels.INFACE or (variant == kernels.DICG and due):
                 rho = 0.0 if fresh else f.rho[r]
                 f.most[r], f.slope[r], f.rho[r] = kernels.conjugate(
                     w, u, g, v, gap, f.counts[r], f.scale[r], f.guess[r, 1], rho, delta, P, score, away, scratch
                 )
-            else:
+            if variant == kernels.DICG:
+                f.mode[r] = active.EXACT if due and f.rho[r] > 0 else active.BY_RULE
+                if f.mode[r] == active.BY_RULE:
+                    f.rho[r] = 0.0
+                    f.most[r] = kernels.in_face(w, u, g, v, f.counts[r], f.guess[r, 1], delta, P, score, away, scratch)
+                    f.slope[r] = -kernels.dot(g, delta)
+            elif variant >= kernels.AWAY:
                 f.most[r], f.mode[r] = active.active_direction(variant, r, w, u, g, v, gap, f.counts[r], a, delta, P)
-            if variant != kernels.INFACE:
                 f.slope[r] = -kernels.dot(g, delta)
         if check:
             f.gap[r], f.value[r] = gap, kernels.value(d, u, g)
@@ -144,7 +152,8 @@ class Rows:
         self.index = np.arange(len(fields.u))
         self.out_u, self.out_best_u = fields.u.copy(), fields.best_u.copy()
         self.out = {name: getattr(fields, name).copy() for name in ("value", "gap", "best", "drops")}
-        self.products = self.most_atoms = 0
+        self.products = self.corrections = self.most_atoms = 0
+        self.exact_G = G.double() if method.correct and method.variant >= kernels.AWAY else G
 
     def blocks(self) -> list[tuple[Fields, Atoms]]:
         """Views of nearly equal numbers of rows, an even number of blocks."""
@@ -174,11 +183,22 @@ class Rows:
             if t > first and expired():
                 return t - first
             self.multiply(f.P, f.T)
-            fresh = (t + 1) % REFRESH == 0
+            fresh = self.refreshes(t)
             advance(t, self.method, t + 1 == last and not fresh, f, a)
+            if self.corrects(t):
+                correct(f, a, self.exact_G, self.shape[1])
             if fresh:
                 self.start(block)
         return last - first
+
+    def corrects(self, t: int) -> bool:
+        """Whether iteration ``t`` ends with a correction of the active sets."""
+        every = self.method.correct
+        return self.method.variant >= kernels.AWAY and every > 0 and (t + 1) % every == 0
+
+    def refreshes(self, t: int) -> bool:
+        """Whether iteration ``t`` ends with a product for the gradient."""
+        return (t + 1) % REFRESH == 0 or self.corrects(t)
 
     def collect(self) -> bool:
         """Keep the results, drop finished rows from the work when enough have; False when none is left."""
@@ -221,7 +241,7 @@ def run(
 ) -> tuple[int, str]:
     """Iterate all rows in rounds of ``every`` until done; iterations, and why it stopped early.
 
-    ``report(upper, lower)`` hears the sums of values and best bounds after each round.
+    ``report(iterations, value, bound)`` hears the sums of values and best bounds after each round.
     """
     t, stopped = 0, ""
     with workers(threads, len(rows.blocks())) as over:
@@ -229,7 +249,7 @@ def run(
         rows.products += 1
         while True:
             busy = rows.collect()
-            report(rows.out["value"].sum(), np.maximum(rows.out["best"], 0).sum())
+            report(t, rows.out["value"].sum(), np.maximum(rows.out["best"], 0).sum())
             if not busy or t >= steps:
                 break
             if expired():
@@ -237,7 +257,9 @@ def run(
                 break
             last = min(t + every, steps)
             done = over(lambda block, t=t, last=last: rows.iterate(block, t, last, expired), rows.blocks())
-            rows.products += max(done) + (last % REFRESH == 0)
-            t += max(done)
+            last = t + max(done)
+            rows.products += sum(1 + rows.refreshes(i) for i in range(t, last))
+            rows.corrections += sum(rows.corrects(i) for i in range(t, last))
+            t = last
     rows.flush()
     return t, stopped

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fwbench.result import Moment
 from fwbench.stage import Context
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
     done = torch.zeros_like(best, dtype=torch.bool)
     lipschitz = layer.lipschitz() * (1e-3 if options.step == "adaptive" else 1.0)
     g = layer.gradient(u, S)
-    trace: list[tuple[float, float, float]] = []
+    trace: list[Moment] = []
     drops = torch.zeros((), dtype=torch.int64, device=u.device)
     for t in range(options.steps + 1):
         score = g if options.fixed is None else g.masked_fill(options.fixed, torch.inf)
@@ -85,8 +86,8 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
             bound = value - gap
             best_u = torch.where(bound > best, u, best_u)
             best = torch.maximum(best, bound)
-            upper, lower = (float(x.sum(dtype=torch.float64)) for x in (value, best.clamp(min=0)))
-            trace.append((context.seconds(), upper, lower))
+            total, lower = (float(x.sum(dtype=torch.float64)) for x in (value, best.clamp(min=0)))
+            trace.append(Moment(context.seconds(), None, lower, t, total))
             if options.gap > 0:
                 done |= gap <= options.gap * value.clamp(min=0)
             if t < options.steps and context.expired() and not bool(done.all()):

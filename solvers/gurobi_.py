@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem, row_errors
+from fwbench.result import Moment
 from fwbench.solvers.blocks import Block, block_size, blocks
 from fwbench.solvers.convexify import shared_e
 from fwbench.solvers.fw import FrankWolfe
@@ -141,7 +142,7 @@ class Progress:
     upper: float
     lower: float
     context: Context
-    points: list[tuple[float, float | None, float | None]] = field(default_factory=list)
+    points: list[Moment] = field(default_factory=list)
 
     @classmethod
     def of(cls, problem: Problem, pruned: np.ndarray, context: Context) -> Progress:
@@ -164,11 +165,11 @@ class Progress:
     def finish(self, incumbent: float, value: float, lower: float) -> None:
         self.upper += value - incumbent
         self.lower += lower
-        if self.points[-1][1:] != (self.upper, self.lower):
+        if self.points[-1][1:3] != (self.upper, self.lower):
             self._note(self.upper, self.lower)
 
     def _note(self, upper: float, lower: float) -> None:
-        self.points.append((self.context.seconds(), upper, lower))
+        self.points.append(Moment(self.context.seconds(), upper, lower))
 
 
 def _value(problem: Problem, block: Block, pruned: np.ndarray) -> float:

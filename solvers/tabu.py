@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
+from fwbench.result import Moment
 from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -77,7 +78,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
     memories = [
         tabu_kernel.Memory.begin(descent.W[chunk], problem.G, pruned[chunk], group, random[chunk]) for chunk in chunks
     ]
-    trace = [(context.seconds(), sum(float(m.level[:, 1].sum()) for m in memories), None)]
+    trace = [Moment(context.seconds(), sum(float(m.level[:, 1].sum()) for m in memories))]
     step = max(1, min(-(-stage.iterations // LAPS), STEP // (CHUNK_ROWS * problem.n)))
     stopped = ""
     for first in range(0, stage.iterations, step):
@@ -88,7 +89,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
                 break
             done, looked = memory.walk(first, stop, stage.candidates, stage.tenure, stage.spread)
             add(done, looked, (stop - first) * len(memory.W))
-        trace.append((context.seconds(), sum(float(m.level[:, 1].sum()) for m in memories), None))
+        trace.append(Moment(context.seconds(), sum(float(m.level[:, 1].sum()) for m in memories)))
         if stopped:
             break
     pruned = np.concatenate([memory.best for memory in memories])
@@ -97,6 +98,6 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
         done, looked, cut = descent.exchange(pruned, unlimited, context.expired)
         add(done, looked)
         stopped = stopped or cut
-    trace.append((context.seconds(), problem.error(~pruned), None))
+    trace.append(Moment(context.seconds(), problem.error(~pruned)))
     stopped = "deadline" if stopped == "deadline" else ""
     return replace(state, keep=~pruned, stopped=stopped, trace=(*state.trace, *trace)).count(**counts)

@@ -14,7 +14,7 @@ from fwbench.patterns import Pattern, Rows
 from fwbench.pipeline.judging import Outcome, failed, judged
 from fwbench.pipeline.resolving import Pipeline, skip_reason
 from fwbench.problem import Problem
-from fwbench.result import Certificate, StageRecord, Status
+from fwbench.result import Certificate, Moment, StageRecord, Status
 from fwbench.stage import Context, Role, Stage, State
 
 FEASIBILITY_TOLERANCE = 1e-4  # of a relaxed point computed in float32, absolute for each weight
@@ -79,7 +79,12 @@ def run(
         except Exception as error:
             return Outcome(replace(blank, reason=_blame(stage, error), stages=tuple(records)))
         records.append(record)
-    row = replace(blank, stages=tuple(records), counters=dict(state.counters), trace=state.trace)
+    row = replace(
+        blank,
+        stages=tuple(records),
+        counters=dict(state.counters),
+        trace=tuple(Moment(*point) for point in state.trace),
+    )
     return judged(problem, row, state, skipped)
 
 

@@ -94,7 +94,7 @@ def test_bounds_lie_below_the_minimum_and_grow(rule, pattern):
     problem = random_layer(pattern, n=12, condition=1e3)
     minimum, _ = relaxed_minimum(problem)
     after = solve(problem, step=rule, steps=100, gap=0.0)
-    lower = np.array([point[2] for point in after.trace])
+    lower = np.array([moment.lower for moment in after.trace])
     assert len(lower) >= 10
     assert (np.diff(lower) >= -1e-12 * minimum).all()
     assert (lower <= minimum * (1 + 1e-9)).all()

@@ -50,7 +50,7 @@ def test_feasible_never_worse_and_one_swap_optimal(pattern, stage):
         assert best_swap(problem, after.keep) >= -1e-9 * problem.error(after.keep)
         assert after.stopped == ""
         assert after.counters["iterations"] > 0
-        uppers = [upper for _, upper, _ in after.trace]
+        uppers = [moment.upper for moment in after.trace]
         assert all(b <= a * (1 + 1e-12) for a, b in pairwise(uppers))
         assert uppers[-1] == pytest.approx(problem.error(after.keep), rel=1e-9, abs=1e-12)
 
