@@ -1,0 +1,241 @@
+"""The boards of the production path: SmolLM2-135M pruned by every method, held-out perplexity beside layer error.
+
+    python benchmarks/study_prune.py run                 every row that is missing, cheapest first, a process each
+    python benchmarks/study_prune.py row 0.5 wanda+swap  one row
+    python benchmarks/study_prune.py page                reports/prune/index.md from the rows
+
+One-shot rows solve the problems of the collection ``smollm2``: the dense model's Grams of 16,384 tokens of ``lee``,
+computed once and cached. Sequential rows call ``fwbench.prune``. Rows are only ever appended to ``results.csv``, each
+layer's error to ``layers.csv``; masks are kept in the cache layer by layer, so that a kill loses one layer and a method
+with a weight update begins from the mask that it updates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fwbench import machine, pipeline
+from fwbench.perplexity import perplexity
+from fwbench.problem import Problem
+from fwbench.problems import collections, resources
+from fwbench.problems.extract import named_layers
+from fwbench.problems.models import Model, load_model
+from fwbench.problems.text import load_text
+from fwbench.result import pack_mask, unpack_mask
+from fwbench.stage import Context, Role, State
+
+OUT = Path(__file__).parents[1] / "reports" / "prune"
+RESULTS, LAYERS = "results.csv", "layers.csv"
+MODEL, TEXTS, TOKENS, THREADS = "smollm2", ("lee-heldout", "wikipedia"), 8192, 2
+PATTERNS = ("0.5", "0.6", "2:4")
+DENSE, ONE_SHOT, SEQUENTIAL = "dense", "one-shot", "sequential"
+OURS = "wanda+swap+tabu(iterations=1500)"
+MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", OURS)
+UPDATES = ("sparsegpt", "wanda+refit", "admm", "wanda+admm", "wanda+swap+refit", f"{OURS}+refit", f"{OURS}+sparsegpt")
+UPDATES += (f"{OURS}+admm",)
+FIRST_SEQUENTIAL = ("wanda", "wanda+swap")  # at 0.5 only
+FIELDS = ("mode", "pattern", "method", *TEXTS, "error", "relative_error", "ratio_to_wanda")
+FIELDS += ("solve_cpu_minutes", "solve_wall_minutes", "peak_mb", "solver", "commit", "created")
+
+
+def plan() -> list[tuple[str, str, str]]:
+    """Rows (mode, pattern, method), cheapest first."""
+    rows = [(DENSE, "", DENSE)]
+    order = ("wanda", "magnitude", "ria", "sparsegpt", "wanda+swap", "wanda+refit", "wanda+swap+refit", OURS)
+    order += (f"{OURS}+refit", f"{OURS}+sparsegpt", "admm", "wanda+admm", f"{OURS}+admm", "sparsefw")
+    assert set(order) == {*MASKS, *UPDATES}
+    for method in order:
+        rows += [(ONE_SHOT, pattern, method) for pattern in PATTERNS]
+        if method == "wanda+refit":
+            rows += [(SEQUENTIAL, "0.5", name) for name in FIRST_SEQUENTIAL]
+    return rows
+
+
+# --- one row ---------------------------------------------------------------------------------------------------------
+
+
+def one_row(mode: str, pattern: str, method: str) -> None:
+    torch.set_num_threads(THREADS)
+    model = load_model(MODEL)
+    errors: dict[str, float] = {}
+    row: dict[str, Any] = {"mode": mode, "pattern": pattern, "method": method}
+    if mode == ONE_SHOT:
+        row |= _one_shot(model, pattern, method, errors)
+    elif mode == SEQUENTIAL:
+        model, more = _sequential(pattern, method, errors)
+        row |= more
+    for name in TEXTS:
+        row[name] = f"{perplexity(model, load_text(name), tokens=TOKENS).value:.4f}"
+    row["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+    row["commit"] = str(machine.describe().get("commit", ""))[:12]
+    row["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if errors:
+        names = ("mode", "pattern", "method", *errors)
+        values = {layer: f"{error:.6g}" for layer, error in errors.items()}
+        _append(LAYERS, names, {"mode": mode, "pattern": pattern, "method": method, **values})
+    _append(RESULTS, FIELDS, row)
+    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+
+
+def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) -> dict[str, Any]:
+    layers = named_layers(model)
+    base, _, last = method.rpartition("+")
+    update = _update_stage(last) if base else None
+    line = pipeline.resolve(base if update else method)
+    wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
+    for _, problem in collections.load(MODEL, [pattern]):
+        pipeline.warm_up(line, problem)
+        found = _solved(problem, line)
+        weights, error = found["weights"], float(found["error"])
+        cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
+        if update is not None:
+            began = time.process_time(), time.monotonic()
+            weights = update.run(problem, State(keep=found["keep"]), Context(threads=THREADS)).weights
+            cpu, wall = cpu + time.process_time() - began[0], wall + time.monotonic() - began[1]
+            assert not weights[~found["keep"]].any()
+            error = problem.error_of_weights(weights)
+        errors[problem.name] = error
+        total += problem.total
+        wanda.append(float(found["wanda"]))
+        with torch.no_grad():
+            layers[problem.name].weight.copy_(torch.from_numpy(weights))  # type: ignore[operator, union-attr]
+        print(f"{problem.name} {error / wanda[-1]:.4f}", file=sys.stderr, flush=True)
+    solver = f"{line.full} then {update}" if update else line.full
+    return {**_summary(errors, wanda, total), **_minutes(cpu, wall), "solver": solver}
+
+
+def _update_stage(name: str) -> Any:
+    """A weight update by its name, or None: the method is then one pipeline."""
+    stages = pipeline.resolve(name).stages if "(" not in name else ()
+    return stages[-1] if stages and stages[-1].role is Role.UPDATE else None
+
+
+def _solved(problem: Problem, line: pipeline.Pipeline) -> dict[str, Any]:
+    """Mask, weights, error, Wanda's error and seconds of a layer; masks alone come from the cache where they can."""
+    folder = resources.cache_folder() / "studies" / "prune" / pipeline.key(problem.hash, line, 0, "cpu", "float32")
+    path = folder.with_suffix(".npz")
+    if path.is_file():
+        held = dict(np.load(path))
+        keep = unpack_mask(held["bits"].tobytes(), problem.shape)
+        return {**held, "keep": keep, "weights": np.where(keep, problem.W, 0)}
+    began = time.process_time(), time.monotonic()
+    outcome = pipeline.run(problem, line, threads=THREADS)
+    cpu, wall = time.process_time() - began[0], time.monotonic() - began[1]
+    row, keep = outcome.result, outcome.keep
+    if not row.solved or keep is None or row.error is None:
+        raise SystemExit(f"{problem.name}: {line.text} failed ({row.reason})")
+    wanda = row.error / row.ratio_to_wanda if row.ratio_to_wanda else 0.0
+    found = {"error": row.error, "wanda": wanda, "cpu": cpu, "wall": wall}
+    if outcome.weights is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, bits=np.frombuffer(pack_mask(keep), np.uint8), **found)
+        partial.rename(path)
+    weights = np.where(keep, problem.W if outcome.weights is None else outcome.weights, 0)
+    return {**found, "keep": keep, "weights": weights}
+
+
+def _sequential(pattern: str, method: str, errors: dict[str, float]) -> tuple[Model, dict[str, Any]]:
+    from fwbench.prune import Options, prune
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        began = time.process_time(), time.monotonic()
+        summary = prune(MODEL, out, Options(pattern=pattern, spec=method, evaluate=""))
+        cpu, wall = time.process_time() - began[0], time.monotonic() - began[1]
+        model = load_model(out)
+    records = summary["layers"]
+    errors |= {record["layer"]: record["error"] for record in records}
+    wanda = [record["error"] / record["ratio_to_wanda"] for record in records]
+    total = sum(record["dense_power"] for record in records)
+    return model, {**_summary(errors, wanda, total), **_minutes(cpu, wall), "solver": summary["solver_full"]}
+
+
+def _summary(errors: Mapping[str, float], wanda: Sequence[float], total: float) -> dict[str, Any]:
+    """Sums, and the geometric mean of the layers' ratios to Wanda's error on the same inputs."""
+    ratios = np.array([error / other for error, other in zip(errors.values(), wanda, strict=True)])
+    error = sum(errors.values())
+    return {
+        "error": f"{error:.6g}",
+        "relative_error": f"{error / total:.6g}",
+        "ratio_to_wanda": f"{np.exp(np.log(ratios).mean()):.6g}",
+    }
+
+
+def _minutes(cpu: float, wall: float) -> dict[str, str]:
+    return {"solve_cpu_minutes": f"{cpu / 60:.3f}", "solve_wall_minutes": f"{wall / 60:.3f}"}
+
+
+def _append(name: str, fields: Sequence[str], row: Mapping[str, Any]) -> None:
+    path = OUT / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.is_file()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+# --- all rows, and the page ------------------------------------------------------------------------------------------
+
+
+def read(name: str) -> dict[tuple[str, str, str], dict[str, str]]:
+    """Rows of a file by (mode, pattern, method); a later one counts."""
+    path = OUT / name
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        return {(row["mode"], row["pattern"], row["method"]): row for row in csv.DictReader(file)}
+
+
+def run() -> None:
+    for mode, pattern, method in plan():
+        if (mode, pattern, method) in read(RESULTS):
+            continue
+        print(f"-- {mode} {pattern} {method}", flush=True)
+        command = [sys.executable, __file__, "row", pattern or "-", method, "--mode", mode]
+        if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+            print(f"-- {mode} {pattern} {method}: failed", flush=True)
+
+
+def page() -> None:
+    from study_prune_page import write
+
+    write(OUT, read(RESULTS), read(LAYERS))
+
+
+def main() -> None:
+    global OUT
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run")
+    commands.add_parser("page")
+    single = commands.add_parser("row")
+    single.add_argument("pattern")
+    single.add_argument("method")
+    single.add_argument("--mode", default=ONE_SHOT, choices=(DENSE, ONE_SHOT, SEQUENTIAL))
+    given = parser.parse_args()
+    OUT = given.out
+    if given.command == "row":
+        one_row(given.mode, given.pattern.strip("-"), given.method)
+    else:
+        {"run": run, "page": page}[given.command]()
+
+
+if __name__ == "__main__":
+    main()
