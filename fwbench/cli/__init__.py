@@ -30,6 +30,7 @@ COMMANDS = {
     "import-solution": "share",
     "cite": "share",
     "compare": "share",
+    "trace": "trace",
 }
 
 

@@ -1,0 +1,55 @@
+"""The command that draws how solvers converge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fwbench.cli.progress import progress
+
+
+@click.command()
+@click.argument("problem")
+@click.option("-s", "--solver", "specs", multiple=True, required=True, help="Solver spec; may be repeated.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Figure: .svg, .pdf or .png.")
+@click.option("--csv", "table", is_flag=True, help="Write the numbers too, to the same name with .csv.")
+@click.option("--pattern", help="Pattern in place of the problem's own.")
+@click.option("--time-limit", default=float("inf"), type=click.FloatRange(min=0, min_open=True), help="Of each solver.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--dtype", default="float64", show_default=True, type=click.Choice(["float32", "float64"]))
+def trace(
+    problem: str,
+    specs: tuple[str, ...],
+    output: Path,
+    table: bool,
+    pattern: str | None,
+    time_limit: float,
+    seed: int,
+    device: str,
+    dtype: str,
+) -> None:
+    """Draw how solvers converge on one problem: gaps and errors against seconds and iterations, for a paper.
+
+    PROBLEM selects one problem. The solvers run here, one after another; nothing is stored.
+    """
+    from fwbench import pipeline
+    from fwbench.problems.collections import one
+    from fwbench.report import trace as report
+
+    report.check(output)
+    lines = [pipeline.resolve(spec) for spec in specs]
+    results = []
+    with progress() as tell:
+        _, found = one(problem, pattern, lambda done, total, what: tell(done, total, what, None))
+        for done, line in enumerate(lines):
+            tell(done, len(lines), line.text, None)
+            pipeline.warm_up(line, found, device=device, dtype=dtype)
+            options = {"seed": seed, "device": device, "dtype": dtype, "time_limit": time_limit}
+            results.append(pipeline.run(found, line, **options).result)
+    drawn = report.curves(results)
+    report.write(drawn, output, f"{found.name}, {found.pattern}")
+    if table:
+        output.with_suffix(".csv").write_text(report.to_csv(drawn), encoding="utf-8")
+    click.echo(f"{output}: {found.name}, {len(drawn)} solvers")

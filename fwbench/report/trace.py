@@ -1,0 +1,182 @@
+"""How runs converge on one problem: a figure for a paper, and its numbers.
+
+Three rows of logarithmic axes, against seconds and against iterations: the primal gap, the Frank-Wolfe gap, and the
+error of the masks at hand (a relaxation's rounded iterates, then what refines them).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fwbench import spec as specs
+from fwbench.report.figures import COLOURS, MARKERS
+from fwbench.report.text import clip
+from fwbench.result import Moment, Result
+
+FORMATS = (".svg", ".png", ".pdf")
+SIZE = (6.8, 6.4)  # inches: the width of a page
+MARKED = 9  # markers along a curve
+_PAPER: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.4,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fwbench-trace",
+    "pdf.fonttype": 42,  # text stays text
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's convergence. Gaps and errors are parts of units that :func:`curves` chooses."""
+
+    solver: str
+    moments: tuple[Moment, ...]
+    primal: tuple[float | None, ...]  # (relaxed - reference) / reference
+    gap: tuple[float | None, ...]  # (relaxed - lower) / relaxed
+    error: tuple[float | None, ...]  # of the mask at hand, as a multiple of Wanda's
+
+
+def curves(results: Sequence[Result]) -> list[Curve]:
+    """What the figure shows of the runs of one problem, in their order.
+
+    The primal gap is taken to the best lower bound among the runs that minimise the same objective, so that it is never
+    less than the true one. Runs with ``convexify`` other than ``none`` each have an objective of their own, as each
+    chooses its ``e`` by itself.
+
+    Raises:
+        ValueError: the results are of several problems, or one has no trace and no mask.
+    """
+    if len({result.problem_hash for result in results}) > 1:
+        raise ValueError("the results are of several problems: trace one problem at a time")
+    traces = [_moments(result) for result in results]
+    for result, moments in zip(results, traces, strict=True):
+        if not moments:
+            raise ValueError(f"{result.solver} left no trace{f' ({result.reason})' if result.reason else ''}")
+    names = [_objective(result.solver, i) for i, result in enumerate(results)]
+    reference: dict[str, float] = {}
+    for name, moments in zip(names, traces, strict=True):
+        bounds = [m.lower for m in moments if m.lower is not None and m.relaxed is not None]
+        reference[name] = max([reference.get(name, 0.0), *bounds])
+    return [
+        _curve(result, moments, reference[name]) for result, moments, name in zip(results, traces, names, strict=True)
+    ]
+
+
+def _curve(result: Result, moments: tuple[Moment, ...], reference: float) -> Curve:
+    unit = result.error / result.ratio_to_wanda if result.error and result.ratio_to_wanda else None
+    primal = tuple(_part(m.relaxed, reference, reference) for m in moments)
+    gap = tuple(_part(m.relaxed, m.lower, m.relaxed) for m in moments)
+    return Curve(result.solver, moments, primal, gap, tuple(_part(m.upper, 0.0, unit) for m in moments))
+
+
+def _part(a: float | None, b: float | None, unit: float | None) -> float | None:
+    """``(a - b) / unit``, None where a figure on logarithmic axes cannot show it."""
+    if a is None or b is None or not unit or not math.isfinite(part := (a - b) / unit):
+        return None
+    return part if part > 0 else None
+
+
+def _moments(result: Result) -> tuple[Moment, ...]:
+    """The trace, with the masks after each stage, in order of time."""
+    clock, moments = 0.0, list(result.trace)
+    for stage in result.stages:
+        clock += stage.seconds
+        moments.append(Moment(clock, upper=stage.error))
+    moments = [m for m in moments if any(value is not None for value in (m.upper, m.lower, m.relaxed))]
+    return tuple(sorted(moments, key=lambda moment: moment.seconds))
+
+
+def _objective(solver: str, index: int) -> str:
+    """Runs with the same answer minimise the same function."""
+    own = any(dict(stage.params).get("convexify", "none") != "none" for stage in specs.parse(solver).stages)
+    return str(index) if own else "error"
+
+
+def draw(found: Sequence[Curve], title: str = "") -> Figure:
+    """The figure, black on white, in Okabe and Ito's colours with markers."""
+    rows: tuple[tuple[str, Callable[[Curve], tuple]], ...] = (
+        ("primal gap, relative", lambda curve: curve.primal),
+        ("Frank-Wolfe gap, relative", lambda curve: curve.gap),
+        ("error of the mask, Wanda's = 1", lambda curve: curve.error),
+    )
+    columns: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
+        ("seconds", lambda moment: moment.seconds),
+        ("iterations", lambda moment: moment.iterations),
+    )
+    with matplotlib.rc_context(_PAPER):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.subplots(len(rows), len(columns), sharex="col", sharey="row", squeeze=False)
+        for line, (name, value) in zip(axes, rows, strict=True):
+            line[0].set_ylabel(name)
+            for ax, (_, time) in zip(line, columns, strict=True):
+                _panel(ax, found, value, time)
+        for ax, (name, _) in zip(axes[-1], columns, strict=True):
+            ax.set_xlabel(name)
+        handles, labels = axes[-1][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=1 if len(found) < 4 else 2)
+        if title:
+            figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _panel(ax: Axes, found: Sequence[Curve], value: Callable[[Curve], tuple], time: Callable) -> None:
+    for i, curve in enumerate(found):
+        points = [(time(m), y) for m, y in zip(curve.moments, value(curve), strict=True) if time(m) and y is not None]
+        x, y = zip(*points, strict=True) if points else ((), ())
+        ax.plot(
+            x, y, marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=clip(curve.solver, 90),
+            linewidth=1.2, markersize=3.5, markevery=max(1, len(points) // MARKED),
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+
+
+def write(found: Sequence[Curve], path: Path, title: str = "") -> None:
+    """Draw to a vector file (``.svg``, ``.pdf``) or a picture (``.png``, 300 dots an inch); its folder is made.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    check(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(_PAPER):
+        fixed = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix.lower()]
+        draw(found, title).savefig(path, dpi=300, metadata=fixed)
+
+
+def check(path: Path) -> None:
+    """Raise ValueError unless the suffix is one that :func:`write` knows."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: the figure's name must end in {', '.join(FORMATS)}")
+
+
+def to_csv(found: Iterable[Curve]) -> str:
+    """A line for each moment, with a header; what is not known is empty. Values are sums over the layer."""
+    buffer = io.StringIO()
+    out = csv.writer(buffer, lineterminator="\n")
+    out.writerow(["solver", *Moment._fields, "primal_gap", "fw_gap", "ratio_to_wanda"])
+    for curve in found:
+        for moment, *parts in zip(curve.moments, curve.primal, curve.gap, curve.error, strict=True):
+            out.writerow([curve.solver, *("" if x is None else x for x in (*moment, *parts))])
+    return buffer.getvalue()
