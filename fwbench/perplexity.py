@@ -17,7 +17,7 @@ from fwbench.problems.models import Model, ModelError
 from fwbench.problems.text import SEQUENCE, Text, TextError
 
 TOKENS = 16384  # evaluated at most, where nobody asks for more
-CHUNK = 1 << 22  # logits in float32 at a time: positions x vocabulary
+CHUNK = 1 << 20  # logits in float64 at a time: positions x vocabulary
 
 Progress = Callable[[int, int, str], None]  # done, total, what
 
@@ -86,10 +86,8 @@ def perplexity(
     stride = length if stride is None else stride
     total, scored = 0.0, 0
     for number, ids in enumerate(rows):
-        logits = model.network(input_ids=ids[None].to(device), use_cache=False).logits[0, :-1]
-        first = 0 if number == 0 else length - stride - 1  # of the positions whose successor is new
-        first = max(first, 0)
-        total += _negative_log_likelihood(logits[first:], ids[1 + first :].to(device))
+        first = 0 if number == 0 else max(length - stride - 1, 0)  # of the positions whose successor is new
+        total += _scored(model.network, ids.to(device), first)
         scored += length - 1 - first
         if progress:
             progress(number + 1, len(rows), f"{model.label}: perplexity on {text.name}")
@@ -99,10 +97,16 @@ def perplexity(
     return Perplexity(value, scored, len(rows), length, stride, text.name, text.sha256)
 
 
+def _scored(network: Any, ids: torch.Tensor, first: int) -> float:
+    """Negative log-likelihood of the successors of a window's positions from ``first`` on."""
+    logits = network(input_ids=ids[None], use_cache=False).logits[0, first:-1]
+    return _negative_log_likelihood(logits, ids[1 + first :])
+
+
 def _negative_log_likelihood(logits: torch.Tensor, ids: torch.Tensor) -> float:
     """Sum over positions, in float64 from float32 logits ``(positions, vocabulary)``."""
-    step = max(1, CHUNK // logits.shape[-1])
-    return sum(
-        float(-torch.log_softmax(part.double(), -1).gather(1, wanted[:, None]).sum())
-        for part, wanted in zip(logits.split(step), ids.split(step), strict=True)
-    )
+    step, total = max(1, CHUNK // logits.shape[-1]), 0.0
+    for part, wanted in zip(logits.split(step), ids.split(step), strict=True):
+        part = part.double()
+        total += float((part.logsumexp(-1) - part.gather(1, wanted[:, None])[:, 0]).sum())
+    return total

@@ -126,7 +126,7 @@ def grams(
         ModelError: a layer that does not run exactly once in a forward pass, or not on every token.
     """
     inputs = shared_inputs(network, layers, batches[0][:1, :8])
-    sums = [_Sum(names[0]) for names in inputs]
+    sums = [GramSum(names[0]) for names in inputs]
     handles = [
         layers[names[0]].register_forward_pre_hook(_adder(item, last=item is sums[-1]))
         for names, item in zip(inputs, sums, strict=True)
@@ -189,7 +189,7 @@ def shared_inputs(network: Any, layers: Mapping[str, nn.Module], ids: torch.Tens
 
 
 @dataclass
-class _Sum:
+class GramSum:
     """``X Xᵀ`` so far, float64, the lower triangle only."""
 
     name: str  # of a layer that reads this input
@@ -210,13 +210,19 @@ class _Sum:
         self.tokens += X.shape[0]
 
     def gram(self) -> np.ndarray:
+        """The Gram matrix, float64 ``(n, n)``; the sum is given up for it, in place: of a wide layer it is large."""
         assert self.lower is not None
-        lower = self.lower.cpu().tril_().div_(self.tokens)
-        self.lower = None
-        return (lower + lower.tril(-1).T).numpy()
+        lower, self.lower = self.lower.cpu().div_(self.tokens), None
+        n = len(lower)
+        for start in range(0, n, PANEL):
+            end = min(start + PANEL, n)
+            lower[start:end, end:] = lower[end:, start:end].T
+            corner = lower[start:end, start:end].tril()
+            lower[start:end, start:end] = corner + corner.tril(-1).T
+        return lower.numpy()
 
 
-def _adder(item: _Sum, last: bool) -> Callable:
+def _adder(item: GramSum, last: bool) -> Callable:
     def hook(module: nn.Module, args: tuple) -> None:
         item.add(args[0])
         if last:

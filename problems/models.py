@@ -173,7 +173,7 @@ def _keep_copy(network: Any, tokenizer: Any, copy: Path) -> None:
     network.is_quantized, network.hf_quantizer = False, None
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copy.parent) as folder, _quiet():
+        with tempfile.TemporaryDirectory(dir=copy.parent) as folder, quiet():
             network.save_pretrained(Path(folder) / "model")
             tokenizer.save_pretrained(Path(folder) / "model")
             with contextlib.suppress(FileExistsError):  # another process was faster
@@ -198,7 +198,7 @@ def _on_hub(name: str) -> tuple[dict[str, Any], str, str]:
 
 def _load(location: str, name: Path | str, **options: Any) -> tuple[Any, Any]:
     try:
-        with _quiet():
+        with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
             network = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **options)
     except Exception as error:  # transformers raises many kinds; the reason is its first line
@@ -209,7 +209,7 @@ def _load(location: str, name: Path | str, **options: Any) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the progress bars and notices of transformers off the terminal; it is fwbench that reports progress."""
     logging, hub = transformers.utils.logging, huggingface_hub.logging
     verbosity, hub_verbosity, bars = logging.get_verbosity(), hub.get_verbosity(), logging.is_progress_bar_enabled()

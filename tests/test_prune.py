@@ -357,7 +357,7 @@ def test_a_damaged_block_and_a_foreign_folder(place, tmp_path):
     (tmp_path / "out.partial" / "mine.txt").write_text("mine")
     with pytest.raises(PruneError, match="not the work of an earlier run"):
         prune(str(saved(place, "llama")), tmp_path / "out", options(place))
-    other = work.Work(tmp_path / "other", {}, 0)
+    other = work.Work(tmp_path / "other")
     other._write("blocks/0000.safetensors", b"nonsense")
     with pytest.raises(PruneError, match="damaged"):
         other.read_block(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import weakref
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -119,17 +120,19 @@ def failed(
 
 @lru_cache(maxsize=8)
 def _wanda_error_by_hash(problem_hash: str, holder: _Holder) -> float:
-    keep = load_solvers()["wanda"]().run(holder.problem, State(), Context()).keep
+    problem = holder.problem()
+    assert problem is not None
+    keep = load_solvers()["wanda"]().run(problem, State(), Context()).keep
     assert keep is not None
-    return holder.problem.error(keep)
+    return problem.error(keep)
 
 
 def _wanda_error(problem: Problem) -> float:
-    return _wanda_error_by_hash(problem.hash, _Holder(problem))
+    return _wanda_error_by_hash(problem.hash, _Holder(weakref.ref(problem)))
 
 
 @dataclass(frozen=True)
 class _Holder:
-    """Carries a problem past the cache: only the hash beside it is compared."""
+    """Carries a problem past the cache, which must not keep it alive: only the hash beside it is compared."""
 
-    problem: Problem = field(compare=False)
+    problem: weakref.ref[Problem] = field(compare=False)

@@ -16,12 +16,13 @@ import torch
 from fwbench import machine, pipeline
 from fwbench.perplexity import perplexity
 from fwbench.problem import Problem
-from fwbench.problems.models import _quiet, weight_of
+from fwbench.problems.models import quiet, weight_of
 from fwbench.prune import plan as plans
 from fwbench.prune import walk as walks
 from fwbench.prune.output import finish
 from fwbench.prune.plan import Layer, Options, Plan, Progress, PruneError
 from fwbench.prune.work import Block, Work, check_output
+from fwbench.result import pack_mask
 
 PROMPT = "The most surprising thing about the sea is"
 SAMPLE_TOKENS = 32
@@ -64,7 +65,12 @@ def prune(name: str, out: Path | str, options: Options, progress: Progress | Non
     with clock.of("load"):
         plan = plans.make(name, options, progress)
         size = sum(p.numel() for p in plan.model.network.parameters()) * plan.save_dtype.itemsize
-        work = Work(out, plan.record, needed=2 * size)
+    work = Work(out)
+    with work.begin(plan.record, needed=2 * size):
+        return _run(plan, work, clock, progress)
+
+
+def _run(plan: Plan, work: Work, clock: Clock, progress: Progress | None) -> dict[str, Any]:
     with clock.of("evaluate"):
         dense = work.read_json("dense.json")
         if dense is None:
@@ -93,13 +99,13 @@ def prune(name: str, out: Path | str, options: Options, progress: Progress | Non
 
 def _blocks(
     plan: Plan, work: Work, clock: Clock, progress: Progress | None
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], int]:
-    """Walk through all blocks; finished ones are read, the others pruned."""
+) -> tuple[list[dict[str, Any]], dict[str, bytes], int]:
+    """Walk through all blocks; finished ones are read, the others pruned. Records, packed masks, blocks read."""
     sequential, device = plan.options.sequential, plan.options.device
-    with clock.of("forward"):
-        walk = walks.begin(plan.model.network, plan.batches, device)
+    with clock.of("forward"), work.room() as offload:
+        walk = walks.begin(plan.model.network, plan.batches, device, offload)
     records: list[dict[str, Any]] = []
-    masks: dict[str, np.ndarray] = {}
+    masks: dict[str, bytes] = {}
     resumed, began = 0, time.monotonic()
     for number, layers in enumerate(plan.layers):
         _report(plan, number, resumed, began, progress)
@@ -117,21 +123,23 @@ def _blocks(
             _advance(walk, number, clock)
         walk.blocks[number].to("cpu")
         records += [dict(record) for record in done.records]
-        masks |= done.masks
+        masks |= {name: pack_mask(keep) for name, keep in done.masks.items()}
+        machine.release_memory()
     return records, masks, resumed
 
 
 def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Block:
-    layers = plan.layers[number]
+    layers = {layer.name: layer for layer in plan.layers[number]}
     with clock.of("forward"):
-        modules = {layer.name: layer.module for layer in layers}
+        modules = {name: layer.module for name, layer in layers.items()}
         grams = walk.grams(number, modules, keep_outputs=not plan.options.sequential)
     with clock.of("solve"):
-        solved = [_solve(plan, layer, grams[layer.name]) for layer in layers]
-    weights = {layer.parameter: item[0] for layer, item in zip(layers, solved, strict=True)}
-    masks = {layer.parameter: item[1] for layer, item in zip(layers, solved, strict=True)}
+        found = {name: _solve(plan, layers[name], G) for names, G in grams for name in names}
+    solved = [found[name] for name in layers]
+    weights = {layer.parameter: item[0] for layer, item in zip(layers.values(), solved, strict=True)}
+    masks = {layer.parameter: item[1] for layer, item in zip(layers.values(), solved, strict=True)}
     block = Block(weights, masks, [item[2] for item in solved])
-    _load(layers, block)
+    _load(plan.layers[number], block)
     return block
 
 
@@ -253,7 +261,7 @@ def sample(model: Any, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> str
     room = min(tokens, model.max_length - given)
     if room < 1 or not given:
         return ""
-    with _quiet():
+    with quiet():
         options = {"do_sample": False, "max_new_tokens": room, "pad_token_id": 0}
         said = network.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, given:]
     return str(model.tokenizer.decode(said, skip_special_tokens=True))

@@ -15,17 +15,17 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from fwbench.problems.models import _quiet
+from fwbench.problems.models import quiet
 from fwbench.prune import page
 from fwbench.prune.plan import Plan, PruneError
 from fwbench.prune.work import Work
-from fwbench.result import pack_mask, unpack_mask
+from fwbench.result import unpack_mask
 
 MASKS, SUMMARY = "masks.safetensors", "fwbench.json"
 MASK_FORMAT = "fwbench-masks-1"
 
 
-def finish(plan: Plan, work: Work, masks: Mapping[str, np.ndarray], summary: dict[str, Any], started: float) -> None:
+def finish(plan: Plan, work: Work, masks: Mapping[str, bytes], summary: dict[str, Any], started: float) -> None:
     """Write everything beside the work, rename it to the output folder, and remove the work.
 
     Raises:
@@ -35,8 +35,8 @@ def finish(plan: Plan, work: Work, masks: Mapping[str, np.ndarray], summary: dic
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        write_masks(folder / MASKS, masks, plan)
         _save_model(plan, folder)
-        write_masks(folder / MASKS, masks, plan.record)
         now = time.monotonic()
         summary["seconds"] |= {"save": now - begun, "total": now - started}
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -61,21 +61,21 @@ def _save_model(plan: Plan, folder: Path) -> None:
     with contextlib.suppress(AttributeError):
         del network.config.quantization_config  # save_pretrained refuses what was loaded from a GGUF file
     network.is_quantized, network.hf_quantizer = False, None
-    with _quiet():
+    with quiet():
         network.save_pretrained(folder)
         plan.model.tokenizer.save_pretrained(folder)
 
 
-def write_masks(path: Path, masks: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
-    """Write masks, bool in the shape of the parameter of that name: packed bits, row-major, True = the weight stays."""
+def write_masks(path: Path, masks: Mapping[str, bytes], plan: Plan) -> None:
+    """Write the masks of parameters, by name: packed bits, row-major in the parameter's shape, 1 = the weight stays."""
     about = {
         "format": MASK_FORMAT,
-        "shapes": {name: list(keep.shape) for name, keep in sorted(masks.items())},
-        "pattern": record["pattern"],
-        "solver": record["solver"],
-        "calibration_sha256": record["calibration_sha256"],
+        "shapes": {name: list(plan.model.network.get_parameter(name).shape) for name in sorted(masks)},
+        "pattern": plan.record["pattern"],
+        "solver": plan.record["solver"],
+        "calibration_sha256": plan.record["calibration_sha256"],
     }
-    tensors = {name: np.frombuffer(pack_mask(keep), np.uint8) for name, keep in masks.items()}
+    tensors = {name: np.frombuffer(bits, np.uint8) for name, bits in masks.items()}
     # one key only: the library shuffles several from run to run
     data = safetensors.numpy.save(tensors, {"fwbench": json.dumps(about, sort_keys=True)})
     path.write_bytes(data)

@@ -7,19 +7,23 @@ own forward pass, in which the blocks are stubs that do nothing. From then on on
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 
-from fwbench.problems.extract import _Sum as GramSum
+from fwbench.problems.extract import GramSum
 from fwbench.problems.models import ModelError, find_blocks
 
 CHECK_TOKENS = 8  # of the check that the model is a plain chain of blocks
 CHECK_TOLERANCE = 1e-4  # relative to the largest activation
+RESIDENT = 0.25  # of the free memory: activations that need more lie in files, which the system pages in and out
 
 
 @dataclass
@@ -49,11 +53,15 @@ class Walk:
     def advance(self, number: int) -> None:
         """Replace the activations by the block's outputs."""
         for index, output in enumerate(self.run(number)):
-            self.hidden[index] = output.cpu()
+            self.hidden[index].copy_(output)
 
     @torch.no_grad()
-    def grams(self, number: int, layers: Mapping[str, nn.Module], keep_outputs: bool) -> dict[str, np.ndarray]:
-        """Gram matrix of each layer's input, float64 ``(n, n)``; layers that read one tensor share the array.
+    def grams(
+        self, number: int, layers: Mapping[str, nn.Module], keep_outputs: bool
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Gram matrix, float64 ``(n, n)``, of each input, with the names of the layers that read it.
+
+        The sums are complete on return; each is turned into its matrix, in place, when its turn comes.
 
         Args:
             number: of the block.
@@ -70,20 +78,22 @@ class Walk:
                 tokens += self.hidden[index].shape[0] * self.hidden[index].shape[1]
                 recorder.end_of_batch(tokens)
                 if keep_outputs:
-                    self.hidden[index] = output.cpu()
+                    self.hidden[index].copy_(output)
         return recorder.grams()
 
 
-def begin(network: Any, batches: Sequence[torch.Tensor], device: str = "cpu") -> Walk:
+def begin(network: Any, batches: Sequence[torch.Tensor], device: str = "cpu", offload: Path | None = None) -> Walk:
     """Activations before the first block, and how the model calls each block.
 
     Args:
         network: a causal model of transformers, on the CPU.
         batches: token ids, int64 ``(sequences, length)`` each.
         device: on which blocks will run; moving them there is the caller's.
+        offload: folder for the activations if they are large beside the free memory.
 
     Raises:
         ModelError: the model does more between its blocks than hand on hidden states.
+        OSError: no room in ``offload``.
     """
     blocks = find_blocks(network)
     tuples = _check_chain(network, blocks, batches[0][:1, :CHECK_TOKENS])
@@ -91,11 +101,25 @@ def begin(network: Any, batches: Sequence[torch.Tensor], device: str = "cpu") ->
     shared = _Shared()
     for ids in batches:
         hidden, calls = _catch(network, blocks, ids, tuples)
+        if not walk.hidden:
+            needed = sum(ids.numel() for ids in batches) * hidden.shape[-1] * hidden.itemsize
+            large = needed > RESIDENT * psutil.virtual_memory().available
+        if offload is not None and large:
+            hidden = _in_file(hidden, offload / f"{len(walk.hidden):05}")
         walk.hidden.append(hidden)
         walk.calls.append(
             [Call(shared.of(call.args), shared.of(dict(call.kwargs)), call.tuple_output) for call in calls]
         )
     return walk
+
+
+def _in_file(hidden: torch.Tensor, path: Path) -> torch.Tensor:
+    """The same tensor, in a file of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:  # room first: a full disk is an error here, and a crash in mapped memory
+        os.posix_fallocate(file.fileno(), 0, hidden.nbytes)
+    mapped = torch.from_file(str(path), shared=True, size=hidden.numel(), dtype=hidden.dtype)
+    return mapped.view(hidden.shape).copy_(hidden)
 
 
 @torch.no_grad()
@@ -251,6 +275,6 @@ class _Recorder:
             if name not in self.leaders or self.sums[self.leaders[name]].tokens != tokens:
                 raise ModelError(f"layer {name} does not see every token once")
 
-    def grams(self) -> dict[str, np.ndarray]:
-        found = {name: item.gram() for name, item in self.sums.items()}
-        return {name: found[self.leaders[name]] for name in self.layers}
+    def grams(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        for leader in list(self.sums):
+            yield [name for name in self.layers if self.leaders[name] == leader], self.sums.pop(leader).gram()

@@ -5,9 +5,10 @@ Every file in it appears whole or not at all, so that a killed run goes on from 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from fwbench.problem import ProblemError
@@ -23,6 +25,7 @@ from fwbench.prune.plan import PruneError
 from fwbench.result import pack_mask, unpack_mask
 
 MASK = ".mask"
+LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -35,24 +38,61 @@ class Block:
 
 
 class Work:
-    """The work folder of an output folder.
+    """The work folder of an output folder."""
 
-    Raises:
-        PruneError: the output exists, the folder is of another run, or nothing can be written.
-    """
-
-    def __init__(self, out: Path, plan: Mapping[str, Any], needed: int) -> None:
-        check_output(out)
+    def __init__(self, out: Path) -> None:
         self.out = out
         self.folder = partial_folder(out)
+
+    @contextlib.contextmanager
+    def begin(self, plan: Mapping[str, Any], needed: int) -> Iterator[None]:
+        """Begin or go on, and hold the folder against other runs until the end of the ``with`` block.
+
+        Args:
+            plan: all that the output depends on.
+            needed: bytes of disk.
+
+        Raises:
+            PruneError: the output exists, the folder is of another run or in use, or nothing can be written.
+        """
+        check_output(self.out)
         plan = json.loads(json.dumps(plan))
-        if (self.folder / "plan.json").is_file():
-            self._check_plan(plan)
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise PruneError(f"{self.folder}: there, but not the work of an earlier run; remove it")
-        else:
+        if not (self.folder / "plan.json").is_file():
+            if self.folder.exists() and {path.name for path in self.folder.iterdir()} - {LOCK}:
+                raise PruneError(f"{self.folder}: there, but not the work of an earlier run; remove it")
             self._check_space(needed)
-            self.write_json("plan.json", plan)
+        with self._lock():
+            check_output(self.out)  # the run before us may just have completed it
+            if (self.folder / "plan.json").is_file():
+                self._check_plan(plan)
+            else:
+                self.write_json("plan.json", plan)
+            yield
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        lock = FileLock(self.folder / LOCK)  # the system's: a kill frees it, whatever file is left
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise PruneError(f"{self.folder}: another run is at work there; wait for it, or end it") from None
+        except OSError as error:
+            raise PruneError(f"{self.folder}: cannot be written ({error.strerror or error})") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[Path]:
+        """A folder for large temporary files, empty. Raises PruneError where the disk is too full for them."""
+        folder = self.folder / "activations"
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            yield folder
+        except OSError as error:
+            raise PruneError(f"{folder}: cannot be written ({error.strerror or error})") from None
 
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
         begun = self.read_json("plan.json")

@@ -109,7 +109,7 @@ def test_it_repeats():
 
 def test_panels_of_a_wide_input():
     X = torch.randn(64, 2 * extract.PANEL + 5, generator=torch.Generator().manual_seed(2))
-    item = extract._Sum("wide")
+    item = extract.GramSum("wide")
     item.add(X[:40].reshape(2, 20, -1))
     item.add(X[40:])
     expected = X.double().numpy().T @ X.double().numpy() / 64
