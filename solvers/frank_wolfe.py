@@ -147,7 +147,11 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     counts = layer.pattern.counts(shape)
     rows = shape[0] if layer.pattern.separable else 1
     method = fw_rows.Method(
-        DIRECTION_RULES[options.variant], STEP_RULES[options.step], float(options.ell), float(options.gap), options.correct
+        DIRECTION_RULES[options.variant],
+        STEP_RULES[options.step],
+        float(options.ell),
+        float(options.gap),
+        options.correct,
     )
 
     def flat(x: torch.Tensor | None) -> np.ndarray:
@@ -184,12 +188,13 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     end = torch.from_numpy(work.out_u.reshape(shape))
     best_u = torch.from_numpy(work.out_best_u.reshape(shape))
     bound = torch.from_numpy(work.out["best"]).to(u.dtype)[:, None]
-    per_iteration = 2 if options.variant == "dicg" else 1
+    per_iteration = 2 if options.variant in ("dicg", "inface") else 1  # the second in the face
     counters = {
         "lmo_calls": per_iteration * work.products,
         "gram_products": work.products + 1,
         "drop_steps": int(work.out["drops"].sum()),
         "active_set_max": work.most_atoms,
+        "corrections": work.corrections,
     }
     return Run(end, layer.product(end), best_u, bound, t, stopped, trace, counters)
 

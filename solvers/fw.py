@@ -32,14 +32,17 @@ class FrankWolfe(Stage):
     convexified objective is solved; ``plain_steps`` limits the first solve, which ends at a gap of 1e-2.
     ``variant=inface``, the default, converges far faster than the others and runs on the CPU; on a GPU name
     ``vanilla``.
+    ``correct=N``: every N iterations ``away``, ``pairwise``, ``bcg`` and ``bpcg`` minimise over the affine hull of their
+    atoms (QC-MNP), and ``dicg`` takes conjugate gradient steps in its face while that promises half the gap; 0 for the
+    plain variants, which creep on ill-conditioned layers.
     ``ell``: of the open loop's step ``ell / (t + ell)``. ``seconds``: time for each solve, 0 for no limit.
     ``capacity``: atoms in a row's active set, 0 for as many as memory allows.
     """
 
     name: ClassVar[str] = "fw"
     role: ClassVar[Role] = Role.RELAX
-    version: ClassVar[int] = 3
-    source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713; Jaggi 2013"
+    version: ClassVar[int] = 4
+    source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713; Jaggi 2013; Halbey et al., arXiv 2506.02635"
     variant: str = "inface"
     step: str = "linesearch"
     steps: int = 1000
@@ -50,6 +53,7 @@ class FrankWolfe(Stage):
     ell: float = 2.0
     seconds: float = 0.0
     capacity: int = 0
+    correct: int = 20
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -61,8 +65,8 @@ class FrankWolfe(Stage):
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
-        if min(self.steps, self.plain_steps, self.gap, self.seconds, self.capacity) < 0:
-            raise ValueError("steps, plain_steps, gap, seconds and capacity must not be negative")
+        if min(self.steps, self.plain_steps, self.gap, self.seconds, self.capacity, self.correct) < 0:
+            raise ValueError("steps, plain_steps, gap, seconds, capacity and correct must not be negative")
         if self.ell <= 0:
             raise ValueError(f"ell must be positive, got {self.ell}")
 
@@ -77,6 +81,7 @@ class FrankWolfe(Stage):
             self.ell,
             self.seconds or math.inf,
             self.capacity,
+            self.correct,
         )
         e, first = None, None
         if self.convexify == "shared":

@@ -12,7 +12,7 @@ import numpy as np
 
 from fwbench.solvers.fw_kernels import AWAY, BCG, PAIRWISE, dot, jit, towards_vertex
 
-BY_RULE, FORCED, DESCENT = range(3)  # how the step along a direction is chosen
+BY_RULE, FORCED, DESCENT, EXACT = range(4)  # how the step along a direction is chosen
 VANISHED = 1e-14  # a weight that is rounding
 
 

@@ -109,5 +109,11 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
         if (t + 1) % 250 == 0:
             g, products = layer.gradient(u, layer.product(u)), products + 1
     calls = (2 if options.variant == "dicg" else 1) * (t + 1)
-    counters = {"lmo_calls": calls, "gram_products": products, "drop_steps": int(drops), "active_set_max": 0}
+    counters = {
+        "lmo_calls": calls,
+        "gram_products": products,
+        "drop_steps": int(drops),
+        "active_set_max": 0,
+        "corrections": 0,
+    }
     return Run(u, layer.product(u), best_u, best, t, stopped, trace, counters)

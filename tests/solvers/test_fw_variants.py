@@ -1,5 +1,8 @@
 """Every Frank-Wolfe variant against a plain one-row reference, a QP solver, and itself on other devices and splits."""
 
+from functools import cache
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +11,12 @@ from oracles import group_sums, linear_minimum, relaxed_minimum
 
 from fwbench import patterns
 from fwbench.problem import Problem
+from fwbench.problems.collections import load
 from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers import fw_active, fw_kernels, round_
+from fwbench.solvers import fw_active, fw_correct, fw_kernels, round_
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.fw_torch import minimise_torch
+from fwbench.solvers.qp import QuadraticProgram
 from fwbench.solvers.scores import Wanda
 from fwbench.stage import Context, State
 
@@ -19,8 +24,12 @@ EXACT = Context(dtype="float64")
 LINEAR = ("away", "pairwise", "bcg", "bpcg", "dicg", "inface")
 
 
+def _wanda(problem: Problem) -> np.ndarray:
+    return Wanda().run(problem, State(), Context()).keep
+
+
 def first(problem: Problem) -> torch.Tensor:
-    return torch.tensor((~Wanda().run(problem, State(), Context()).keep).astype(float))
+    return torch.tensor((~_wanda(problem)).astype(float))
 
 
 def solve(problem: Problem, context: Context = EXACT, e: np.ndarray | None = None, **options: object) -> loop.Run:
@@ -202,6 +211,97 @@ def test_float32_reaches_1e_4():
     run = solve(problem, Context(), variant="inface", steps=2000, gap=1e-4)
     assert problem.row_errors(run.u.double().numpy()).sum() == pytest.approx(minimum, rel=2e-4)
     assert run.iterations < 500
+
+
+# --- quadratic corrections -------------------------------------------------------------------------------------------
+
+
+CORRECTED = ("away", "pairwise", "bcg", "bpcg", "dicg")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("variant", CORRECTED)
+def test_corrections_converge_on_ill_conditioned_layers(variant, pattern):
+    for condition in (1e3, 1e6):
+        problem = random_layer(pattern, n=16, condition=condition)
+        minimum, _ = relaxed_minimum(problem)
+        run = solve(problem, variant=variant, steps=2000, gap=1e-8, correct=10)
+        value = problem.row_errors(run.u.numpy()).sum()
+        assert run.iterations < 2000
+        assert minimum * (1 - 1e-7) <= value <= minimum * (1 + 1e-7)
+        sums, counts = group_sums(problem.pattern, problem.shape), problem.pattern.counts(problem.shape)
+        np.testing.assert_allclose(sums @ run.u.numpy().ravel(), counts, atol=1e-9)
+
+
+@pytest.mark.parametrize("convexified", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_correction_is_the_minimum_over_the_hull(dtype, convexified):
+    rng = np.random.default_rng(4)
+    for trial in range(20):
+        k, n = int(rng.integers(2, 14)), 8  # more atoms than dimensions, too
+        G = random_layer("0.5", n=n, seed=trial, condition=1e3).G
+        w = rng.standard_normal((1, n)).astype(dtype)
+        d = (w**2 * 0.9 * np.linalg.eigvalsh(G)[0]).astype(dtype) if convexified else np.empty((1, 0), dtype)
+        atoms = fw_active.Atoms.empty(1, 20, n)
+        V = np.unique([patterns.smallest(rng.random((1, n)), np.array([4]))[0] for _ in range(k)], axis=0).astype(float)
+        weights = rng.dirichlet(np.ones(len(V)))
+        for j, vertex in enumerate(V):
+            atoms.keys[0, j] = fw_active.pack(vertex, atoms.bits[0, j])
+        atoms.weights[0, : len(V)], atoms.count[0] = weights, len(V)
+        u = (weights @ V)[None].astype(dtype)
+        fields = SimpleNamespace(u=u, W=w, d=d, done=np.zeros(1))
+        fw_correct.correct(fields, atoms, torch.tensor(G), n)
+        Q = np.outer(w, w).astype(float) * G
+        linear = d[0].astype(float) if convexified else np.zeros(n)
+        Q -= np.diag(linear)
+        count = int(atoms.count[0])
+        left = np.zeros((count, n))
+        fw_correct.unpack(atoms.bits[0, :count], left)
+        assert atoms.weights[0, :count].min() > 0
+        np.testing.assert_allclose(atoms.weights[0, :count] @ left, u[0], atol=1e-6)
+        assert {tuple(v) for v in left} <= {tuple(v) for v in V}
+        # stationary over the hull of what is left, and nowhere above the start
+        slopes = left @ (2 * Q @ u[0] + linear)
+        scale = np.abs(Q).sum()
+        assert np.ptp(slopes) <= (1e-5 if dtype == np.float32 else 1e-9) * scale
+        before = weights @ V
+        assert u[0] @ Q @ u[0] + linear @ u[0] <= before @ Q @ before + linear @ before + 1e-6 * scale
+
+
+def test_corrections_take_float32_far():
+    problem = random_layer("0.5", rows=20, n=48, condition=1e4)
+    minimum, _ = relaxed_minimum(problem)
+    for variant in CORRECTED:
+        run = solve(problem, Context(), variant=variant, steps=2000, gap=1e-4, correct=20)
+        assert problem.row_errors(run.u.double().numpy()).sum() == pytest.approx(minimum, rel=2e-4)
+        assert run.iterations < 1000
+
+
+MINI = [problem for _, problem in load("mini")]
+QUICK = [problem for problem in MINI if problem.n <= 96]
+
+
+@cache
+def clarabel(name: str) -> float:
+    [problem] = [problem for problem in MINI if problem.name == name]
+    u = QuadraticProgram(eps=1e-10).run(problem, Wanda().run(problem, State(), EXACT), EXACT).relaxed
+    return float(problem.row_errors(u).sum())
+
+
+@pytest.mark.parametrize("problem", QUICK, ids=[problem.name for problem in QUICK])
+def test_corrected_variants_reach_1e_6_on_the_small_problems_of_mini(problem):
+    for variant in (*CORRECTED, "inface"):
+        u = FrankWolfe(variant=variant, gap=1e-7, steps=20_000).run(problem, State(keep=_wanda(problem)), EXACT).relaxed
+        assert problem.row_errors(u).sum() <= clarabel(problem.name) * (1 + 1e-6), variant
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("variant", (*CORRECTED, "inface"))
+@pytest.mark.parametrize("problem", MINI, ids=[problem.name for problem in MINI])
+def test_corrected_variants_reach_1e_6_on_mini(problem, variant):
+    u = FrankWolfe(variant=variant, gap=1e-6, steps=20_000).run(problem, State(keep=_wanda(problem)), EXACT).relaxed
+    assert problem.row_errors(u).sum() <= clarabel(problem.name) * (1 + 1e-6)
 
 
 # --- the pieces ------------------------------------------------------------------------------------------------------
