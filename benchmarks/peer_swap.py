@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -45,43 +46,61 @@ def pair_search(W: torch.Tensor, G: torch.Tensor, pruned: torch.Tensor) -> torch
     return pruned
 
 
-def compare(problem: Problem, rows: int, threads: int) -> dict[str, float]:
-    """Seconds and final errors of both, from Wanda's mask."""
+def compare(problem: Problem, rows: int, threads: int, repeats: int) -> dict[str, float]:
+    """Errors of both from Wanda's mask, and medians of how many times faster ours is, timed in turns.
+
+    CPU seconds are the process's, all threads together; wall seconds are of use on a quiet machine only.
+    """
     problem = Problem(problem.name, problem.W[:rows], problem.G, problem.pattern)
     start = problem.pattern.prune(wanda_score(problem.W, problem.G))
     torch.set_num_threads(threads)
     W, G = torch.tensor(problem.W), torch.tensor(problem.G, dtype=torch.float32)
+
+    def theirs() -> np.ndarray:
+        return pair_search(W, G, torch.tensor(start)).numpy()
+
+    def ours() -> np.ndarray:
+        pruned = start.copy()
+        Rows(problem.W, problem.G, problem.n, threads).descend(pruned, slice(0, rows), 10**9)
+        return pruned
+
     pair_search(W[:2], G, torch.tensor(start[:2]))
-    began = time.perf_counter()
-    theirs = pair_search(W, G, torch.tensor(start)).numpy()
-    peer = time.perf_counter() - began
-    kernel = Rows(problem.W, problem.G, problem.n, threads)
-    kernel.descend(start[:2].copy(), slice(0, 2), 10**9)
-    began = time.perf_counter()
-    ours = start.copy()
-    swaps, _ = Rows(problem.W, problem.G, problem.n, threads).descend(ours, slice(0, rows), 10**9)
-    own = time.perf_counter() - began
+    mine = ours()
+    clocks: list[tuple[float, ...]] = []
+    for _ in range(repeats):
+        peer, other = _clocked(theirs)
+        own, mine = _clocked(ours)
+        clocks.append((*peer, *own))
+    peer_wall, peer_cpu, own_wall, own_cpu = np.array(clocks).T
     return {
         "rows": rows,
         "n": problem.n,
-        "swaps": swaps,
-        "peer seconds": peer,
-        "our seconds": own,
-        "times faster": peer / own,
-        "peer error": problem.error(~theirs),
-        "our error": problem.error(~ours),
+        "threads": threads,
+        "times faster (CPU)": float(np.median(peer_cpu / own_cpu)),
+        "times faster (wall)": float(np.median(peer_wall / own_wall)),
+        "our CPU ms a row": 1e3 * float(np.median(own_cpu)) / rows,
+        "rows with the same mask": int((mine == other).all(axis=1).sum()),
+        "peer error": problem.error(~other),
+        "our error": problem.error(~mine),
     }
+
+
+def _clocked(function: Callable[[], np.ndarray]) -> tuple[tuple[float, float], np.ndarray]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = function()
+    return (time.perf_counter() - wall, time.process_time() - cpu), found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("problems", nargs="+")
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     for selector in options.problems:
         for _, problem in load(selector):
-            found = compare(problem, options.rows, options.threads)
+            found = compare(problem, options.rows, options.threads, options.repeats)
             print(problem.name, ", ".join(f"{key} {value:.6g}" for key, value in found.items()), flush=True)
 
 

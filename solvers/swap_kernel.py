@@ -14,12 +14,14 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
+from fwbench.solvers import swap_bounds as bounding
 from fwbench.solvers.threads import numba_threads
 
 # A gain below this part of the row's error is rounding, not improvement: float64 products of length n
 RELATIVE_GAIN = 1e-11
 PARTNERS = 16  # of each weight, tried one by one; more pays only where whole heads correlate
-KNOTS = 8  # values of c at which φ is computed
+RECENT = 8  # pairs remembered from one search to the next
+BLOCK_ROWS, BLOCK_COLUMNS = 8, 512  # of the first products: what the nearest cache holds
 SMALL_GROUP = 32  # up to this size all pairs of a group are tried
 
 
@@ -96,18 +98,34 @@ def _best_two_rows(best_a: np.ndarray, best_b: np.ndarray) -> tuple[int, int]:
     return min(pairs)[1:]
 
 
-def _partners(G: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@numba.njit(cache=True)
+def _partners(G, count):  # type: ignore[no-untyped-def]
     """Of each weight: the ``count`` others with the largest ``|G_ij| / sqrt(G_jj)``, the largest, that of the rest."""
     n = G.shape[0]
-    root = np.sqrt(np.maximum(G.diagonal(), 0.0))
-    strength = np.abs(G) / np.where(root > 0, root, np.inf)
-    np.fill_diagonal(strength, -1.0)
     count = min(count, n - 1)
-    if count < 1:
-        return np.empty((n, 0), np.int64), np.zeros(n), np.zeros(n)
-    order = np.argpartition(-strength, count - 1, axis=1)
-    rest = np.take_along_axis(strength, order[:, count:], axis=1).max(axis=1, initial=0.0)
-    return np.ascontiguousarray(order[:, :count]), strength.max(axis=1, initial=0.0), rest
+    inverse = np.zeros(n)
+    for j in range(n):
+        if G[j, j] > 0:
+            inverse[j] = 1 / np.sqrt(G[j, j])
+    partners = np.empty((n, count), np.int64)
+    strongest, rest = np.zeros(n), np.zeros(n)
+    top = np.empty(count + 1)  # the largest so far, largest first; the last is that of the rest
+    at = np.empty(count + 1, np.int64)
+    for i in range(n):
+        top[:] = -1.0
+        line = G[i]
+        for j in range(n):
+            strength = abs(line[j]) * inverse[j]
+            if strength <= top[count] or j == i:
+                continue
+            k = count
+            while k > 0 and top[k - 1] < strength:
+                top[k], at[k] = top[k - 1], at[k - 1]
+                k -= 1
+            top[k], at[k] = strength, j
+        partners[i] = at[:count]
+        strongest[i], rest[i] = max(top[0], 0.0), max(top[count], 0.0)
+    return partners, strongest, rest
 
 
 @numba.njit(parallel=True, cache=True)
@@ -115,54 +133,91 @@ def _descend_rows(W, G, pruned, group, partners, strongest, rest, limit):  # typ
     rows = W.shape[0]
     swaps = np.zeros(rows, np.int64)
     looked = np.zeros(rows, np.int64)
+    g = _products(W, G, pruned)
     for r in numba.prange(rows):
-        swaps[r], looked[r] = _descend(W[r], G, pruned[r], group, partners, strongest, rest, limit)
+        swaps[r], looked[r] = _descend(W[r], G, g[r], pruned[r], group, partners, strongest, rest, limit)
     return swaps.sum(), looked.sum()
 
 
 @numba.njit(cache=True)
-def _descend(w, G, pruned, group, partners, strongest, rest, limit):  # type: ignore[no-untyped-def]
+def _descend(w, G, g, pruned, group, partners, strongest, rest, limit):  # type: ignore[no-untyped-def]
     n = w.size
     q = np.empty(n)  # diagonal of Q
-    g = np.zeros(n)  # Qu
-    for i in range(n):
-        q[i] = w[i] * w[i] * G[i, i]
-        if pruned[i]:
-            row = G[i]
-            for j in range(n):
-                g[j] += w[i] * row[j]
     error = 0.0
     for j in range(n):
-        g[j] *= w[j]
+        q[j] = w[j] * w[j] * G[j, j]
         if pruned[j]:
             error += g[j]
     a = np.empty(n)  # change when i is kept again, infinite if it is kept
     b = np.empty(n)  # change when j is pruned, infinite if it is pruned
+    no_a = np.where(pruned, 0.0, np.inf)  # added instead of chosen: branches on a mask are mispredicted
+    no_b = np.where(pruned, np.inf, 0.0)
+    largest = q.max()
     score = np.sqrt(q)
     near = np.abs(w) * strongest
     far = np.abs(w) * rest
+    recent = np.full((RECENT, 2), -1)  # pairs that were the best for a while: likely to be so again
     small = group <= SMALL_GROUP
     swaps = 0
     looked = 0
     while swaps < limit:
-        for t in range(n):
-            a[t] = q[t] - 2 * g[t] if pruned[t] else np.inf
-            b[t] = np.inf if pruned[t] else q[t] + 2 * g[t]
+        _changes(q, g, no_a, no_b, a, b)
         if small:
             best, i, j, seen = _best_in_groups(w, G, a, b, group, -RELATIVE_GAIN * error)
         else:
-            best, i, j, seen = _best_in_row(w, G, a, b, score, near, far, partners, -RELATIVE_GAIN * error)
+            slack = 1e-12 * error + 1e-14 * largest  # what rounding may hide
+            best, i, j, seen = _best_in_row(
+                w, G, a, b, no_a, score, near, far, partners, recent, -RELATIVE_GAIN * error, slack
+            )
         looked += seen
         if i < 0:
             break
-        pruned[i] = False
-        pruned[j] = True
-        out, into = G[i], G[j]
-        for t in range(n):
-            g[t] += w[t] * (w[j] * into[t] - w[i] * out[t])
+        pruned[i], pruned[j] = False, True
+        no_a[i], no_b[i], no_a[j], no_b[j] = np.inf, 0.0, 0.0, np.inf
+        _exchange(w, g, w[j], G[j], w[i], G[i])
         error += best
         swaps += 1
     return swaps, looked
+
+
+@numba.njit(cache=True)
+def _changes(q, g, no_a, no_b, a, b):  # type: ignore[no-untyped-def]
+    for t in range(q.size):
+        a[t] = q[t] - 2 * g[t] + no_a[t]
+        b[t] = q[t] + 2 * g[t] + no_b[t]
+
+
+@numba.njit(parallel=True, cache=True)
+def _products(W, G, pruned):  # type: ignore[no-untyped-def]
+    """``Qu`` of each row, added in the order of the weights; a line of ``G`` serves several rows."""
+    rows, n = W.shape
+    g = np.zeros((rows, n))
+    blocks = -(-rows // BLOCK_ROWS)
+    for block in numba.prange(blocks):
+        first, last = block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, rows)
+        for left in range(0, n, BLOCK_COLUMNS):
+            right = min(left + BLOCK_COLUMNS, n)
+            for i in range(n):
+                line = G[i, left:right]
+                for r in range(first, last):
+                    if pruned[r, i]:
+                        _add(g[r, left:right], W[r, i], line)
+        for r in range(first, last):
+            for j in range(n):
+                g[r, j] *= W[r, j]
+    return g
+
+
+@numba.njit(cache=True, fastmath={"contract"})
+def _add(g, x, line):  # type: ignore[no-untyped-def]
+    for t in range(g.size):
+        g[t] += x * line[t]
+
+
+@numba.njit(cache=True, fastmath={"contract"})
+def _exchange(w, g, w_in, line_in, w_out, line_out):  # type: ignore[no-untyped-def]
+    for t in range(w.size):
+        g[t] += w[t] * (w_in * line_in[t] - w_out * line_out[t])
 
 
 @numba.njit(cache=True)
@@ -185,26 +240,40 @@ def _best_in_groups(w, G, a, b, group, best):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _best_in_row(w, G, a, b, score, near, far, partners, best):  # type: ignore[no-untyped-def]
+def _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, best, slack):  # type: ignore[no-untyped-def]
     """Best exchange in the row that beats ``best``: (change, pruned index, kept index, pairs tried)."""
     n = w.size
-    slack = 1e-12 * abs(best) / RELATIVE_GAIN  # of the row's error: what rounding may hide
-    top = 0.0
-    first = 0
-    for i in range(n):
-        if a[i] < a[first]:
-            first = i
-        if a[i] < np.inf and near[i] > top:
-            top = near[i]
-    if a[first] == np.inf:
-        return best, -1, -1, 0
-    low = _knots(b, score, top)
+    values = np.empty(n)  # scratch
+    bounding.masked(near, no_a, values)
+    lines = bounding.chords(b, score, bounding.largest(values), values)
     best_i = -1
     best_j = -1
-    looked = 0
-    for x in range(-1, n):  # the weight that would gain most by itself first: it prunes the rest
-        i = first if x < 0 else x
-        if a[i] + _chord(low, near[i], top) > best + slack:
+    for k in range(RECENT):
+        i, j = recent[k]
+        if i >= 0:
+            change = a[i] + (b[j] - 2 * w[i] * w[j] * G[i, j])
+            if change < best or (change == best and _before(i, j, best_i, best_j)):
+                best, best_i, best_j = change, i, j
+    looked = RECENT
+    bound = np.empty(n)
+    bounding.bounds(a, near, lines, bound)
+    hopeful = np.empty(n, np.int64)
+    count = 0
+    first = 0
+    for i in range(n):
+        if bound[i] <= best + slack:
+            hopeful[count] = i
+            if a[i] < a[hopeful[first]]:
+                first = count
+            count += 1
+    if count == 0:
+        return best, best_i, best_j, looked
+    # the weight that would gain most by itself comes first: it prunes the rest
+    hopeful[first], hopeful[0] = hopeful[0], hopeful[first]
+    oldest = 0
+    for x in range(count):
+        i = hopeful[x]
+        if bound[i] > best + slack:
             continue
         for k in range(partners.shape[1]):
             j = partners[i, k]
@@ -212,57 +281,21 @@ def _best_in_row(w, G, a, b, score, near, far, partners, best):  # type: ignore[
             change = a[i] + (b[j] - 2 * w[i] * w[j] * G[i, j])
             if change < best or (change == best and _before(i, j, best_i, best_j)):
                 best, best_i, best_j = change, i, j
-        if a[i] + _chord(low, far[i], top) > best + slack:
-            continue
-        looked += n
-        if not _any_reaches(w, G, b, i, best - a[i]):
-            continue
-        for j in range(n):
-            change = a[i] + (b[j] - 2 * w[i] * w[j] * G[i, j])
-            if change < best or (change == best and _before(i, j, best_i, best_j)):
-                best, best_i, best_j = change, i, j
+        if a[i] + bounding.chord(lines, far[i]) <= best + slack:
+            looked += n
+            if bounding.any_reaches(w, G[i], b, 2 * w[i], best - a[i] + slack):
+                level = bounding.gains(w, G[i], b, 2 * w[i], values) + slack
+                for j in range(n):
+                    if values[j] <= level:
+                        change = a[i] + (b[j] - 2 * w[i] * w[j] * G[i, j])
+                        if change < best or (change == best and _before(i, j, best_i, best_j)):
+                            best, best_i, best_j = change, i, j
+        if best_i == i:
+            recent[oldest % RECENT, 0], recent[oldest % RECENT, 1] = i, best_j
+            oldest += 1
     return best, best_i, best_j, looked
 
 
 @numba.njit(cache=True)
 def _before(i, j, best_i, best_j):  # type: ignore[no-untyped-def]
     return best_i >= 0 and (i < best_i or (i == best_i and j < best_j))
-
-
-@numba.njit(cache=True)
-def _knots(b, score, top):  # type: ignore[no-untyped-def]
-    """``φ(c) = min_j b_j - 2c s_j`` at ``KNOTS`` values of ``c`` from 0 to ``top``."""
-    low = np.full(KNOTS, np.inf)
-    twice = np.empty(KNOTS)
-    for k in range(KNOTS):
-        twice[k] = 2 * top * k / (KNOTS - 1)
-    for j in range(b.size):
-        for k in range(KNOTS):
-            value = b[j] - twice[k] * score[j]
-            low[k] = value if value < low[k] else low[k]
-    return low
-
-
-@numba.njit(cache=True)
-def _chord(low, c, top):  # type: ignore[no-untyped-def]
-    """A lower bound of ``φ(c)``: the chord between the knots around ``c``."""
-    if top == 0.0:
-        return low[0]
-    place = c / top * (KNOTS - 1)
-    k = min(int(place), KNOTS - 2)
-    return low[k] + (place - k) * (low[k + 1] - low[k])
-
-
-@numba.njit(cache=True)
-def _any_reaches(w, G, b, i, level):  # type: ignore[no-untyped-def]
-    """Whether some ``b_j - 2Q_ij`` is at most ``level`` plus rounding.
-
-    A count, because compilers vectorise a sum of comparisons and not a minimum: 0.16 µs for n = 576, six times faster.
-    """
-    twice = 2 * w[i]
-    level += 1e-12 * abs(level)
-    row = G[i]
-    count = 0
-    for j in range(w.size):
-        count += b[j] - twice * w[j] * row[j] <= level
-    return count > 0

@@ -70,6 +70,27 @@ def test_equals_exhaustive_search(pattern, seed):
             assert after.stopped == ""
 
 
+@pytest.mark.parametrize("make", [integer_layer, random_layer])
+@pytest.mark.parametrize("pattern", ["0.5", "rows"])
+def test_equals_exhaustive_search_where_a_bound_chooses_what_is_tried(pattern, make):
+    """Groups above 32 weights are searched by bounds; ties (many, on integers) go by the same rule."""
+    problem = make(pattern, rows=3, n=40, seed=5)
+    for start in starts(problem, 0):
+        keep, swaps = by_definition(problem, start.keep)
+        after = Swap().run(problem, start, Context(threads=2))
+        assert np.array_equal(after.keep, keep)
+        assert after.counters["swaps"] == swaps
+
+
+@pytest.mark.parametrize("condition", [1e0, 1e8])
+def test_no_swap_is_missed_where_a_bound_chooses_what_is_tried(condition):
+    problem = random_layer("0.5", rows=2, n=64, condition=condition)
+    for start in starts(problem, 1):
+        after = Swap().run(problem, start, Context())
+        least = min(exchanges(problem, ~after.keep, [0, 1]))[0]
+        assert least >= -1e-9 * problem.error(after.keep)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_equals_exhaustive_search_over_a_layer(seed):
     problem = integer_layer("unstructured:0.4", rows=3, n=6, seed=seed)
