@@ -115,7 +115,6 @@ class Run:
     """Where a run ended. ``u`` is the last iterate, ``best_u`` the one whose gap bounds best, row by row."""
 
     u: torch.Tensor
-    S: torch.Tensor
     best_u: torch.Tensor
     bound: torch.Tensor  # (rows, 1) or (1, 1): h - gap at best_u, in the layer's own precision
     iterations: int
@@ -143,7 +142,7 @@ def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context) 
 
 def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
     """Lay the problem out in rows, run, put the answers back into shape."""
-    shape = (u.shape[0], u.shape[1])
+    shape, vanilla = (u.shape[0], u.shape[1]), options.variant == "vanilla"
     counts = layer.pattern.counts(shape)
     rows = shape[0] if layer.pattern.separable else 1
     method = fw_rows.Method(
@@ -160,14 +159,19 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     start = flat(u.clone())
     counts = np.ascontiguousarray(counts.reshape(rows, -1))
     atoms = _atoms(layer, start, counts, options)
-    lipschitz = np.broadcast_to(layer.lipschitz().numpy().ravel().astype(np.float64), (rows,)).copy()
-    if options.step == "adaptive":
-        lipschitz *= 1e-3  # grows by itself
+    lipschitz = np.zeros(rows)
+    if options.step in ("short", "adaptive"):
+        lipschitz += layer.lipschitz().numpy().ravel() * (
+            1e-3 if options.step == "adaptive" else 1
+        )  # it grows by itself
     fields = fw_rows.Fields(  # type: ignore[call-arg]
         flat(layer.W),
         flat(layer.d),
         start,
-        *(np.zeros_like(start) for _ in range(4)),
+        np.zeros_like(start),
+        np.zeros((rows, 0 if vanilla else start.shape[1]), start.dtype),
+        np.zeros((rows, start.shape[1] if vanilla else 0), np.uint8),
+        *(np.zeros_like(start) for _ in range(2)),
         start.copy(),
         flat(layer.scale() if options.variant in ("inface", "dicg") else None),
         np.empty((rows, 0), bool) if options.fixed is None else flat(options.fixed),
@@ -191,12 +195,12 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     per_iteration = 2 if options.variant in ("dicg", "inface") else 1  # the second in the face
     counters = {
         "lmo_calls": per_iteration * work.products,
-        "gram_products": work.products + 1,
+        "gram_products": work.products,
         "drop_steps": int(work.out["drops"].sum()),
         "active_set_max": work.most_atoms,
         "corrections": work.corrections,
     }
-    return Run(end, layer.product(end), best_u, bound, t, stopped, trace, counters)
+    return Run(end, best_u, bound, t, stopped, trace, counters)
 
 
 def _atoms(layer: Layer, start: np.ndarray, counts: np.ndarray, options: Options) -> Atoms:

@@ -32,9 +32,9 @@ class FrankWolfe(Stage):
     convexified objective is solved; ``plain_steps`` limits the first solve, which ends at a gap of 1e-2.
     ``variant=inface``, the default, converges far faster than the others and runs on the CPU; on a GPU name
     ``vanilla``.
-    ``correct=N``: every N iterations ``away``, ``pairwise``, ``bcg`` and ``bpcg`` minimise over the affine hull of their
-    atoms (QC-MNP), and ``dicg`` takes conjugate gradient steps in its face while that promises half the gap; 0 for the
-    plain variants, which creep on ill-conditioned layers.
+    ``correct=N``: every N iterations ``away``, ``pairwise``, ``bcg`` and ``bpcg`` minimise over the affine hull of
+    their atoms (QC-MNP), and ``dicg`` takes conjugate gradient steps in its face while that promises half the gap; 0
+    for the plain variants, which creep on ill-conditioned layers.
     ``ell``: of the open loop's step ``ell / (t + ell)``. ``seconds``: time for each solve, 0 for no limit.
     ``capacity``: atoms in a row's active set, 0 for as many as memory allows.
     """

@@ -5,8 +5,8 @@ QC-MNP of Halbey, Rakotomandimby, Besançon, Designolle and Pokutta (arXiv 2506.
 first weight is gone, that atom dropped, and again, until the minimiser itself has nonnegative weights. All in float64,
 on the free entries alone: those that the atoms do not share.
 
-Atoms may be affinely dependent, and ``G`` ill-conditioned: the system gets a ridge at rounding level, and a full step is
-repeated to take its effect away. Then the direction is the least change of the weights where several do.
+Atoms may be affinely dependent, and ``G`` ill-conditioned: the system gets a ridge at rounding level, and a full step
+is repeated to take its effect away. Then the direction is the least change of the weights where several do.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _add_quadratic(
 ) -> None:
     """Add one layer row's part of ``(a_i - u)ᵀ(Q - D)(a_j - u)`` to ``M``, of ``gᵀ(a_j - u)`` to ``slopes``."""
     u = weights @ V
-    free = np.flatnonzero((V != V[0]).any(axis=0))
+    free = np.flatnonzero((V[0] != V).any(axis=0))
     index, scale = torch.from_numpy(free), torch.from_numpy(w[free])
     rows = G[index]
     H = rows[:, index] * scale * scale[:, None]

@@ -83,20 +83,20 @@ def threshold(x, k, guess):  # type: ignore[no-untyped-def]
     lo, hi, below, above = -np.inf, np.inf, 0, x.size  # count(lo) = below < k < above = count(hi)
     t, reach, passes = guess[0], max(guess[1], 0.0), 0
     while True:
-        t = kind(min(max(t, -biggest), biggest))
-        count = count_upto(x, t)
+        probe = kind(min(max(t, -biggest), biggest))  # a variable of x's own type: comparisons of mixed types are slow
+        count = count_upto(x, probe)
         passes += 1
         if count == k:
-            guess[0] = t
-            return t, -1
+            guess[0] = probe
+            return probe, -1
         if count < k:
-            if t == biggest:
+            if probe == biggest:
                 return kind(np.inf), k - count
-            lo, below = float(t), count
+            lo, below = float(probe), count
         else:
-            if t == -biggest:
+            if probe == -biggest:
                 return kind(-np.inf), k
-            hi, above = float(t), count
+            hi, above = float(probe), count
         if passes % SEARCH_PASSES == 0:
             hi, above, less = _tighten(x, lo, hi)
             if less <= k:
@@ -105,7 +105,7 @@ def threshold(x, k, guess):  # type: ignore[no-untyped-def]
             hi, above = np.nextafter(kind(hi), kind(-np.inf)), less
         if hi - lo < np.inf and above - below >= 16:  # wide enough to tell the density
             guess[1] = (hi - lo) / (above - below)
-        t = _next_probe(lo, hi, below, above, k, t, reach, passes)
+        t = _next_probe(lo, hi, below, above, k, float(probe), reach, passes)
         if not lo < kind(t) < hi:
             t = lo + (hi - lo) / 2
             if not lo < kind(t) < hi:  # neighbours: all that lies between is equal to hi
@@ -319,31 +319,68 @@ def move(step, delta, T, u, g):  # type: ignore[no-untyped-def]
         g[i] += s * T[i]
 
 
+@jit
+def curvature_towards(d, u, toward, P, T):  # type: ignore[no-untyped-def]
+    """``2 δᵀ(Q - D)δ`` of vanilla's ``δ = v - u`` from ``P = w∘δ`` and ``T = P G``, none of which it writes."""
+    total, kind = 2 * dot(P, T), u.dtype.type
+    if d.size == 0:
+        return total
+    for start in range(0, u.size, BLOCK):
+        stop = min(start + BLOCK, u.size)
+        x, y, z, part = d[start:stop], u[start:stop], toward[start:stop], kind(0)
+        for i in range(x.size):
+            part += x[i] * (kind(z[i]) - y[i]) ** 2
+        total -= 2 * part
+    return total
+
+
+@jit
+def square_towards(u, toward):  # type: ignore[no-untyped-def]
+    """``‖v - u‖²``."""
+    total = 0.0
+    for i in range(u.size):
+        total += (toward[i] - u[i]) ** 2
+    return total
+
+
+@jit
+def move_towards(step, w, d, toward, T, u, g):  # type: ignore[no-untyped-def]
+    """``move`` for vanilla: reads as little as it can, as the rows come from beyond the first cache."""
+    kind = u.dtype.type
+    s, one, zero, two = kind(step), kind(1), kind(0), kind(2 * step)
+    near = kind(2 * np.finfo(u.dtype).eps)
+    top = one - near
+    if d.size:
+        for i in range(u.size):
+            g[i] -= two * d[i] * (kind(toward[i]) - u[i])
+    for i in range(u.size):
+        g[i] += two * w[i] * T[i]
+        x = u[i] + s * (kind(toward[i]) - u[i])
+        x = zero if x < near else x
+        u[i] = one if x > top else x
+
+
 # --- directions without an active set ---------------------------------------------------------------------------------
 
 
 @jit
 def towards_vertex(w, u, g, v, delta, P):  # type: ignore[no-untyped-def]
-    """Vanilla: ``δ = v - u``, ``P = w∘δ``; the slope ``-gᵀδ``."""
-    if u.size <= BLOCK:
-        return float(_towards(w, u, g, v, delta, P))
-    total = 0.0
-    for start in range(0, u.size, BLOCK):
-        stop = min(start + BLOCK, u.size)
-        views = (w[start:stop], u[start:stop], g[start:stop], v[start:stop])
-        total += _towards(*views, delta[start:stop], P[start:stop])
-    return total
+    """``δ = v - u``, ``P = w∘δ``; the slope ``-gᵀδ``."""
+    for i in range(u.size):
+        delta[i] = v[i] - u[i]
+    for i in range(u.size):
+        P[i] = w[i] * delta[i]
+    return gap_of(g, u, v)
 
 
 @jit
-def _towards(w, u, g, v, delta, P):  # type: ignore[no-untyped-def]
-    total = u.dtype.type(0)
+def aim(w, u, g, v, toward, P):  # type: ignore[no-untyped-def]
+    """The same for vanilla, which keeps the vertex as bytes in place of ``δ``."""
     for i in range(u.size):
-        x = v[i] - u[i]
-        delta[i] = x
-        P[i] = w[i] * x
-        total -= x * g[i]
-    return total
+        toward[i] = np.uint8(v[i])
+    for i in range(u.size):
+        P[i] = w[i] * (v[i] - u[i])
+    return gap_of(g, u, v)
 
 
 @jit

@@ -23,7 +23,10 @@ from fwbench.solvers.fw_correct import correct
 from fwbench.solvers.fw_kernels import jit
 from fwbench.solvers.threads import torch_threads
 
-BLOCK_ROWS = 128  # rows whose arrays stay in a core's cache
+BLOCK_ROWS, BLOCK_PART = (
+    128,
+    5,
+)  # rows in a block: so that their arrays stay in a cache; so that G is not read too often
 REFRESH = 250  # iterations after which the gradient is computed afresh, so that rounding does not add up
 SHRINK_AT = 0.8  # leave finished rows out of the products when no more than this part is left
 ATOM_BYTES = 1 << 30  # most memory for the active sets
@@ -36,7 +39,8 @@ class Fields(NamedTuple):
     d: np.ndarray
     u: np.ndarray
     g: np.ndarray  # gradient
-    delta: np.ndarray  # direction
+    delta: np.ndarray  # direction; empty for vanilla
+    toward: np.ndarray  # vertex that vanilla goes to, uint8; empty for the others
     P: np.ndarray  # w∘δ
     T: np.ndarray  # (w∘δ) G
     best_u: np.ndarray
@@ -88,7 +92,16 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
             continue
         w, d, u, g, delta, P, T = f.W[r], f.d[r], f.u[r], f.g[r], f.delta[r], f.P[r], f.T[r]
         fresh = True  # no conjugate direction from the last step
-        if t >= 0:
+        if t >= 0 and variant == kernels.VANILLA:
+            curvature = kernels.curvature_towards(d, u, f.toward[r], P, T)
+            square = (
+                kernels.square_towards(u, f.toward[r]) if rule == kernels.SHORT or rule == kernels.ADAPTIVE else 1.0
+            )
+            step, f.lipschitz[r] = kernels.step_size(
+                rule, t, method.ell, f.slope[r], curvature, square, 1.0, f.lipschitz[r]
+            )
+            kernels.move_towards(step, w, d, f.toward[r], T, u, g)
+        elif t >= 0:
             most, slope = f.most[r], f.slope[r]
             curvature = kernels.change_of_gradient(w, d, delta, T)
             if f.mode[r] == active.FORCED:
@@ -106,7 +119,7 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
             kernels.move(step, delta, T, u, g)
             if variant >= kernels.AWAY:
                 f.drops[r] += active.update_weights(r, step, most, a)
-            elif variant != kernels.VANILLA:
+            else:
                 f.drops[r] += step >= most
         if f.fixed.size:
             kernels.masked(g, f.fixed[r], score)
@@ -115,8 +128,7 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
             kernels.oracle(g, f.counts[r], f.guess[r, 0], v, scratch)
         gap = 0.0
         if variant == kernels.VANILLA:
-            f.most[r] = 1.0
-            gap = f.slope[r] = kernels.towards_vertex(w, u, g, v, delta, P)
+            gap = f.slope[r] = kernels.aim(w, u, g, v, f.toward[r], P)
         else:
             due = method.correct > 0 and ((t + 1) % method.correct == 0 or f.mode[r] == active.EXACT)
             if check or due or variant != kernels.DICG:
@@ -158,7 +170,8 @@ class Rows:
     def blocks(self) -> list[tuple[Fields, Atoms]]:
         """Views of nearly equal numbers of rows, an even number of blocks."""
         rows = len(self.index)
-        count = 1 if rows < 16 else 2 * math.ceil(rows / (2 * BLOCK_ROWS))
+        size = max(BLOCK_ROWS, self.shape[1] // BLOCK_PART)
+        count = 1 if rows < 16 else 2 * math.ceil(rows / (2 * size))
         ends = [rows * i // count for i in range(count + 1)]
         return [
             (_cut(self.f, slice(low, high)), _cut(self.a, slice(low, high))) for low, high in itertools.pairwise(ends)

@@ -69,10 +69,12 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
     if options.variant not in DIRECTIONS:
         raise ValueError(f"variant {options.variant!r} keeps active sets and runs on the CPU only")
     direction, eps = DIRECTIONS[options.variant], 2 * torch.finfo(u.dtype).eps
-    u, S, products = u.clone(), layer.product(u), 2
+    u, S, products = u.clone(), layer.product(u), 1
     best_u, best = u.clone(), torch.full_like(layer.total(u), -torch.inf)
     done = torch.zeros_like(best, dtype=torch.bool)
-    lipschitz = layer.lipschitz() * (1e-3 if options.step == "adaptive" else 1.0)
+    lipschitz = torch.zeros_like(best)
+    if options.step in ("short", "adaptive"):
+        lipschitz += layer.lipschitz() * (1e-3 if options.step == "adaptive" else 1.0)
     g = layer.gradient(u, S)
     trace: list[Moment] = []
     drops = torch.zeros((), dtype=torch.int64, device=u.device)
@@ -116,4 +118,4 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
         "active_set_max": 0,
         "corrections": 0,
     }
-    return Run(u, layer.product(u), best_u, best, t, stopped, trace, counters)
+    return Run(u, best_u, best, t, stopped, trace, counters)

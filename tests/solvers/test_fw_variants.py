@@ -297,7 +297,7 @@ def test_corrected_variants_reach_1e_6_on_the_small_problems_of_mini(problem):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("variant", (*CORRECTED, "inface"))
+@pytest.mark.parametrize("variant", [*CORRECTED, "inface"])
 @pytest.mark.parametrize("problem", MINI, ids=[problem.name for problem in MINI])
 def test_corrected_variants_reach_1e_6_on_mini(problem, variant):
     u = FrankWolfe(variant=variant, gap=1e-6, steps=20_000).run(problem, State(keep=_wanda(problem)), EXACT).relaxed
