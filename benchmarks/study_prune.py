@@ -207,7 +207,7 @@ def run() -> None:
         if (mode, pattern, method) in read(RESULTS):
             continue
         print(f"-- {mode} {pattern} {method}", flush=True)
-        command = [sys.executable, __file__, "row", pattern or "-", method, "--mode", mode]
+        command = [sys.executable, __file__, "--out", str(OUT), "row", pattern or "-", method, "--mode", mode]
         if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
             print(f"-- {mode} {pattern} {method}: failed", flush=True)
 

@@ -17,7 +17,7 @@ from fwbench.problems.models import Model, ModelError
 from fwbench.problems.text import SEQUENCE, Text, TextError
 
 TOKENS = 16384  # evaluated at most, where nobody asks for more
-CHUNK = 1 << 20  # logits in float64 at a time: positions x vocabulary
+CHUNK = 1 << 18  # logits in float64 at a time: positions x vocabulary
 
 Progress = Callable[[int, int, str], None]  # done, total, what
 

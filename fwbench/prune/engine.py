@@ -133,6 +133,7 @@ def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Blo
     with clock.of("forward"):
         modules = {name: layer.module for name, layer in layers.items()}
         grams = walk.grams(number, modules, keep_outputs=not plan.options.sequential)
+        machine.release_memory()  # of the forward passes, before the solver asks for its own
     with clock.of("solve"):
         found = {name: _solve(plan, layers[name], G) for names, G in grams for name in names}
     solved = [found[name] for name in layers]
@@ -250,6 +251,7 @@ def _on_device(plan: Plan) -> Iterator[None]:
     finally:
         if fits:
             network.to("cpu")
+        machine.release_memory()
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, sequences
 
 FORMAT = "fwbench-prune-1"
 CALIBRATION, HELD_OUT = "lee", "lee-heldout"
+BATCH = 1024  # tokens of a forward pass: half of extraction's, for memory
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[int, int | None, str, float | None], None]  # done, total, what, seconds left
@@ -106,7 +107,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     layers = _layers(model, options.skip)
     _check_layers(layers, pattern, line)
     length = min(options.length, model.max_length)
-    batches = batch(sequences(model.tokenizer, text, options.tokens, length))
+    batches = batch(sequences(model.tokenizer, text, options.tokens, length), BATCH)
     save_dtype = _save_dtype(name, options.save_dtype)
     record = {
         "format": FORMAT,
