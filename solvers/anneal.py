@@ -41,11 +41,12 @@ class Anneal(Stage):
 
     name: ClassVar[str] = "anneal"
     role: ClassVar[Role] = Role.REFINE
+    version: ClassVar[int] = 2
     source: ClassVar[str] = "Kirkpatrick, Gelatt, Vecchi 1983"
     sweeps: int = 500  # proposals a weight in the first round; each further round doubles them
     rounds: int = 4
     seconds: float = float("inf")
-    hot: float = 4.0
+    hot: float = 8.0
     cold: float = 0.5
 
     def __post_init__(self) -> None:
