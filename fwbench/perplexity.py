@@ -17,6 +17,7 @@ from fwbench.problems.models import Model, ModelError
 from fwbench.problems.text import SEQUENCE, Text, TextError
 
 TOKENS = 16384  # evaluated at most, where nobody asks for more
+PIECE = 1 << 22  # logits in float32 at a time: positions x vocabulary
 CHUNK = 1 << 18  # logits in float64 at a time: positions x vocabulary
 
 Progress = Callable[[int, int, str], None]  # done, total, what
@@ -98,9 +99,32 @@ def perplexity(
 
 
 def _scored(network: Any, ids: torch.Tensor, first: int) -> float:
-    """Negative log-likelihood of the successors of a window's positions from ``first`` on."""
-    logits = network(input_ids=ids[None], use_cache=False).logits[0, first:-1]
-    return _negative_log_likelihood(logits, ids[1 + first :])
+    """Negative log-likelihood of the successors of a window's positions from ``first`` on.
+
+    The logits of a whole window are larger than many a layer. So the body runs once, and then the model's own forward
+    is called on a few positions at a time, with a body that hands out their hidden states.
+    """
+    body, called, total = network.get_decoder(), False, 0.0
+    output = body(input_ids=ids[None], use_cache=False)
+    step = max(1, PIECE // network.get_output_embeddings().weight.shape[0])
+
+    def stub(*_: Any, **__: Any) -> Any:
+        nonlocal called
+        called = True
+        return type(output)(last_hidden_state=output.last_hidden_state[:, piece])
+
+    try:
+        body.forward = stub
+        for start in range(first, len(ids) - 1, step):
+            piece = slice(start, min(start + step, len(ids) - 1))
+            logits = network(input_ids=ids[None, piece], use_cache=False).logits[0]
+            total += _negative_log_likelihood(logits, ids[1:][piece])
+    finally:
+        body.__dict__.pop("forward", None)
+    if not called:  # this model calls another body than it names
+        logits = network(input_ids=ids[None], use_cache=False).logits[0]
+        return _negative_log_likelihood(logits[first:-1], ids[1 + first :])
+    return total
 
 
 def _negative_log_likelihood(logits: torch.Tensor, ids: torch.Tensor) -> float:

@@ -35,6 +35,23 @@ def test_equals_the_loss_of_transformers(model):
     assert found == perplexity(model, TEXT, length=32)  # and again, to the last bit
 
 
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+def test_the_head_in_pieces(monkeypatch, family):
+    """Eight positions at a time, on every family; and a model whose body cannot be replaced."""
+    monkeypatch.setattr("fwbench.perplexity.PIECE", 8 * tiny.VOCABULARY)
+    model = tiny.model(family)
+    rows = torch.tensor(ids_of(TEXT)[:96]).reshape(2, 48)
+    loss = model.network(input_ids=rows, labels=rows).loss
+    sizes, head = [], model.network.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, output: sizes.append(output.shape[1]))
+    assert perplexity(model, TEXT, length=48, tokens=96).value == pytest.approx(math.exp(loss), rel=1e-5)
+    assert sizes == 2 * [8, 8, 8, 8, 8, 7]
+    handle.remove()
+    other = tiny.model(family).network.get_decoder()
+    monkeypatch.setattr(model.network, "get_decoder", lambda: other)
+    assert perplexity(model, TEXT, length=48, tokens=96).value == pytest.approx(math.exp(loss), rel=1e-5)
+
+
 def test_overlapping_windows_score_each_token_once(model):
     ids, length, stride = ids_of(TEXT), 32, 10
     total, scored, end = 0.0, 0, 1

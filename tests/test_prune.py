@@ -1,65 +1,22 @@
 """The production path on tiny models of every family: what is pruned, what is not, resuming, and every refusal."""
 
 import errno
-import hashlib
 import json
-import random
-import subprocess
-import sys
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from pruning import FAMILIES, LENGTH, TOKENS, hashes, options, place, saved, t, tiny
 from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).with_name("problems")))
-import tiny
 
 from fwbench import pipeline
 from fwbench.cli import cli
 from fwbench.problems import extract, models
 from fwbench.problems.text import load_text
-from fwbench.prune import Options, PruneError, engine, load_masks, prune, walk, work
+from fwbench.prune import Options, PruneError, engine, load_masks, prune, walk
 
-t = tiny.t
-FAMILIES = {
-    **tiny.CONFIGS,
-    "mistral": lambda: t.MistralConfig(**tiny.GROUPED, sliding_window=8),
-    "qwen2-mixed": lambda: t.Qwen2Config(  # every block has its own mask
-        **tiny.GROUPED, use_sliding_window=True, sliding_window=8, max_window_layers=1
-    ),
-    "mixture": lambda: t.MixtralConfig(**tiny.GROUPED, num_local_experts=2),
-}
-TOKENS, LENGTH = 250, 48  # the last sequence is shorter
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prune")
-    rng = random.Random(0)
-    (folder / "text.txt").write_text(" ".join(rng.choice("abc") for _ in range(600)))
-    return folder
-
-
-def saved(place, family):
-    """Folder of a model, made once."""
-    folder = place / family
-    if not folder.exists():
-        folder.mkdir()
-        with mock.patch.dict(tiny.CONFIGS, FAMILIES):
-            tiny.save(folder, family)
-    return folder
-
-
-def options(place, **more):
-    given = {"pattern": "0.5", "spec": "wanda", "text": str(place / "text.txt"), "tokens": TOKENS, "length": LENGTH}
-    return Options(**(given | {"evaluate": ""} | more))
-
-
-def hashes(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+__all__ = ["place"]  # a fixture
 
 
 def timeless(folder):
@@ -189,31 +146,6 @@ def test_killed_and_resumed(place, tmp_path, monkeypatch, sequential):
         prune(source, out, asked)
 
 
-KILLED = """
-import os, signal, sys
-from fwbench.prune import Options, prune, work
-real = work.Work.write_block
-def dying(self, number, block):
-    real(self, number, block)
-    if number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-work.Work.write_block = dying
-source, out, text = sys.argv[1:]
-prune(source, out, Options(pattern="0.5", spec="wanda", text=text, tokens=250, length=48, evaluate=""))
-"""
-
-
-def test_kill_9(place, tmp_path):
-    source, out = saved(place, "llama"), tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, str(source), str(out), str(place / "text.txt")]
-    assert subprocess.run(command, capture_output=True).returncode == -9
-    assert not out.exists()
-    assert prune(str(source), out, options(place))["blocks_resumed"] == 2
-    prune(str(source), tmp_path / "whole", options(place))
-    assert hashes(out)["model.safetensors"] == hashes(tmp_path / "whole")["model.safetensors"]
-    assert hashes(out)["masks.safetensors"] == hashes(tmp_path / "whole")["masks.safetensors"]
-
-
 @pytest.mark.parametrize("pattern", ["2:4", "unstructured:0.6"])
 def test_other_patterns_and_skipped_layers(place, tmp_path, pattern):
     summary = prune(
@@ -337,30 +269,6 @@ def test_mixtures_binary_text_and_quantised_layers(place, tmp_path, monkeypatch)
     monkeypatch.setattr("fwbench.prune.plan.load_model", lambda name: model)
     with pytest.raises(models.ModelError, match="quantised"):
         prune("llama", tmp_path / "out", options(place))
-
-
-def test_the_disk_is_full(place, tmp_path, monkeypatch):
-    source = str(saved(place, "llama"))
-    monkeypatch.setattr(work.shutil, "disk_usage", lambda path: mock.Mock(free=1000))
-    with pytest.raises(PruneError, match="GB of disk"):
-        prune(source, tmp_path / "out", options(place))
-    monkeypatch.undo()
-    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-    with mock.patch("fwbench.problems.files.os.replace", full), pytest.raises(PruneError, match="No space left"):
-        prune(source, tmp_path / "out", options(place))
-    assert not (tmp_path / "out").exists()
-    prune(source, tmp_path / "out", options(place))
-
-
-def test_a_damaged_block_and_a_foreign_folder(place, tmp_path):
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "mine.txt").write_text("mine")
-    with pytest.raises(PruneError, match="not the work of an earlier run"):
-        prune(str(saved(place, "llama")), tmp_path / "out", options(place))
-    other = work.Work(tmp_path / "other")
-    other._write("blocks/0000.safetensors", b"nonsense")
-    with pytest.raises(PruneError, match="damaged"):
-        other.read_block(0)
 
 
 def test_a_model_that_is_no_plain_chain(place):

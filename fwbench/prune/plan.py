@@ -24,7 +24,7 @@ from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, sequences
 
 FORMAT = "fwbench-prune-1"
 CALIBRATION, HELD_OUT = "lee", "lee-heldout"
-BATCH = 1024  # tokens of a forward pass: half of extraction's, for memory
+BATCH = 512  # tokens of a forward pass: a quarter of extraction's, for memory
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[int, int | None, str, float | None], None]  # done, total, what, seconds left

@@ -1,0 +1,190 @@
+"""What may happen to a run: kills, a second run beside it, a full disk, many activations, little memory."""
+
+import errno
+import json
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+from pruning import hashes, options, place, saved
+
+from fwbench.prune import Options, PruneError, prune, walk, work
+
+__all__ = ["place"]  # a fixture
+
+DYING = """
+import os, signal, sys
+from fwbench.problems.extract import GramSum
+from fwbench.prune import Options, engine, output, prune
+where, call, source, out, text, tokens, length = sys.argv[1:]
+owner, name = {
+    "calibrating": (GramSum, "add"),
+    "solving": (engine, "_solve"),
+    "writing a block": (os, "replace"),
+    "saving": (output.page, "write"),  # the model is written, its folder not yet renamed
+}[where]
+real, calls = getattr(owner, name), []
+def dying(*args, **more):
+    calls.append(name)
+    if len(calls) == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **more)
+setattr(owner, name, dying)
+asked = {"text": text, "tokens": int(tokens), "length": int(length), "evaluate": ""}
+prune(source, out, Options(pattern="0.5", spec="wanda+swap", **asked))
+"""
+
+
+def killed(where, call, source, out, given):
+    """Run and kill a process at the n-th call of a function; then go on in this one. The number of blocks kept."""
+    command = [sys.executable, "-c", DYING, where, str(call), source, str(out)]
+    command += [given.text, str(given.tokens), str(given.length)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    assert not out.exists()
+    return prune(source, out, given)["blocks_resumed"]
+
+
+@pytest.mark.parametrize(
+    ("where", "call", "kept"), [("calibrating", 11, 1), ("solving", 10, 1), ("writing a block", 4, 1), ("saving", 1, 3)]
+)
+def test_kill_9(place, tmp_path, where, call, kept):
+    source, given = str(saved(place, "llama")), options(place, spec="wanda+swap")
+    prune(source, tmp_path / "whole", given)
+    assert killed(where, call, source, tmp_path / "out", given) == kept
+    for name in ("model.safetensors", "masks.safetensors", "config.json"):
+        assert hashes(tmp_path / "out")[name] == hashes(tmp_path / "whole")[name]
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_two_runs_on_one_folder(place, tmp_path):
+    source, out = str(saved(place, "llama")), tmp_path / "out"
+    real, said = work.Work.write_block, []
+
+    def beside(self, number, block):
+        real(self, number, block)
+        if not said:
+            with pytest.raises(PruneError, match="another run is at work") as caught:
+                prune(source, out, options(place))
+            said.append(str(caught.value))
+
+    with mock.patch.object(work.Work, "write_block", beside):
+        prune(source, out, options(place))
+    assert "\n" not in said[0]
+    assert not (tmp_path / "out.partial").exists()
+    (tmp_path / "next.partial").mkdir()
+    (tmp_path / "next.partial" / work.LOCK).touch()  # what a kill leaves
+    prune(source, tmp_path / "next", options(place))
+
+
+def test_many_activations_lie_in_files(place, tmp_path, monkeypatch):
+    source, given = str(saved(place, "llama")), options(place, spec="wanda+refit")
+    prune(source, tmp_path / "memory", given)
+    monkeypatch.setattr(walk, "RESIDENT", 0.0)
+    made, real = [], walk._in_file
+    monkeypatch.setattr(walk, "_in_file", lambda hidden, path: made.append(path) or real(hidden, path))
+    prune(source, tmp_path / "files", given)
+    assert len(made) == 2
+    assert hashes(tmp_path / "files")["model.safetensors"] == hashes(tmp_path / "memory")["model.safetensors"]
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    with mock.patch("fwbench.prune.walk.os.posix_fallocate", full), pytest.raises(PruneError, match="No space left"):
+        prune(source, tmp_path / "full", given)
+    assert not (tmp_path / "full").exists()
+
+
+LIMITED = """
+import resource, signal, sys
+from fwbench.prune import Options, prune
+limit, source, out, text = sys.argv[1:]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+try:
+    prune(source, out, Options(pattern="0.5", spec="wanda", text=text, tokens=250, length=48, evaluate=""))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("limit", "file"), [(8 << 10, "0000.safetensors"), (64 << 10, "out")])
+def test_files_that_cannot_grow(place, tmp_path, limit, file):
+    """The system refuses the write itself: of the first block, and of the model."""
+    source, out = str(saved(place, "llama")), tmp_path / "out"
+    command = [sys.executable, "-c", LIMITED, str(limit), source, str(out), str(place / "text.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 1, done
+    assert file in lines[0]
+    assert "File too large" in lines[0]
+    assert "the same command goes on" in lines[0]
+    assert not out.exists()
+    prune(source, out, options(place))
+    prune(source, tmp_path / "whole", options(place))
+    assert hashes(out)["model.safetensors"] == hashes(tmp_path / "whole")["model.safetensors"]
+
+
+def test_the_disk_is_full(place, tmp_path, monkeypatch):
+    source = str(saved(place, "llama"))
+    monkeypatch.setattr(work.shutil, "disk_usage", lambda path: mock.Mock(free=1000))
+    with pytest.raises(PruneError, match="GB of disk"):
+        prune(source, tmp_path / "out", options(place))
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_damaged_block_and_a_foreign_folder(place, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine.txt").write_text("mine")
+    with pytest.raises(PruneError, match="not the work of an earlier run"):
+        prune(str(saved(place, "llama")), tmp_path / "out", options(place))
+    other = work.Work(tmp_path / "other")
+    other._write("blocks/0000.safetensors", b"nonsense")
+    with pytest.raises(PruneError, match="damaged"):
+        other.read_block(0)
+
+
+SMALL = {"pattern": "0.5", "spec": "wanda+swap", "text": "lee", "tokens": 1024, "length": 512, "evaluate": ""}
+
+
+@pytest.mark.slow
+def test_smollm2_killed_at_three_places(tmp_path):
+    """In the sums of block 15 (4 inputs, two batches), at its fourth layer, and when the model is written."""
+    prune("smollm2", tmp_path / "whole", Options(**SMALL))
+    wanted = hashes(tmp_path / "whole")["model.safetensors"]
+    for where, call, kept in (("calibrating", 15 * 8 + 3, 15), ("solving", 15 * 7 + 4, 15), ("saving", 1, 30)):
+        out = tmp_path / where
+        assert killed(where, call, "smollm2", out, Options(**SMALL)) == kept
+        assert hashes(out)["model.safetensors"] == wanted
+
+
+MEASURED = """
+import gc, json, os, re, sys
+import torch
+from fwbench.prune import Options, prune
+torch.set_num_threads(2)
+def memory():
+    status = open("/proc/self/status").read()
+    return [1024 * int(re.search(name + r":\\s+(\\d+)", status)[1]) for name in ("VmRSS", "VmHWM")]
+tiny, text, out, tokens = sys.argv[1:]
+prune(tiny, out + "-tiny", Options(pattern="0.5", spec="wanda+swap", text=text, tokens=250, length=48, evaluate=text))
+gc.collect()
+base = memory()[0]  # libraries loaded, kernels compiled
+open("/proc/self/clear_refs", "w").write("5")  # the high-water mark begins anew
+prune("smollm2", out, Options(pattern="0.5", spec="wanda+swap", tokens=int(tokens)))
+print(json.dumps(memory()[1] - base))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the peak of resident memory")
+@pytest.mark.parametrize("tokens", [4096, 16384])
+def test_peak_memory(place, tmp_path, tokens):
+    """At most 1.3 times the model, one block's Gram matrices and the activations, all of them as they are computed."""
+    arguments = [str(saved(place, "llama")), str(place / "text.txt"), str(tmp_path / "out"), str(tokens)]
+    done = subprocess.run([sys.executable, "-c", MEASURED, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "fwbench.json").read_text())
+    hidden, inner = 576, 1536
+    needed = 4 * summary["totals"]["parameters"] + 8 * (3 * hidden**2 + inner**2) + 4 * tokens * hidden
+    ratio = json.loads(done.stdout.splitlines()[-1]) / needed
+    print(f"peak {ratio:.3f} of the model, one block's Grams and the activations of {tokens} tokens")
+    assert ratio <= 1.3
