@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -14,16 +13,20 @@ import numpy as np
 from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.result import Certificate, Moment
+from fwbench.solvers import dnn
 from fwbench.solvers.dnn import doubly_nonnegative
 from fwbench.solvers.fw import FrankWolfe
-from fwbench.solvers.mccormick import mccormick
-from fwbench.solvers.shor import RowForm, RowProof, shor
+from fwbench.solvers.mccormick import ITERATIONS, mccormick
+from fwbench.solvers.shor import RowForm, RowProof, Shor, shor
 from fwbench.solvers.threads import torch_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
 KINDS = ("shared", "shor", "dnn", "mccormick", "best")
+LADDER = ("shor", "dnn", "mccormick")  # each starts where the one before it ended
+METHODS = {"dnn": (doubly_nonnegative, dnn.ITERATIONS), "mccormick": (mccormick, ITERATIONS)}
+KEPT = 2**28  # bytes of solutions to start from; rows beyond it are solved from the beginning again
 
-Prover = Callable[[RowForm, float], RowProof]
+Prover = Callable[[RowForm, Shor | None, float], Shor]
 
 
 @register
@@ -33,28 +36,34 @@ class Bound(Stage):
 
     ``kind=shared``: one diagonal for all rows. ``shor``: one of each row's own, from the semidefinite relaxation.
     ``dnn``: with ``u_i u_j ≥ 0`` besides. ``mccormick``: with all four products of ``u_i``, ``1 - u_i`` and ``u_j``,
-    ``1 - u_j``. ``best``: Shor on the rows, then ``dnn``, then ``mccormick`` as long as time is left. ``rows`` of 0 is
-    all of them, N the N with the largest gap. Ends after ``seconds`` with what it has.
+    ``1 - u_j``. ``best``: Shor on the rows, then ``dnn``, then ``mccormick`` as long as time is left. ``rows`` is all,
+    N for a sample of N by the seed, or a list such as '3,7,100-120'. Ends after ``seconds`` with what it has.
     """
 
     name: ClassVar[str] = "bound"
     role: ClassVar[Role] = Role.BOUND
     source: ClassVar[str] = "Helmberg, Rendl, Vanderbei, Wolkowicz 1996; Poljak, Rendl, Wolkowicz 1995"
+    version: ClassVar[int] = 2
     kind: str = "best"
-    rows: int = 0
+    rows: int | str | None = None  # all
     seconds: float = 60.0
     tolerance: float = 3e-4
-    iterations: int = 60
+    iterations: int | None = None  # of dnn and of mccormick; their own numbers if not given
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind {self.kind!r}; known: {', '.join(KINDS)}")
-        if self.rows < 0 or self.iterations < 0 or not self.seconds > 0 or not self.tolerance > 0:
-            raise ValueError("rows and iterations must not be negative, seconds and tolerance must be positive")
+        if (self.iterations or 0) < 0 or not self.seconds > 0 or not self.tolerance > 0:
+            raise ValueError("iterations must not be negative, seconds and tolerance must be positive")
+        _listed(self.rows)
 
     def supports(self, problem: Problem) -> str | None:
         if self.kind in ("shor", "dnn", "mccormick") and not problem.pattern.separable:
             return f"kind={self.kind} needs a pattern whose rows are independent, not {problem.pattern}"
+        try:
+            chosen_rows(self.rows, problem.rows)
+        except ValueError as error:
+            return str(error)
         return None
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
@@ -66,55 +75,95 @@ class Bound(Stage):
         after = after.bound(shared.certificate.bound, shared.certificate)
         if self.kind == "shared" or not problem.pattern.separable:
             return after
-        layer = _Layer(problem, shared.certificate, state, context, self.rows)
-        order = ("shor", "dnn", "mccormick") if self.kind == "best" else (self.kind,)
-        provers = [self._prover(kind) for kind in order]
-        finished = all(layer.improve(prover) for prover in provers)
+        layer = _Layer(problem, shared.certificate, state, context, chosen_rows(self.rows, problem.rows, context.seed))
+        order = LADDER if self.kind == "best" else (self.kind,)
+        finished = all(layer.improve(self._prover(kind), keep=kind != order[-1]) for kind in order)
         certificate = layer.certificate(f"bound(kind={self.kind})")
         after = replace(after, trace=(*after.trace, *layer.trace), stopped="" if finished else "deadline")
         return after.bound(certificate.bound, certificate).count(row_proofs=layer.count)
 
     def _prover(self, kind: str) -> Prover:
-        if kind == "shor":
-            return lambda form, deadline: shor(form, tolerance=self.tolerance, deadline=deadline).proof
-        method = doubly_nonnegative if kind == "dnn" else mccormick
-        return partial(_within, method, self.iterations, self.tolerance)
+        def prove(form: RowForm, start: Shor | None, deadline: float) -> Shor:
+            if kind == "shor":
+                return shor(form, tolerance=self.tolerance, deadline=deadline)
+            method, usual = METHODS[kind]
+            iterations = usual if self.iterations is None else self.iterations
+            return method(form, start, iterations=iterations, tolerance=self.tolerance, deadline=deadline)
+
+        return prove
 
 
-def _within(
-    method: Callable[..., RowProof], iterations: int, tolerance: float, form: RowForm, deadline: float
-) -> RowProof:
-    return method(form, iterations=iterations, tolerance=tolerance, deadline=deadline)
+def chosen_rows(text: int | str | None, rows: int, seed: int = 0) -> list[int]:
+    """The rows that a person names: all (None), a sample of N by the seed, or a list such as ``3,7,100-120``.
+
+    A larger sample of the same seed holds the smaller one. A number with a comma behind it, ``7,``, is that row.
+
+    Raises:
+        ValueError: not a list of rows, or a row that is not there.
+    """
+    listed = _listed(text)
+    if listed is None:
+        return list(range(rows))
+    if isinstance(listed, int):
+        return sorted(np.random.default_rng(seed).permutation(rows)[:listed].tolist())
+    if listed[-1] >= rows:
+        raise ValueError(f"there is no row {listed[-1]}: the layer has {rows}, counted from 0")
+    return listed
+
+
+def _listed(text: int | str | None) -> int | list[int] | None:
+    """None for all, a number for a sample, or row numbers, ascending."""
+    if text is None or text == "all":
+        return None
+    text = str(text)
+    if text.isdecimal():
+        if int(text) > 0:
+            return int(text)
+        raise ValueError("rows must be all, a number or a list such as 3,7,100-120, not 0")
+    found: set[int] = set()
+    for part in text.removesuffix(",").split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() if dash else not last)) or (dash and int(first) > int(last)):
+            raise ValueError(f"rows must be all, a number or a list such as 3,7,100-120, not {text!r}")
+        found |= set(range(int(first), int(last or first) + 1))
+    return sorted(found)
 
 
 class _Layer:
     """The bounds of all rows as they rise, and the proofs behind them."""
 
-    def __init__(self, problem: Problem, shared: Certificate, state: State, context: Context, rows: int) -> None:
+    def __init__(self, problem: Problem, shared: Certificate, state: State, context: Context, rows: list[int]) -> None:
         self.problem, self.shared, self.context = problem, shared, context
         e, u = shared.arrays["e"], shared.arrays["u"]
         self.lower = np.maximum(bounds.group_bounds(problem, u, e), 0.0)
         pruned = u if state.keep is None else ~state.keep
         self.upper = problem.row_errors(pruned)
-        order = np.argsort(self.lower - self.upper, kind="stable")
-        free = [int(row) for row in order if RowForm.of(problem, int(row)).free]
-        self.chosen = free[:rows] if rows else free
+        self.chosen = [row for row in rows if RowForm.of(problem, row).free]
         self.proofs: dict[int, RowProof] = {}
+        self.solved: dict[int, Shor] = {}  # to start from
         self.trace: list[Moment] = []
         self.count = 0
 
-    def improve(self, prover: Prover) -> bool:
-        """Run a prover on every chosen row, the largest gap first; False if the time did not suffice."""
-        rows = sorted(self.chosen, key=lambda row: (self.lower[row] - self.upper[row], row))
+    def improve(self, prover: Prover, keep: bool) -> bool:
+        """Run a prover on every chosen row, the largest gap first; False if the time did not suffice.
 
-        def prove(row: int) -> RowProof:
-            return prover(RowForm.of(self.problem, row), self.context.deadline)
+        Args:
+            keep: hold the solutions for the next prover.
+        """
+        rows = sorted(self.chosen, key=lambda row: (self.lower[row] - self.upper[row], row))
+        room = KEPT // (4 * (self.problem.n + 1) ** 2) if keep else 0
+        starts, self.solved = self.solved, {}
+
+        def prove(row: int) -> Shor:
+            return prover(RowForm.of(self.problem, row), starts.pop(row, None), self.context.deadline)
 
         done = 0
-        for row, proof in _in_parallel(prove, rows, self.context):
+        for row, found in _in_parallel(prove, rows, self.context):
             done += 1
-            if proof.bound > self.lower[row]:
-                self.lower[row], self.proofs[row] = proof.bound, proof
+            if found.proof.bound > self.lower[row]:
+                self.lower[row], self.proofs[row] = found.proof.bound, found.proof
+            if len(self.solved) < room:
+                self.solved[row] = replace(found, X=found.X.astype(np.float32))
             self.trace.append(Moment(self.context.seconds(), lower=float(self.lower.sum())))
         self.count += done
         return done == len(rows) and not self.context.expired()
@@ -141,12 +190,10 @@ class _Layer:
         return Certificate(self.problem.hash, float(self.lower.sum()), "rows", arrays, source)
 
 
-def _in_parallel(
-    prove: Callable[[int], RowProof], rows: Iterable[int], context: Context
-) -> Iterator[tuple[int, RowProof]]:
+def _in_parallel(prove: Callable[[int], Shor], rows: Iterable[int], context: Context) -> Iterator[tuple[int, Shor]]:
     """Proofs as they come: a row a thread, one BLAS thread each, none begun after the deadline."""
     waiting = iter(rows)
-    running: dict[Future[RowProof], int] = {}
+    running: dict[Future[Shor], int] = {}
     with torch_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
         while True:
             while len(running) < max(1, context.threads) and not context.expired():

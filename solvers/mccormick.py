@@ -17,38 +17,35 @@ import torch
 
 from fwbench.solvers import dnn
 from fwbench.solvers.dnn import tensor
-from fwbench.solvers.shor import RowForm, RowProof, Shor, shor
+from fwbench.solvers.shor import RowForm, Shor
 
+ITERATIONS = 120
 PENALTY = 0.1  # in units of sqrt(Q_ii Q_jj)
 COMPLEMENT = 0.2  # t of 1 - u beside that of u: their products get a smaller penalty
 
 
 def mccormick(
     form: RowForm,
+    start: Shor | None = None,
     *,
-    iterations: int = dnn.ITERATIONS,
+    iterations: int = ITERATIONS,
     tolerance: float = 3e-4,
     products: int = 30,
     deadline: float = math.inf,
-) -> RowProof:
-    """The best of the Shor, doubly nonnegative and McCormick proofs.
+) -> Shor:
+    """The best of the Shor, doubly nonnegative and McCormick proofs, and where its interior point ended.
 
     Args:
+        start: what ``doubly_nonnegative`` returned for the row, if known.
         products: at most this many times n of the multipliers are kept, the largest.
     """
-    began = time.monotonic()
-    first = shor(form, tolerance=tolerance, deadline=deadline)
-    reserve = 1.5 * (time.monotonic() - began)  # for a finish
+    start = start or dnn.doubly_nonnegative(form, tolerance=tolerance, products=products, deadline=deadline)
+    reserve = 1.5 * start.seconds  # for the finish
     if time.monotonic() + reserve >= deadline:
-        return first.proof
-    N = dnn.multipliers(form, first, dnn.ITERATIONS, deadline - reserve)
-    second = dnn.finish(form, N[None], products * len(N), tolerance, deadline)
-    best = max(first.proof, second.proof, key=lambda proof: proof.bound)
-    if time.monotonic() + reserve >= deadline:
-        return best
-    both = multipliers(form, second, iterations, deadline - reserve)
-    third = dnn.finish(form, both, products * len(N), tolerance, deadline)
-    return max(best, third.proof, key=lambda proof: proof.bound)
+        return start
+    both = multipliers(form, start, iterations, deadline - reserve)
+    found = dnn.finish(form, both, products * len(form.Q), tolerance, deadline)
+    return max(start, found, key=lambda one: one.proof.bound)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from layers import hostile_layers, integer_layer, random_layer
 
 from fwbench import verify
 from fwbench.problem import Problem
-from fwbench.solvers.bound import Bound
+from fwbench.solvers.bound import Bound, chosen_rows
 from fwbench.solvers.dnn import doubly_nonnegative, finish, multipliers
 from fwbench.solvers.mccormick import mccormick
 from fwbench.solvers.scores import wanda_score
-from fwbench.solvers.shor import RowForm, RowProof, shor, tangent_bound
+from fwbench.solvers.shor import RowForm, shor, tangent_bound
 from fwbench.stage import Context, State
 
 SEPARABLE = ("0.5", "0.25", "2:4", "1:4", "rows")
@@ -77,7 +77,7 @@ def test_doubly_nonnegative_against_the_general_solver(pattern):
     for seed in range(3):
         form = forms(random_layer(pattern, rows=1, n=8, seed=seed))[0]
         low = shor(form, tolerance=1e-5).proof.bound
-        found = doubly_nonnegative(form, iterations=1000, tolerance=1e-5).bound
+        found = doubly_nonnegative(form, iterations=1000, tolerance=1e-5).proof.bound
         exact = relaxation(form, nonnegative=True)
         assert low <= found <= exact * (1 + 1e-5)
         assert found >= exact * (1 - 3e-2)
@@ -89,7 +89,7 @@ def test_mccormick_against_the_general_solver(pattern):
     for seed in range(3):
         form = forms(random_layer(pattern, rows=1, n=8, seed=seed))[0]
         low = shor(form, tolerance=1e-5).proof.bound
-        found = mccormick(form, iterations=1000, tolerance=1e-5).bound
+        found = mccormick(form, iterations=1000, tolerance=1e-5).proof.bound
         exact = relaxation(form, nonnegative=True, all_products=True)
         assert low <= found <= exact * (1 + 1e-3)
         assert found >= exact * (1 - 5e-2)
@@ -138,7 +138,7 @@ def test_a_deadline_in_the_past_still_gives_a_proof():
     found = shor(form, deadline=time.monotonic() - 1)
     assert not found.converged
     assert math.isfinite(found.proof.bound)
-    assert isinstance(doubly_nonnegative(form, deadline=time.monotonic() - 1), RowProof)
+    assert math.isfinite(doubly_nonnegative(form, deadline=time.monotonic() - 1).proof.bound)
 
 
 # --- the stage and its certificate -----------------------------------------------------------------------------------
@@ -184,13 +184,45 @@ def test_each_bound_is_better_than_the_last():
     assert values[0] < values[1] < values[2] < values[3]
 
 
-def test_rows_limit_takes_the_largest_gaps():
+@pytest.mark.parametrize(
+    ("rows", "chosen"), [("1,3", [1, 3]), ("2,", [2]), ("0-1,3", [0, 1, 3]), ("all", [0, 1, 2, 3])]
+)
+def test_only_the_named_rows_are_bounded(rows, chosen):
     problem = random_layer("0.5", rows=4, n=12, seed=1)
-    after = bounded(problem, kind="shor", rows=2)
+    after = bounded(problem, kind="shor", rows=rows)
     assert after.certificate is not None
-    assert after.certificate.kind == "rows"
-    assert len(after.certificate.arrays["rows"]) <= 2
+    assert after.certificate.arrays["rows"].tolist() == chosen
+    assert after.counters["row_proofs"] == len(chosen)
     assert_proved(problem, after)
+
+
+def test_chosen_rows():
+    assert chosen_rows(None, 5) == chosen_rows("all", 5) == chosen_rows(9, 5) == [0, 1, 2, 3, 4]
+    assert chosen_rows("4, 1-2,2", 5) == [1, 2, 4]
+    few, more = chosen_rows(7, 100, seed=1), chosen_rows("20", 100, seed=1)
+    assert len(set(few)) == 7
+    assert set(few) < set(more)
+    assert few != chosen_rows(7, 100, seed=2)
+    with pytest.raises(ValueError, match="there is no row 5: the layer has 5"):
+        chosen_rows("1,5", 5)
+
+
+@pytest.mark.parametrize("rows", [0, -1, "0", "", ",", "1,,2", "3-1", "1-", "-4", "x", "1.5", "all,1"])
+def test_what_is_no_list_of_rows_is_refused(rows):
+    with pytest.raises(ValueError, match="rows must be all, a number or a list such as 3,7,100-120, not"):
+        Bound(rows=rows)
+
+
+def test_best_starts_where_the_rung_below_ended():
+    """The ladder by hand and by the stage give the same bound."""
+    problem = random_layer("0.5", rows=1, n=12, seed=1)
+    form = forms(problem)[0]
+    found = shor(form, tolerance=3e-4)
+    found = replace(found, X=found.X.astype(np.float32))
+    found = doubly_nonnegative(form, found)
+    found = mccormick(form, replace(found, X=found.X.astype(np.float32)))
+    after = bounded(problem, kind="best")
+    assert after.lower == pytest.approx(found.proof.bound, rel=1e-9)
 
 
 def test_threads_change_nothing():
@@ -212,7 +244,7 @@ def test_unstructured_is_declined_or_shared():
     assert after.certificate.kind == "diagonal"
 
 
-@pytest.mark.parametrize("parameters", [{"kind": "best_"}, {"rows": -1}, {"seconds": 0.0}, {"tolerance": 0.0}])
+@pytest.mark.parametrize("parameters", [{"kind": "best_"}, {"iterations": -1}, {"seconds": 0.0}, {"tolerance": 0.0}])
 def test_wrong_parameters_are_refused(parameters):
     with pytest.raises(ValueError, match=r"must|known"):
         Bound(**parameters)

@@ -1,0 +1,239 @@
+"""How far the best masks of single rows can be from the optimum: one CSV row for each problem, row and kind of bound.
+
+    python -m benchmarks.study_bounds --problems smollm2/13.v_proj --bound dnn,mccormick --rows all --jobs 2
+    python -m benchmarks.study_bounds --problems 'smollm2/07.*' --bound shor --rows 24 --sizes 64,128,256,384,576
+    python -m benchmarks.report_bounds reports/bounds/rows.csv
+
+Masks come from a store (the best of each problem), or from ``PRESET``, run once a layer and kept in the user's cache. A
+row is one process on one thread; its bounds are a ladder (Shor, doubly nonnegative, McCormick), and a kind's seconds
+are those of its rung and all below, of the CPU. What is in the CSV is not computed again, so a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+from fwbench import pipeline
+from fwbench.problem import Problem
+from fwbench.problems.collections import load
+from fwbench.solvers.bound import LADDER, chosen_rows
+from fwbench.store import Store
+
+PRESET = "wanda+swap+tabu(iterations=3000)"
+OUT = Path("reports/bounds/rows.csv")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A line of the CSV; ``upper`` and ``lower`` are errors of the row, ``seconds`` the CPU's."""
+
+    problem: str
+    hash: str  # of the whole layer, shortened
+    row: int
+    n: int  # fewer than the layer's: a random choice of its columns
+    kind: str
+    upper: float
+    lower: float
+    gap: float
+    seconds: float
+    converged: bool  # the interior point, of its duality gap
+    masks: str  # where upper comes from
+
+
+Key = tuple[str, int, int, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row, with the kinds that are still missing."""
+
+    selector: str
+    name: str
+    row: int
+    n: int
+    kinds: tuple[str, ...]
+    mask: Path
+    source: str
+
+
+def solve(task: Task) -> list[Measured]:
+    """The bounds of one row: the worker's part."""
+    from fwbench.solvers.dnn import doubly_nonnegative
+    from fwbench.solvers.mccormick import mccormick
+    from fwbench.solvers.shor import RowForm, shor
+
+    layer = problem_of(task.selector, task.name)
+    pruned = ~np.load(task.mask)["keep"][task.row : task.row + 1]
+    problem, upper = row_problem(layer, task.row, task.n, pruned)
+    form = RowForm.of(problem, 0)
+    if not form.free:
+        return []
+    began, found, lines = time.process_time(), None, []
+    for kind in LADDER[: 1 + max(LADDER.index(kind) for kind in task.kinds)]:
+        if kind == "shor":
+            found = shor(form, tolerance=3e-4)
+        else:
+            found = (doubly_nonnegative if kind == "dnn" else mccormick)(form, found)
+        seconds, lower = time.process_time() - began, found.proof.bound
+        if kind in task.kinds:
+            gap = 1 - lower / upper if upper > 0 else 0.0
+            source = task.source if problem.n == layer.n else PRESET
+            line = (layer.name, layer.hash[:12], task.row, problem.n, kind, upper, lower, gap, seconds)
+            lines.append(Measured(*line, found.converged, source))
+    return lines
+
+
+def row_problem(layer: Problem, row: int, n: int, pruned: np.ndarray) -> tuple[Problem, float]:
+    """One row as a problem, and the error of its mask: with fewer columns, at random, of a mask of its own."""
+    if n == layer.n:
+        problem = Problem(f"{layer.name}/{row}", layer.W[row : row + 1], layer.G, layer.pattern)
+        return problem, float(problem.row_errors(pruned)[0])
+    columns = np.sort(np.random.default_rng([row, n]).permutation(layer.n)[:n])
+    problem = Problem(
+        f"{layer.name}/{row}/{n}", layer.W[row : row + 1, columns], layer.G[np.ix_(columns, columns)], layer.pattern
+    )
+    return problem, problem.error(pipeline.run(problem, pipeline.resolve(PRESET), threads=1).keep)
+
+
+@cache
+def problem_of(selector: str, name: str) -> Problem:
+    return next(problem for _, problem in load(selector) if problem.name == name)
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def mask_file(problem: Problem, store: Path | None) -> tuple[Path, str]:
+    """The file of the mask that the bounds are measured against, and where it comes from."""
+    folder = Path(platformdirs.user_cache_dir("fwbench")) / "masks"
+    folder.mkdir(parents=True, exist_ok=True)
+    best = best_in(store, problem) if store else None
+    source, keep = best if best else (PRESET, None)
+    path = folder / f"{problem.hash[:16]}.{'store' if best else 'preset'}.npz"
+    if keep is None and not path.exists():
+        print(f"{problem.name}: no mask handed in, running {PRESET}", flush=True)
+        keep = pipeline.run(problem, pipeline.resolve(PRESET), threads=os.cpu_count() or 1).keep
+    if keep is not None:
+        unfinished = path.with_suffix(f".{os.getpid()}.npz")
+        np.savez_compressed(unfinished, keep=keep)
+        unfinished.replace(path)
+    return path, source
+
+
+def best_in(store: Path, problem: Problem) -> tuple[str, np.ndarray] | None:
+    """The best mask of a store, row by row the best of all its masks, and the spec that found most of it."""
+    with Store(store, readonly=True) as opened:
+        rows = [row for row in opened.results() if row.problem_hash == problem.hash and row.solved]
+        masks = [(row.solver, opened.mask(row.key)) for row in rows if not row.updates_weights]
+    known = [(solver, keep, problem.row_errors(~keep)) for solver, keep in masks if keep is not None]
+    if not known:
+        return None
+    solver, best, error = min(known, key=lambda item: float(item[2].sum()))
+    best, error = best.copy(), error.copy()
+    for _, keep, other in known:
+        better = other < error
+        best[better], error[better] = keep[better], other[better]
+    return solver, best
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[Measured]:
+    """The lines of a CSV; a line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    kinds = {"int": int, "float": float, "str": str, "bool": lambda text: text == "True"}
+    types = [kinds[str(item.type)] for item in fields(Measured)]
+    with path.open(newline="") as file:
+        lines = [line for line in csv.reader(file) if len(line) == len(types)][1:]
+    return [Measured(*(make(text) for make, text in zip(types, line, strict=True))) for line in lines]
+
+
+def append(path: Path, lines: Sequence[Measured]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_bytes() if path.exists() else b""
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not text:
+            writer.writerow([item.name for item in fields(Measured)])
+        elif not text.endswith(b"\n"):
+            file.write("\n")
+        writer.writerows(asdict(line).values() for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def tasks(options: argparse.Namespace, done: set[Key]) -> Iterator[Task]:
+    """What is missing, in the order of the command line."""
+    wanted = options.bound.split(",")
+    if unknown := set(wanted) - set(LADDER):
+        raise SystemExit(f"unknown kind {unknown.pop()!r}; known: {', '.join(LADDER)}")
+    for selector in options.problems:
+        for _, problem in load(selector):
+            if not problem.pattern.separable or str(problem.pattern).startswith("rows"):
+                raise SystemExit(f"{problem.name}: only patterns with one count for all rows are studied")
+            rows = chosen_rows(options.rows, problem.rows, options.seed)
+            sizes = [int(n) for n in options.sizes.split(",")] if options.sizes else [problem.n]
+            left = {
+                (row, n): tuple(kind for kind in wanted if (problem.name, row, n, kind) not in done)
+                for n in sizes
+                if n <= problem.n
+                for row in rows
+            }
+            if not any(left.values()):
+                continue
+            mask, source = mask_file(problem, options.store)
+            where = (selector, problem.name)
+            yield from (Task(*where, row, n, kinds, mask, source) for (row, n), kinds in left.items() if kinds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", nargs="+", required=True, help="as for 'fwbench run'")
+    parser.add_argument("--bound", default="shor", help=f"of {','.join(LADDER)}; one or more")
+    parser.add_argument("--rows", default="24", help="all, N for a seeded sample, or a list such as 3,7,100-120")
+    parser.add_argument("--sizes", default="", help="numbers of columns, chosen at random; default: the whole row")
+    parser.add_argument("--store", type=Path, help="where the masks are")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    done = {(line.problem, line.row, line.n, line.kind) for line in read(options.out)}
+    todo = list(tasks(options, done))
+    print(f"{len(todo)} rows to do", flush=True)
+    began = time.monotonic()
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), _one_thread) as pool:
+        running = [pool.submit(solve, task) for task in todo]
+        for number, future in enumerate(as_completed(running), 1):
+            lines = future.result()
+            append(options.out, lines)
+            for line in lines:
+                where = (
+                    f"{number}/{len(todo)} {time.monotonic() - began:.0f} s  {line.problem} row {line.row} n {line.n}"
+                )
+                print(f"{where}  {line.kind} gap {line.gap:.2%}  {line.seconds:.2f} s CPU", flush=True)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # before the workers start
+    main()
