@@ -47,6 +47,11 @@ def refused(answer, tmp_path, *words):
         (("results", "nowhere.sqlite"), "nowhere.sqlite"),
         (("verify", "nowhere.sqlite"), "nowhere.sqlite"),
         (("report", "nowhere.sqlite", "-o", "out"), "nowhere.sqlite"),
+        (("certify", "mini", "--rows", "3-1"), "rows must be all, a number or a list such as 3,7,100-120, not '3-1'"),
+        (("certify", "mini", "--rows", "none"), "rows must be all"),
+        (("certify", "mini", "--rows", "0"), "rows must be all"),
+        (("certify", "mini", "--rows", "1,x"), "rows must be all"),
+        (("certify", "mini", "--bound", "shorr"), "unknown kind 'shorr'"),
         (("frobnicate",), "Commands: problems"),
     ],
 )
@@ -166,6 +171,24 @@ def test_certify_verify_and_registry(fwbench, tmp_path):
     assert "0 improved" in out
     code, out, _ = fwbench("verify", "reg")
     assert (code, "2 hold, 0 fail" in out) == (0, True)
+
+
+@pytest.mark.parametrize(("rows", "own"), [("all", 4), ("3", 3), ("0,2-3", 3), ("1,", 1)])
+def test_certify_rows(fwbench, tmp_path, rows, own):
+    code, out, err = fwbench(
+        "certify", "mini/n016.gate_proj*", "--bound", "shor", "--rows", rows, "--store", "c.sqlite"
+    )
+    assert (code, "1 certified" in out) == (0, True), err
+    with Store(tmp_path / "c.sqlite", readonly=True) as store:
+        (result,) = store.results()
+    assert sum(stage.counters.get("row_proofs", 0) for stage in result.stages) == own
+
+
+def test_certify_of_rows_that_are_not_there(fwbench):
+    code, out, err = fwbench("certify", "mini/n016.gate_proj*", "--bound", "shor", "--rows", "9000,")
+    assert code == 1, (out, err)
+    assert "0 certified" in out
+    assert "there is no row 9000" in out + err
 
 
 def test_lists(fwbench):

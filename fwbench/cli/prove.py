@@ -16,7 +16,12 @@ REGISTRY = Path("problems")
 @click.command()
 @click.argument("what", metavar="STORE|COLLECTION...", nargs=-1, required=True)
 @click.option("--bound", default="shared", show_default=True, help="Kind of bound, see 'fwbench solvers'.")
-@click.option("--rows", default="all", show_default=True, help="Rows to bound each by itself: all, or a number.")
+@click.option(
+    "--rows",
+    default="all",
+    show_default=True,
+    help="Rows to bound each by itself: all, N for a sample, or a list such as 3,7,100-120.",
+)
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Time for each problem.")
 @click.option("--store", "path", default="fwbench.sqlite", show_default=True, type=click.Path(path_type=Path))
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1))
@@ -25,12 +30,14 @@ def certify(what: tuple[str, ...], bound: str, rows: str, seconds: float | None,
     from fwbench import pipeline
     from fwbench.problems.collections import check
     from fwbench.prove import problems_of
-    from fwbench.runner import run_grid
+    from fwbench.result import Status
+    from fwbench.runner import JobEnded, run_grid
+    from fwbench.spec import StageSpec
     from fwbench.store import Store
 
-    given = {"kind": bound, "rows": rows if rows != "all" else None, "seconds": seconds}
-    inside = ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
-    line = pipeline.resolve(f"bound({inside})")
+    given = {"kind": bound, "rows": int(rows) if rows.isdecimal() else rows, "seconds": seconds}
+    params = tuple((key, value) for key, value in sorted(given.items()) if value not in (None, "all"))
+    line = pipeline.resolve(str(StageSpec("bound", params)))
     stores = [Path(item) for item in what if Path(item).suffix in (".sqlite", ".db")]
     if stores and len(what) > 1:
         raise click.UsageError("give one store, or collections")
@@ -42,9 +49,20 @@ def certify(what: tuple[str, ...], bound: str, rows: str, seconds: float | None,
             found: Iterator[tuple] = ((name, problem) for _, problem, name in known if problem is not None)
         else:
             found = _chain(what, (), report)
-        summary = run_grid(found, [line], store, jobs=jobs, on_event=_listener(report))
-    click.echo(f"{stores[0] if stores else path}: {summary.done} certified, {summary.reused} were there")
-    return 1 if summary.failed else 0
+        listen, without = _listener(report), 0
+
+        def tell(event: object) -> None:
+            nonlocal without
+            if isinstance(event, JobEnded) and event.result.status in (Status.SKIPPED, Status.FAILED):
+                without += not event.reused
+                if event.result.status is Status.SKIPPED:
+                    click.echo(f"skipped: {event.result.problem}: {event.result.reason}", err=True)
+            listen(event)
+
+        summary = run_grid(found, [line], store, jobs=jobs, on_event=tell)
+    where, done, there = stores[0] if stores else path, summary.done - without, summary.reused
+    click.echo(f"{where}: {done} certified, {there} were there, {summary.skipped} skipped")
+    return 1 if summary.failed or not done + there else 0
 
 
 @click.command()
