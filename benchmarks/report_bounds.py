@@ -1,0 +1,232 @@
+"""Page of the bound study: how far the best masks of rows can be from the optimum, from ``study_bounds``' CSV files.
+
+    python -m benchmarks.report_bounds rows.csv sizes.csv -o reports/bounds
+
+The second file, of ``--sizes``, is optional. Every figure of the page comes from the lines; run it again when there
+are more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict, fields
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.study_bounds import Measured, read
+from fwbench.problems.collections import LAYERS, one
+from fwbench.report import figures
+from fwbench.report.text import number, percent
+from fwbench.solvers.bound import LADDER
+
+AIMS = (  # of the issue: which kinds, which matrices, largest median gap
+    ("Shor", ("shor",), LAYERS, 0.09),
+    ("best bound", LADDER, ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), 0.045),
+    ("best bound", LADDER, ("o_proj",), 0.13),
+)
+Lines = Sequence[Measured]
+
+
+def part(line: Measured) -> tuple[str, str]:
+    """(block, matrix) of a line."""
+    _, block, layer = line.problem.split(".")[:3]
+    return block, layer
+
+
+def grouped(lines: Iterable[Measured], key: Callable[[Measured], Hashable]) -> dict:
+    found: dict = defaultdict(list)
+    for line in lines:
+        found[key(line)].append(line)
+    return found
+
+
+def best(lines: Lines) -> list[float]:
+    """The least gap of each row, over the kinds that were run on it."""
+    rows = grouped(lines, lambda line: (line.problem, line.row, line.n)).values()
+    return [min(line.gap for line in row) for row in rows]
+
+
+def quartiles(gaps: Sequence[float]) -> str:
+    low, middle, high = np.quantile(gaps, (0.25, 0.5, 0.75))
+    return f"{percent(middle)} ({percent(low)} to {percent(high)})"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Markdown; the first column to the left, the others to the right."""
+    ruler = "|---|" + "---:|" * (len(head) - 1)
+    return "\n".join([_line(head), ruler, *map(_line, lines)]) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+@cache
+def condition(name: str) -> float:
+    """Largest over smallest eigenvalue of ``G``; infinite if rounding makes the latter negative."""
+    collection, _, rest = name.partition(".")
+    values = np.linalg.eigvalsh(one(f"{collection}/{rest}")[1].G)
+    return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
+
+
+def main_table(lines: Lines) -> str:
+    found = []
+    layers = sorted(grouped(lines, part).items(), key=lambda item: (LAYERS.index(item[0][1]), item[0]))
+    for (block, layer), mine in layers:
+        conditioning = number(condition(mine[0].problem))
+        for kind, some in sorted(grouped(mine, lambda line: line.kind).items(), key=lambda item: LADDER.index(item[0])):
+            cpu = np.median([line.seconds for line in some])
+            found.append(
+                [layer, block, kind, str(len(some)), quartiles([line.gap for line in some]), number(cpu), conditioning]
+            )
+    return table(("Matrix", "Block", "Bound", "Rows", "Median gap (quartiles)", "CPU s a row", "Condition of G"), found)
+
+
+def aims(lines: Lines) -> str:
+    found = []
+    for name, kinds, layers, limit in AIMS:
+        for layer in layers:
+            mine = [line for line in lines if part(line)[1] == layer and line.kind in kinds]
+            if mine:
+                gaps = best(mine)
+                middle = float(np.median(gaps))
+                met = "met" if middle <= limit else "missed"
+                found.append([layer, name, percent(limit), percent(middle), str(len(gaps)), met])
+    met = sum(line[-1] == "met" for line in found)
+    text = table(("Matrix", "Bound", "Aim", "Median gap", "Rows", "Aim is"), found)
+    return f"{met} of the {len(found)} aims are met on the rows measured so far.\n\n{text}"
+
+
+def resisting(lines: Lines) -> str:
+    """Layers by the median of their best gap, the largest first, and the rank correlation with the condition."""
+    layers = grouped(lines, lambda line: line.problem)
+    gaps = {name: float(np.median(best(mine))) for name, mine in layers.items()}
+    order = sorted(gaps, key=gaps.__getitem__, reverse=True)
+    head = ", ".join(f"{name} ({percent(gaps[name])}, condition {number(condition(name))})" for name in order[:4])
+    text = f"Largest median gaps of the best bound: {head}."
+    if len(order) > 2:
+        ranks = [np.argsort(np.argsort(values)) for values in ([gaps[n] for n in order], [condition(n) for n in order])]
+        text += (
+            f" Spearman's correlation of gap and condition over {len(order)} layers: {np.corrcoef(ranks)[0, 1]:.2f}."
+        )
+    return text
+
+
+def fits(lines: Lines) -> str:
+    """Power of n of the median gap and of the median time, by matrix and kind."""
+    found = []
+    for (layer, kind), mine in grouped(lines, lambda line: (part(line)[1], line.kind)).items():
+        sizes = sorted(grouped(mine, lambda line: line.n).items())
+        if len(sizes) < 3:
+            continue
+        n = np.log([size for size, _ in sizes])
+        medians = [
+            [np.median([getattr(line, key) for line in some]) for _, some in sizes] for key in ("gap", "seconds")
+        ]
+        powers = [np.polyfit(n, np.log(values), 1)[0] if min(values) > 0 else float("nan") for values in medians]
+        gap, cpu = (f"{show(v[0])} to {show(v[-1])}" for show, v in zip((percent, number), medians, strict=True))
+        span = f"{sizes[0][0]} to {sizes[-1][0]}"
+        found.append([layer, kind, span, gap, f"{powers[0]:.2f}", cpu, f"{powers[1]:.2f}"])
+    head = ("Matrix", "Bound", "n", "Median gap", "Power of n", "CPU s", "Power of n")
+    return table(head, found) if found else "Not run.\n"
+
+
+def draw(folder: Path, lines: Lines, sizes: Lines) -> None:
+    """Gaps against seconds by matrix, and gaps against n."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {"gap-against-time": (lines, "seconds", "CPU seconds a row"), "gap-against-n": (sizes, "n", "columns n")}
+    for name, (some, key, label) in pictures.items():
+        if not some:
+            continue
+        with figures._drawing(name, 3.3) as (figure, axes, finish):
+            for colour, layer in zip(figures.COLOURS, LAYERS, strict=False):
+                for kind, marker in zip(LADDER, "os^", strict=True):
+                    mine = [line for line in some if part(line)[1] == layer and line.kind == kind]
+                    split = grouped(mine, lambda line: line.n).values() if key == "n" else [mine] if mine else []
+                    points = sorted(tuple(np.median([getattr(x, k) for x in at]) for k in (key, "gap")) for at in split)
+                    if points:
+                        axes.plot(*zip(*points, strict=True), marker + "-", color=colour, label=f"{layer}, {kind}")
+            axes.set_xscale("log")
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(label)
+            axes.set_ylabel("median gap, (UB − LB) / UB")
+            figure.legend(loc="outside right center", fontsize=6)
+            (folder / f"{name}.svg").write_text(figures.standalone(finish(label)), encoding="utf-8")
+
+
+def write_csv(path: Path, lines: Lines) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow([item.name for item in fields(Measured)])
+        out.writerows(asdict(line).values() for line in lines)
+
+
+PAGE = """# How far the best masks can be from the optimum
+
+{rows} rows of {layers} layers of SmolLM2-135M (16,384 calibration tokens, pattern 0.5), each bounded from below by the
+ladder Shor, doubly nonnegative, McCormick of `fwbench.solvers.bound`. The gap is (UB − LB) / UB against the row's mask
+by {masks}.
+A row is one process with one thread of BLAS; seconds are CPU seconds, those of a kind with all below it. The machine
+had two cores shared with other work all the time, so the seconds are an upper estimate: contention for caches
+and memory is in them. {unconverged} of {bounds} interior points did not reach their tolerance; their bounds hold all
+the same. Lower bounds here are computed in float64; those of `fwbench certify` are proved by `fwbench verify`.
+Written by `benchmarks/report_bounds.py`; one line a bound in [rows.csv](rows.csv){sizes_link}.
+
+## By matrix and block
+
+{main}
+![Gap against time](figures/gap-against-time.svg)
+
+## Against the aims
+
+{aims}
+## Which layers resist
+
+{resisting}
+
+## Growth with n
+
+Random choices of columns of block {size_blocks}, each with a mask of its own; powers are least-squares fits of the
+logarithms of the medians.
+
+{fits}{size_figure}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("sizes", type=Path, nargs="?")
+    parser.add_argument("-o", "--out", type=Path, default=Path("reports/bounds"))
+    options = parser.parse_args()
+    lines, sizes = read(options.rows), read(options.sizes) if options.sizes else []
+    if not lines:
+        raise SystemExit(f"{options.rows}: no lines")
+    options.out.mkdir(parents=True, exist_ok=True)
+    draw(options.out / "figures", lines, sizes)
+    write_csv(options.out / "rows.csv", lines)
+    if sizes:
+        write_csv(options.out / "sizes.csv", sizes)
+    page = PAGE.format(
+        rows=len({(line.problem, line.row) for line in lines}),
+        layers=len({line.problem for line in lines}),
+        masks=" or ".join(f"`{name}`" for name in sorted({line.masks for line in lines})),
+        unconverged=sum(not line.converged for line in lines),
+        bounds=len(lines),
+        sizes_link=" and [sizes.csv](sizes.csv)" if sizes else "",
+        main=main_table(lines),
+        aims=aims(lines),
+        resisting=resisting(lines),
+        size_blocks=", ".join(sorted({part(line)[0] for line in sizes})),
+        fits=fits(sizes),
+        size_figure="\n![Gap against n](figures/gap-against-n.svg)\n" if sizes else "",
+    )
+    (options.out / "index.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
