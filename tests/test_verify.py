@@ -126,10 +126,55 @@ def test_e_too_large_by_a_billionth(pattern):
         ({"u": None}, "it has no array 'u'"),
         ({"e": 0.0}, "it has no array 'e'"),
         ({"e": E.tolist()}, "it has no array 'e'"),
+        ({"e": np.where(E.min() == E, np.inf, E)}, "e has entries that are not finite"),
+        ({"e": np.where(np.arange(12) == 0, 1e300, E)}, "negative diagonal"),
+        ({"e": np.where(np.arange(12) == 11, PROBLEM.G.diagonal(), E)}, "cannot be proved"),
+        ({"e": E.astype(int)}, r"e is int64 \(12,\), not float64"),
+        ({"e": E.astype(np.longdouble)}, r"e is \w+ \(12,\), not float64"),
+        ({"e": E.astype(">f8").view(">u8")}, r"e is >?u\w+ \(12,\), not float64"),
+        ({"e": E[:0]}, r"e is float64 \(0,\), not"),
+        ({"e": E[:, None]}, r"e is float64 \(12, 1\), not"),
+        ({"e": np.diag(E)}, r"e is float64 \(12, 12\), not"),
+        ({"e": np.append(E, 0.0)}, r"e is float64 \(13,\), not"),
+        ({"e": E.astype(str)}, r"e is <U\d+ \(12,\), not"),
+        ({"u": np.full_like(U, -np.inf)}, "u has entries that are not finite"),
+        ({"u": -U}, r"u leaves \[0, 1\]"),
+        ({"u": np.full_like(U, 1e38)}, r"u leaves \[0, 1\]"),
+        ({"u": np.full_like(U, np.nextafter(np.float32(1), np.float32(2)))}, r"u leaves \[0, 1\]"),
+        ({"u": U > 0.5}, r"u is bool \(3, 12\), not"),
+        ({"u": U.view(np.uint32)}, r"u is uint32 \(3, 12\), not"),
+        ({"u": U[None]}, r"u is float32 \(1, 3, 12\), not"),
+        ({"u": U[:0]}, r"u is float32 \(0, 12\), not"),
+        ({"u": np.concatenate([U, U])}, r"u is float32 \(6, 12\), not"),
+        ({"u": U.tolist()}, "it has no array 'u'"),
     ],
 )
 def test_bad_arrays_are_refuted(arrays, reason):
     assert re.search(reason, refusal(PROBLEM, forged(HONEST, **arrays)))
+
+
+def one_weight(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array[0, 0] = np.nextafter(array[0, 0], array.dtype.type(np.inf))
+    return array
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"W": one_weight(PROBLEM.W)},
+        {"W": -PROBLEM.W},
+        {"W": PROBLEM.W[::-1]},
+        {"W": PROBLEM.W[:2]},
+        {"G": one_weight(PROBLEM.G)},
+        {"G": PROBLEM.G[::-1, ::-1]},
+        {"pattern": "2:4"},
+        {"pattern": "unstructured:0.5"},
+    ],
+    ids=["a bit of W", "signs", "rows turned", "rows cut", "a bit of G", "columns turned", "2:4", "unstructured"],
+)
+def test_a_problem_next_to_it_is_refuted(other):
+    assert refusal(replace(PROBLEM, **other), HONEST) == "it belongs to another problem (hash differs)"
 
 
 @pytest.mark.parametrize("changed", ["W", "G", "pattern"])
