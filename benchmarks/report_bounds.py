@@ -18,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.study_bounds import Measured, read
+from benchmarks.study_bounds import Measured, mask_file, read, row_problem
 from fwbench.problems.collections import LAYERS, one
 from fwbench.report import figures
 from fwbench.report.text import number, percent
-from fwbench.solvers.bound import LADDER
+from fwbench.solvers.bound import LADDER, chosen_rows
+from fwbench.solvers.dnn import doubly_nonnegative
+from fwbench.solvers.shor import RowForm, shor
 
 AIMS = (  # of the issue: which kinds, which matrices, largest median gap
     ("Shor", ("shor",), LAYERS, 0.09),
@@ -136,6 +138,26 @@ def fits(lines: Lines) -> str:
     return table(head, found) if found else "Not run.\n"
 
 
+def fixing(selector: str = "smollm2/07.gate_proj", count: int = 4) -> str:
+    """How many weights the reduced costs of the bound's tangent fix, given the row's best mask; computed here."""
+    layer = one(selector)[1]
+    keep = np.load(mask_file(layer, None)[0])["keep"]
+    found = []
+    for row in chosen_rows(count, layer.rows):
+        problem, upper = row_problem(layer, row, layer.n, ~keep[row : row + 1])
+        form = RowForm.of(problem, 0)
+        first = shor(form, tolerance=3e-4)
+        for kind, proof in (("shor", first.proof), ("dnn", doubly_nonnegative(form, first).proof)):
+            n, u = problem.n, proof.u.astype(float)
+            N = np.bincount(proof.pair, proof.multiplier, n * n).reshape(n, n)  # kind 0 alone
+            g = 2 * ((form.Q - N - N.T) @ u - proof.d * u) + proof.d  # and a constant of the count
+            last, after = np.sort(g)[form.counts[0] - 1 :][:2]
+            cost = np.where(g <= last, after - g, g - last)
+            slack = upper - proof.bound
+            found.append([str(row), kind, str(int((cost > slack).sum())), f"{number(cost.max() / slack)}"])
+    return table(("Row", "Bound", f"Fixed of {layer.n}", "Largest reduced cost, of the slack"), found)
+
+
 def draw(folder: Path, lines: Lines, sizes: Lines) -> None:
     """Gaps against seconds by matrix, and gaps against n."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +216,13 @@ Written by `benchmarks/report_bounds.py`; one line a bound in [rows.csv](rows.cs
 Random choices of columns of block {size_blocks}, each with a mask of its own; powers are least-squares fits of the
 logarithms of the medians.
 
-{fits}{size_figure}"""
+{fits}{size_figure}
+## Weights fixed by reduced cost
+
+A weight whose change costs more than the slack between mask and bound could be left out of the search. Rows of block
+7's gate_proj, at the points where the bounds are proved:
+
+{fixing}"""
 
 
 def main() -> None:
@@ -223,6 +251,7 @@ def main() -> None:
         resisting=resisting(lines),
         size_blocks=", ".join(sorted({part(line)[0] for line in sizes})),
         fits=fits(sizes),
+        fixing=fixing(),
         size_figure="\n![Gap against n](figures/gap-against-n.svg)\n" if sizes else "",
     )
     (options.out / "index.md").write_text(page, encoding="utf-8")
