@@ -29,6 +29,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "greedy": ("merz2002greedy",),
     "random": (),
     "fw": ("roux2025sparsefw", "frank1956algorithm", "jaggi2013revisiting"),
+    "push": ("zaslavskiy2009path", "raghavachari1969connections"),
     "qp": ("qpsolvers",),
     "round": ("roux2025sparsefw",),
     "swap": ("zimmer2025sparseswaps",),
@@ -42,6 +43,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "bnb": ("billionnet2009qcr", "helmberg1996interior"),
     "bound": ("helmberg1996interior", "poljak1995recipe"),
 }
+EXPECTATION = ("ageev2004pipage",)  # of round(method=expectation)
 CONVEX = ("billionnet2009qcr", "helmberg1996interior")  # of a stage with convexify=
 CHECKER = "rump2006verification"
 ENTRIES = {
@@ -187,6 +189,8 @@ def papers(solver: str) -> tuple[list[str], list[str]]:
         found |= dict.fromkeys(PAPERS.get(stage.name, ()))
         if dict(stage.params).get("convexify", "none") != "none":
             found |= dict.fromkeys(CONVEX)
+        if dict(stage.params).get("method") == "expectation":
+            found |= dict.fromkeys(EXPECTATION)
     return list(found), [stage.name for stage in stages if stage.name not in PAPERS]
 
 

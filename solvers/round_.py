@@ -10,7 +10,7 @@ import numpy as np
 from fwbench.problem import Problem
 from fwbench.stage import Context, Role, Stage, State, register
 
-METHODS = ("topk", "randomised")
+METHODS = ("topk", "randomised", "expectation")
 
 
 @register
@@ -19,11 +19,12 @@ class Round(Stage):
     """Prune the weights whose relaxed value is largest: the exact count in each group, ties to the lower index.
 
     ``randomised``: row by row the best of that and of ``samples`` masks drawn with the relaxed values as chances.
+    ``expectation``: by conditional expectation, pair by pair (pipage rounding), interactions counted.
     """
 
     name: ClassVar[str] = "round"
     role: ClassVar[Role] = Role.ROUND
-    source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713, section 3"
+    source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713, section 3; Ageev, Sviridenko 2004"
     method: str = "topk"
     samples: int = 20
 
@@ -36,11 +37,15 @@ class Round(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         if state.relaxed is None:
             raise ValueError("there is no fractional point to round")
-        pruned = problem.pattern.prune(-np.asarray(state.relaxed))
+        u = np.asarray(state.relaxed, np.float64)
+        if self.method == "expectation":
+            from fwbench.solvers.pipage import pipage
+
+            return replace(state, keep=~pipage(problem, u, context.threads), relaxed=None)
+        pruned = problem.pattern.prune(-u)
         if self.method == "randomised":
-            pruned = _best_of(problem, pruned, np.asarray(state.relaxed, np.float64), self.samples, context)
-        keep = ~pruned
-        return replace(state, keep=keep, relaxed=None)
+            pruned = _best_of(problem, pruned, u, self.samples, context)
+        return replace(state, keep=~pruned, relaxed=None)
 
 
 def _best_of(problem: Problem, best: np.ndarray, u: np.ndarray, samples: int, context: Context) -> np.ndarray:

@@ -1,0 +1,125 @@
+"""Towards masks: the growing concave term, and rounding by conditional expectation."""
+
+import time
+from itertools import product
+
+import numpy as np
+import pytest
+from brute import best_mask
+from layers import PATTERNS, hostile_layers, random_layer
+
+from fwbench.judge import count_reason
+from fwbench.problem import Problem
+from fwbench.solvers.fw import FrankWolfe
+from fwbench.solvers.pipage import pipage
+from fwbench.solvers.push import Push, middle
+from fwbench.solvers.round_ import Round
+from fwbench.solvers.scores import Wanda
+from fwbench.stage import Context, State
+
+SHORT = Push(rounds=10, steps=20)
+
+
+def mask_of(problem: Problem, stage: Push, context: Context | None = None) -> np.ndarray:
+    context = context or Context()
+    keep = Round().run(problem, stage.run(problem, State(), context), context).keep
+    assert not count_reason(problem, keep)
+    return keep
+
+
+def expected_error(problem: Problem, u: np.ndarray) -> float:
+    """Mean error of independent rounding, every outcome by its chance."""
+    total = 0.0
+    for w, chances in zip(problem.W.astype(np.float64), u, strict=True):
+        for outcome in product((0, 1), repeat=problem.n):
+            v = np.array(outcome)
+            total += np.prod(np.where(v, chances, 1 - chances)) * ((w * v) @ problem.G @ (w * v))
+    return total
+
+
+# --- push ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "inface"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_push_ends_at_a_mask(pattern, variant):
+    problem = random_layer(pattern, condition=1e4)
+    for before in (State(), FrankWolfe(steps=20).run(problem, Wanda().run(problem, State(), Context()), Context())):
+        after = Push(variant=variant).run(problem, before, Context())
+        fractions = np.minimum(after.relaxed, 1 - after.relaxed).sum()
+        assert fractions < 0.05 * problem.W.size
+        assert after.certificate is before.certificate
+        assert after.lower == before.lower
+        assert after.counters["gram_products"] > before.counters.get("gram_products", 0)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4", "unstructured:0.4"])
+def test_push_comes_near_the_optimum(pattern):
+    ratios = []
+    for seed in range(10):
+        problem = random_layer(pattern, rows=1 if pattern[0] == "u" else 3, seed=seed)
+        optimum, _ = best_mask(problem)
+        found = problem.error(mask_of(problem, SHORT))
+        assert found >= optimum * (1 - 1e-9)
+        ratios.append(found / optimum)
+    assert np.mean(ratios) < 1.1
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4", "2:4"])
+def test_push_bears_hostile_layers(pattern):
+    for problem in hostile_layers(pattern):
+        mask_of(problem, SHORT)
+
+
+def test_push_does_not_depend_on_threads():
+    problem = random_layer("0.5", rows=40, n=24)
+    assert np.array_equal(mask_of(problem, SHORT, Context(threads=1)), mask_of(problem, SHORT, Context(threads=3)))
+
+
+def test_push_stops_at_the_deadline_with_a_feasible_point():
+    problem = random_layer("0.5")
+    after = Push().run(problem, State(), Context(deadline=time.monotonic() - 1))
+    assert after.stopped == "deadline"
+    assert np.array_equal(after.relaxed, middle(problem))
+    assert after.relaxed.sum() == problem.pattern.counts(problem.shape).sum()
+
+
+@pytest.mark.parametrize("wrong", [{"variant": "away"}, {"rounds": 0}, {"steps": 0}, {"first": 0.0}, {"last": 0.01}])
+def test_push_refuses_parameters(wrong):
+    with pytest.raises(ValueError, match=r"known|must"):
+        Push(**wrong)
+
+
+# --- conditional expectation -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_pipage_is_feasible_and_keeps_masks(pattern):
+    for problem in (random_layer(pattern), *hostile_layers(pattern)):
+        u = FrankWolfe(steps=30).run(problem, Wanda().run(problem, State(), Context()), Context()).relaxed
+        for threads in (1, 2):
+            keep = Round(method="expectation").run(problem, State(relaxed=u), Context(threads=threads)).keep
+            assert not count_reason(problem, keep)
+            assert np.array_equal(pipage(problem, u), ~keep)
+            assert np.array_equal(pipage(problem, ~keep * 1.0), ~keep)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4", "rows"])
+def test_pipage_never_exceeds_the_expected_error_where_products_are_positive(pattern):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        X = rng.random((8, 20))
+        problem = Problem("positive", rng.random((2, 8)), X @ X.T, random_layer(pattern, rows=2, n=8).pattern)
+        u = middle(problem)
+        assert problem.row_errors(pipage(problem, u)).sum() <= expected_error(problem, u) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4"])
+def test_pipage_beats_the_largest_values_on_the_whole(pattern):
+    """Interactions count: on correlated inputs the masks are better than those of the largest values."""
+    found = np.zeros(2)
+    for seed in range(10):
+        problem = random_layer(pattern, rows=4, n=24, seed=seed)
+        u = FrankWolfe(steps=100).run(problem, Wanda().run(problem, State(), Context()), Context()).relaxed
+        found += [problem.row_errors(mask).sum() for mask in (pipage(problem, u), problem.pattern.prune(-u))]
+    assert found[0] < found[1]
