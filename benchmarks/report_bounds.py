@@ -47,10 +47,10 @@ def grouped(lines: Iterable[Measured], key: Callable[[Measured], Hashable]) -> d
     return found
 
 
-def best(lines: Lines) -> list[float]:
-    """The least gap of each row, over the kinds that were run on it."""
-    rows = grouped(lines, lambda line: (line.problem, line.row, line.n)).values()
-    return [min(line.gap for line in row) for row in rows]
+def best(lines: Lines, kinds: Sequence[str] = LADDER) -> list[float]:
+    """The least gap over ``kinds`` of each row on which all of them were run."""
+    rows = grouped([line for line in lines if line.kind in kinds], lambda line: (line.problem, line.row, line.n))
+    return [min(line.gap for line in row) for row in rows.values() if {line.kind for line in row} == set(kinds)]
 
 
 def quartiles(gaps: Sequence[float]) -> str:
@@ -93,9 +93,7 @@ def aims(lines: Lines) -> str:
     found = []
     for name, kinds, layers, limit in AIMS:
         for layer in layers:
-            mine = [line for line in lines if part(line)[1] == layer and line.kind in kinds]
-            if mine:
-                gaps = best(mine)
+            if gaps := best([line for line in lines if part(line)[1] == layer], kinds):
                 middle = float(np.median(gaps))
                 met = "met" if middle <= limit else "missed"
                 found.append([layer, name, percent(limit), percent(middle), str(len(gaps)), met])
@@ -107,7 +105,7 @@ def aims(lines: Lines) -> str:
 def resisting(lines: Lines) -> str:
     """Layers by the median of their best gap, the largest first, and the rank correlation with the condition."""
     layers = grouped(lines, lambda line: line.problem)
-    gaps = {name: float(np.median(best(mine))) for name, mine in layers.items()}
+    gaps = {name: float(np.median(found)) for name, mine in layers.items() if (found := best(mine))}
     order = sorted(gaps, key=gaps.__getitem__, reverse=True)
     head = ", ".join(f"{name} ({percent(gaps[name])}, condition {number(condition(name))})" for name in order[:4])
     text = f"Largest median gaps of the best bound: {head}."
