@@ -12,7 +12,8 @@ from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.solvers import anneal, anneal_kernel, tabu
 from fwbench.solvers.anneal import Anneal
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.scores import Random, Wanda
+from fwbench.solvers.swap import Swap
 from fwbench.solvers.tabu import Tabu
 from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Stage, State
@@ -124,6 +125,17 @@ def test_stops_at_the_deadline(stage, left, pattern):
     assert after.stopped == "deadline"
     assert not count_reason(problem, after.keep)
     assert problem.error(after.keep) <= problem.error(before.keep)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_annealing_is_never_above_swaps_from_wanda_on_any_row(pattern):
+    problem = random_layer(pattern, rows=40, n=64, condition=1e4)
+    swapped = Swap().run(problem, start(problem), Context())
+    worse = Random().run(problem, State(), Context())
+    assert (problem.row_errors(~Swap().run(problem, worse, Context()).keep) > problem.row_errors(~swapped.keep)).any()
+    after = Anneal(sweeps=1, rounds=1).run(problem, worse, Context())
+    assert not count_reason(problem, after.keep)
+    assert (problem.row_errors(~after.keep) <= problem.row_errors(~swapped.keep) * (1 + 1e-9)).all()
 
 
 def test_settled_rows_leave_early():
