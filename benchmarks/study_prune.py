@@ -215,7 +215,7 @@ def run() -> None:
 def page() -> None:
     from study_prune_page import write
 
-    write(OUT, read(RESULTS), read(LAYERS))
+    write(OUT, read(RESULTS), read(LAYERS), MASKS)
 
 
 def main() -> None:

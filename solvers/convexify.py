@@ -1,4 +1,4 @@
-"""Convexification: the diagonal ``e`` with ``G - diag(e) ⪰ 0`` that lifts the relaxation most (DESIGN section 1).
+"""Convexification: the diagonal ``e`` with ``G - diag(e) ⪰ 0`` that lifts the relaxation most, shared or a row's own.
 
 ``h(u) = f(u) + Σ w²e u(1 - u)`` equals the error on masks and exceeds it between them, so its minimiser bounds better
 and lies nearer to a mask.
@@ -6,6 +6,9 @@ and lies nearer to a mask.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +16,10 @@ import torch
 
 from fwbench import bounds
 from fwbench.problem import Problem
+from fwbench.result import Certificate
+from fwbench.solvers.shor import RowForm, RowProof, shor, tangent_bound
+from fwbench.solvers.threads import torch_threads
+from fwbench.stage import Context
 
 MAX_STEPS = 60
 FLOOR = 1e-6  # of the largest weight: below it a weight is raised, so that every coordinate stays well posed
@@ -57,6 +64,60 @@ def maximise_diagonal(G: np.ndarray, c: np.ndarray, tolerance: float = 1e-3, dev
     C = torch.tensor((G + shift * np.eye(len(c))) / scale * root * root[:, None], device=device)
     y = _interior_point(C, tolerance).cpu().numpy()
     return scale * y / root**2 - shift
+
+
+def row_proofs(problem: Problem, context: Context, *, tolerance: float = 1e-3) -> dict[int, RowProof]:
+    """Each row's own ``d = w²∘e`` and count multiplier, from its Shor relaxation, for a separable pattern.
+
+    The dual's diagonal is the one whose convexified relaxation bounds the row best (Poljak, Rendl and Wolkowicz 1995):
+    ``h`` is convex where the counts are right, and its minimum over the polytope is the Shor bound. Rows without a
+    choice have none, nor have those that the context's deadline left out: half of the time left is used.
+    """
+    deadline = time.monotonic() + context.left() / 2
+
+    def prove(row: int) -> RowProof | None:
+        form = RowForm.of(problem, row)
+        if not form.free or time.monotonic() >= deadline:
+            return None
+        return shor(form, tolerance=tolerance, deadline=deadline).proof
+
+    with torch_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
+        found = pool.map(prove, range(problem.rows))
+        return {row: proof for row, proof in enumerate(found) if proof is not None}
+
+
+def row_certificate(
+    problem: Problem, proofs: Mapping[int, RowProof], e: np.ndarray | None, u: np.ndarray, source: str
+) -> Certificate:
+    """The certificate of rows with their own diagonals, each at the better of ``u (rows, n)`` and its proof's point.
+
+    The rows without a proof stand on the shared ``e (n,)``.
+    """
+    shared = bounds.certificate(problem, u, e, source)
+    if not proofs:
+        return shared
+    lower = np.maximum(bounds.group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
+    points = np.array(shared.arrays["u"])
+    own = {}
+    for row, proof in proofs.items():
+        here = tangent_bound(RowForm.of(problem, row), proof.d, proof.rho, points[row])
+        if max(here, proof.bound) <= lower[row]:
+            continue
+        own[row], lower[row] = proof, max(here, proof.bound)
+        points[row] = points[row] if here > proof.bound else proof.u
+    rows = sorted(own)
+    arrays = {
+        "e": shared.arrays["e"],
+        "u": points,
+        "rows": np.array(rows, dtype=np.int64),
+        "d": np.array([own[row].d for row in rows]).reshape(len(rows), problem.n),
+        "rho": np.array([own[row].rho for row in rows], dtype=np.float64),
+        "start": np.zeros(len(rows) + 1, np.int64),  # no products of pairs
+        "pair": np.zeros(0, np.int64),
+        "kind": np.zeros(0, np.uint8),
+        "multiplier": np.zeros(0, np.float32),
+    }
+    return Certificate(problem.hash, float(lower.sum()), "rows", arrays, source)
 
 
 @dataclass

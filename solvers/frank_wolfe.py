@@ -54,13 +54,19 @@ class Layer:
     pattern: Pattern
 
     @classmethod
-    def of(cls, problem: Problem, context: Context, e: np.ndarray | None = None) -> Layer:
-        """The layer in the context's precision, on its device; ``e`` is ``(n,)`` or ``(rows, n)``."""
+    def of(cls, problem: Problem, context: Context, e: np.ndarray | None = None, d: np.ndarray | None = None) -> Layer:
+        """The layer in the context's precision, on its device.
+
+        Args:
+            e: ``(n,)`` or ``(rows, n)``, or ``d = w²∘e`` itself, ``(rows, n)``.
+        """
         dtype = getattr(torch, context.dtype)
         W = torch.tensor(problem.W, dtype=dtype, device=context.device)
         G = torch.tensor(problem.G, dtype=dtype, device=context.device)
-        d = None if e is None else W**2 * torch.tensor(e, dtype=dtype, device=context.device)
-        return cls(W, G, d, problem.pattern)
+        own = None if d is None else torch.tensor(d, dtype=dtype, device=context.device)
+        if e is not None:
+            own = W**2 * torch.tensor(e, dtype=dtype, device=context.device)
+        return cls(W, G, own, problem.pattern)
 
     def total(self, x: torch.Tensor) -> torch.Tensor:
         """Sum over what a step size is chosen for: each row ``(rows, 1)``, or the layer ``(1, 1)``."""
@@ -83,6 +89,11 @@ class Layer:
     def value(self, u: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
         h = self.W * u * S
         return self.total(h if self.d is None else h.addcmul_(self.d, u - u * u))
+
+    def rounded_error(self, u: torch.Tensor) -> float:
+        """Error of the mask that prunes the largest ``u`` of each group."""
+        mask = self.pattern.prune(-u).to(u.dtype)
+        return float((self.W * mask * self.product(mask)).sum(dtype=torch.float64))
 
     def scale(self) -> torch.Tensor:
         """Inverse of the diagonal of ``Q - D``, kept within 1e6 of its largest entry's."""
@@ -108,6 +119,7 @@ class Options:
     seconds: float = math.inf
     capacity: int = 0  # atoms in a row's active set; 0 for as many as it may need, or memory allows
     correct: int = 0  # iterations from one quadratic correction to the next, 0 for none
+    rounded: bool = False  # whether the trace tells the error of the rounded iterate
 
 
 @dataclass
@@ -186,7 +198,8 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     trace: list[Moment] = []
 
     def report(t: int, value: float, lower: float) -> None:
-        trace.append(Moment(context.seconds(), None, float(lower), t, float(value)))
+        upper = layer.rounded_error(torch.from_numpy(work.iterate_u().reshape(shape))) if options.rounded else None
+        trace.append(Moment(context.seconds(), upper, float(lower), t, float(value)))
 
     t, stopped = fw_rows.run(work, options.steps, CHECK_EVERY, context.threads, context.expired, report)
     end = torch.from_numpy(work.out_u.reshape(shape))

@@ -9,15 +9,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.solvers import frank_wolfe as loop
 from fwbench.solvers.blocks import project
-from fwbench.solvers.convexify import shared_e
+from fwbench.solvers.convexify import row_certificate, row_proofs, shared_e
 from fwbench.solvers.scores import wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
-CONVEXIFY = ("none", "shared")
+CONVEXIFY = ("none", "shared", "row")
 DRIFT = 1e-5  # of a count: float32 sums wander on ill-scaled rows
 PLAIN_GAP = 1e-2  # relative: the slope that chooses e need not be exact
 
@@ -30,13 +29,16 @@ class FrankWolfe(Stage):
     ``alpha``: the ``floor(alpha k)`` kept weights of each group with the highest Wanda score stay fixed (SparseFW).
     ``convexify=shared``: a plain solve chooses the shared ``e`` (weighted minimum trace factor analysis), then the
     convexified objective is solved; ``plain_steps`` limits the first solve, which ends at a gap of 1e-2.
+    ``convexify=row``: then every row gets its own ``e`` besides, from its Shor relaxation, as far as half of the time
+    left allows; needs a pattern whose rows are independent.
     ``variant=inface``, the default, converges far faster than the others and runs on the CPU; on a GPU name
     ``vanilla``.
     ``correct=N``: every N iterations ``away``, ``pairwise``, ``bcg`` and ``bpcg`` minimise over the affine hull of
     their atoms (QC-MNP), and ``dicg`` takes conjugate gradient steps in its face while that promises half the gap; 0
     for the plain variants, which creep on ill-conditioned layers.
     ``ell``: of the open loop's step ``ell / (t + ell)``. ``seconds``: time for each solve, 0 for no limit.
-    ``capacity``: atoms in a row's active set, 0 for as many as memory allows.
+    ``capacity``: atoms in a row's active set, 0 for as many as memory allows. ``rounded``: the trace also tells the
+    error of each rounded iterate, for one more product a look.
     """
 
     name: ClassVar[str] = "fw"
@@ -54,6 +56,7 @@ class FrankWolfe(Stage):
     seconds: float = 0.0
     capacity: int = 0
     correct: int = 20
+    rounded: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -70,6 +73,11 @@ class FrankWolfe(Stage):
         if self.ell <= 0:
             raise ValueError(f"ell must be positive, got {self.ell}")
 
+    def supports(self, problem: Problem) -> str | None:
+        if self.convexify == "row" and not problem.pattern.separable:
+            return f"convexify=row needs a pattern whose rows are independent, not {problem.pattern}"
+        return None
+
     def run(self, problem: Problem, state: State, context: Context) -> State:
         start = _start(problem, state)
         options = loop.Options(
@@ -82,16 +90,21 @@ class FrankWolfe(Stage):
             self.seconds or math.inf,
             self.capacity,
             self.correct,
+            self.rounded,
         )
-        e, first = None, None
-        if self.convexify == "shared":
+        e, d, first, proofs = None, None, None, {}
+        if self.convexify != "none":
             rough = replace(options, steps=self.plain_steps, gap=max(self.gap, PLAIN_GAP))
             first = _minimise(problem, start, None, rough, context)
             start = _numpy(first.u)
             e = shared_e(problem, start, device=context.device)
-        run = _minimise(problem, start, e, options, context)
+            d = problem.W.astype(np.float64) ** 2 * e
+        if self.convexify == "row":
+            proofs = row_proofs(problem, context)
+            d = np.stack([proofs[row].d if row in proofs else d[row] for row in range(problem.rows)])
+        run = _minimise(problem, start, d, options, context)
         source = f"fw(convexify={self.convexify})"
-        certificate = bounds.certificate(problem, _numpy(run.best_u), e, source)
+        certificate = row_certificate(problem, proofs, e, _numpy(run.best_u), source)
         after = replace(
             state,
             relaxed=project(problem.pattern, _numpy(run.u), DRIFT),
@@ -100,7 +113,7 @@ class FrankWolfe(Stage):
         ).bound(certificate.bound, certificate)
         for part in (first, run) if first else (run,):
             after = after.count(**part.counters)
-        return after.count(iterations=run.iterations)
+        return after.count(iterations=run.iterations, row_proofs=len(proofs))
 
 
 def _start(problem: Problem, state: State) -> np.ndarray:
@@ -112,9 +125,9 @@ def _start(problem: Problem, state: State) -> np.ndarray:
 
 
 def _minimise(
-    problem: Problem, start: np.ndarray, e: np.ndarray | None, options: loop.Options, context: Context
+    problem: Problem, start: np.ndarray, d: np.ndarray | None, options: loop.Options, context: Context
 ) -> loop.Run:
-    layer = loop.Layer.of(problem, context, e)
+    layer = loop.Layer.of(problem, context, d=d)
     return loop.minimise(layer, torch.tensor(start, dtype=layer.W.dtype, device=context.device), options, context)
 
 

@@ -27,6 +27,7 @@ BLOCK_ROWS, BLOCK_PART = (
     128,
     5,
 )  # rows in a block: so that their arrays stay in a cache; so that G is not read too often
+FEW_ROWS = 4  # from which on BLAS has one way to multiply
 REFRESH = 250  # iterations after which the gradient is computed afresh, so that rounding does not add up
 SHRINK_AT = 0.8  # leave finished rows out of the products when no more than this part is left
 ATOM_BYTES = 1 << 30  # most memory for the active sets
@@ -178,9 +179,17 @@ class Rows:
         ]
 
     def multiply(self, x: np.ndarray, out: np.ndarray) -> None:
-        """``x G``; rows that were laid flat take their shape again."""
-        n = self.shape[1]
-        torch.mm(torch.from_numpy(x.reshape(-1, n)), self.G, out=torch.from_numpy(out.reshape(-1, n)))
+        """``x G``; rows that were laid flat take their shape again.
+
+        BLAS has other kernels for one or two rows, whose sums differ in the last bit: those are never used, so that
+        a row's result does not depend on the rows beside it.
+        """
+        left, right = torch.from_numpy(x.reshape(-1, self.shape[1])), torch.from_numpy(out.reshape(-1, self.shape[1]))
+        if len(left) >= FEW_ROWS:
+            torch.mm(left, self.G, out=right)
+        else:
+            more = torch.zeros(FEW_ROWS - len(left), self.shape[1], dtype=left.dtype)
+            right.copy_((torch.cat((left, more)) @ self.G)[: len(left)])
 
     def start(self, block: tuple[Fields, Atoms]) -> None:
         f, a = block
@@ -225,6 +234,11 @@ class Rows:
         self.flush()
         self.f, self.a, self.index = _cut(f, left), _cut(self.a, left), self.index[left]
         return len(left) > 0
+
+    def iterate_u(self) -> np.ndarray:
+        """All rows' iterates as they are now."""
+        self.flush()
+        return self.out_u
 
     def flush(self) -> None:
         self.out_u[self.index], self.out_best_u[self.index] = self.f.u, self.f.best_u

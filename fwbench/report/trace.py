@@ -42,7 +42,6 @@ _PAPER: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fwbench-trace",
     "pdf.fonttype": 42,  # text stays text
-    "text.parse_math": False,
 }
 
 
@@ -134,9 +133,10 @@ def draw(found: Sequence[Curve], title: str = "") -> Figure:
         for ax, (name, _) in zip(axes[-1], columns, strict=True):
             ax.set_xlabel(name)
         handles, labels = axes[-1][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=1 if len(found) < 4 else 2)
-        if title:
-            figure.suptitle(title, fontsize=9)
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=1 if len(found) < 4 else 2)
+        texts = [*legend.get_texts(), figure.suptitle(title, fontsize=9)]
+        for text in texts:
+            text.set_parse_math(False)  # a name may hold a dollar
     return figure
 
 

@@ -3,10 +3,15 @@
 import cvxpy
 import numpy as np
 import pytest
+from brute import best_mask
 from layers import PATTERNS, hostile_layers, random_layer
 
 from fwbench import bounds, verify
+from fwbench.solvers.bound import Bound
 from fwbench.solvers.convexify import maximise_diagonal, shared_e
+from fwbench.solvers.fw import FrankWolfe
+from fwbench.solvers.scores import Wanda
+from fwbench.stage import Context, State
 
 
 def by_sdp(G: np.ndarray, c: np.ndarray) -> float:
@@ -81,6 +86,41 @@ def test_more_tolerance_is_less_exact_never_unsafe():
     values = [c @ shared_e(problem, u, tolerance=tolerance) for tolerance in (0.5, 1e-2, 1e-4)]
     assert values == sorted(values)
     assert values[0] >= 0.5 * values[2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("pattern", ["0.5", "0.25", "2:4", "rows"])
+def test_own_diagonals_bound_best_and_below_every_mask(pattern, dtype):
+    for problem in (random_layer(pattern, n=12, condition=condition) for condition in (1.0, 1e3)):
+        best, _ = best_mask(problem)
+        context = Context(dtype=dtype)
+        state = Wanda().run(problem, State(), context)
+        shared, own = (FrankWolfe(convexify=kind, gap=1e-6).run(problem, state, context) for kind in ("shared", "row"))
+        assert shared.lower * (1 - 1e-6) <= own.lower <= best * (1 + 1e-9)
+        assert verify.check(problem, own.certificate).bound == pytest.approx(own.lower, rel=1e-6)
+        semidefinite = (
+            Bound(kind="shor").run(problem, state, context).lower
+        )  # the same bound, by another solver's point
+        assert own.lower >= semidefinite * (1 - 5e-3)
+        assert own.counters["row_proofs"] > 0
+
+
+def test_own_diagonals_need_independent_rows_and_hostile_ones_do_without():
+    assert "independent" in FrankWolfe(convexify="row").supports(random_layer("unstructured:0.4"))
+    assert FrankWolfe(convexify="row").supports(random_layer("2:4")) is None
+    for problem in hostile_layers("0.5"):
+        after = FrankWolfe(convexify="row", steps=50).run(problem, Wanda().run(problem, State(), Context()), Context())
+        assert np.isfinite(after.relaxed).all(), problem.name
+        assert verify.check(problem, after.certificate).ok, problem.name
+
+
+def test_without_time_the_rows_keep_the_shared_diagonal():
+    problem = random_layer("0.5", n=12)
+    context = Context(deadline=0.0)
+    state = Wanda().run(problem, State(), Context())
+    after = FrankWolfe(convexify="row").run(problem, state, context)
+    assert after.counters["row_proofs"] == 0
+    assert after.certificate.kind == "diagonal"
 
 
 def test_an_indefinite_matrix_is_refused():

@@ -1,0 +1,104 @@
+"""The page of the boards: rows of ``study_prune`` and ``peer_llmcompressor`` to Markdown."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+Key = tuple[str, str, str]  # mode, pattern, method
+Rows = Mapping[Key, Mapping[str, str]]
+TIE = 1 + 1e-6  # errors this close are equal
+COLUMNS = "| method | lee.cor | Wikipedia | error | error / Wanda's | best in layers | solver, CPU min | peak MB |"
+RULE = "|---|" + "---:|" * 7
+
+
+def write(folder: Path, rows: Rows, layers: Rows, masks: Sequence[str]) -> None:
+    """Write ``index.md`` beside the rows; methods in ``masks`` stand on the first board, all others on the second."""
+    parts = [HEAD]
+    for title, note, updating in BOARDS:
+        parts.append(f"## {title}\n\n{note}")
+        for pattern in ("0.5", "0.6", "2:4"):
+            keys = [key for key in rows if key[:2] == ("one-shot", pattern) and (key[2] not in masks) == updating]
+            if keys:
+                parts.append(_board(f"### {pattern}", [("dense", "", "dense"), *_sorted(keys, rows)], rows, layers))
+    keys = [key for key in rows if key[0] == "sequential"]
+    if keys:
+        both = sorted({("one-shot", *key[1:]) for key in keys} & set(rows)) + keys
+        parts.append(_board(SEQUENTIAL, [("dense", "", "dense"), *both], rows, {}))
+    if (folder / "peers.csv").is_file():
+        with (folder / "peers.csv").open(newline="") as file:
+            parts.append(_peers(list(csv.DictReader(file))))
+    (folder / "index.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _sorted(keys: Sequence[Key], rows: Rows) -> list[Key]:
+    return sorted(keys, key=lambda key: float(rows[key]["ratio_to_wanda"]))
+
+
+def _board(title: str, keys: Sequence[Key], rows: Rows, layers: Rows) -> str:
+    wins = best_layers({key: layers[key] for key in keys if key in layers})
+    lines = [title, "", COLUMNS, RULE]
+    for key in keys:
+        row = rows.get(key)
+        if row is None:
+            continue
+        name = f"{key[2]}{'' if key[0] in ('one-shot', 'dense') else f' ({key[0]})'}"
+        ratio = f"{float(row['ratio_to_wanda']):.3f}" if row["ratio_to_wanda"] else "–"
+        cells = (
+            name,
+            *(f"{float(row[text]):.2f}" for text in ("lee-heldout", "wikipedia")),
+            row["error"] or "–",
+            ratio,
+        )
+        minutes = f"{float(row['solve_cpu_minutes']):.1f}" if row["solve_cpu_minutes"] else "–"
+        lines.append(f"| {' | '.join((*cells, wins.get(key, '–'), minutes, row['peak_mb']))} |")
+    return "\n".join(lines)
+
+
+def best_layers(errors: Rows) -> dict[Key, str]:
+    """In how many layers each method's error is the least of its board, ties counted for all."""
+    names = [name for name in next(iter(errors.values()), {}) if name not in ("mode", "pattern", "method")]
+    least = {name: min(float(row[name]) for row in errors.values()) for name in names}
+    return {
+        key: f"{sum(float(row[name]) <= TIE * least[name] for name in names)} of {len(names)}"
+        for key, row in errors.items()
+    }
+
+
+def _peers(rows: Sequence[Mapping[str, str]]) -> str:
+    lines = [PEERS, "", "| tool | method | pattern | lee.cor | Wikipedia | CPU min | wall min | peak MB |", RULE]
+    for row in sorted(rows, key=lambda row: (row["pattern"], row["method"], row["tool"])):
+        cells = [row["tool"], row["method"], row["pattern"]]
+        cells += [f"{float(row[text]):.2f}" for text in ("lee-heldout", "wikipedia")]
+        cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [row["peak_mb"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    versions = sorted({row["versions"] for row in rows})
+    return "\n".join([*lines, "", f"Versions: {'; '.join(versions)}."])
+
+
+HEAD = """# SmolLM2-135M pruned, on two boards
+
+All 210 linear layers, calibrated on the first 16,384 tokens of `lee_background.cor` in sequences of 512. Perplexity
+in whole windows of 512 tokens that do not overlap: `lee.cor`, 9 windows; Wikipedia, 16 windows. Neither text was
+calibrated on. Error is the sum over layers of ‖(W − Ŵ)X‖² / tokens on the dense model's inputs; its ratio to Wanda's
+is the geometric mean over layers. Minutes are the solver's CPU time (two threads on two shared cores); peak is the
+process's whole resident size, libraries included. Written by `python benchmarks/study_prune.py page` from
+`results.csv` and `layers.csv`, which hold every figure, the full spec and the commit of each row."""
+BOARDS = (
+    ("Mask only", "The kept weights are as they were.", False),
+    (
+        "With weight update",
+        "The kept weights answer for the pruned ones. Time includes that of the mask which is updated.",
+        True,
+    ),
+)
+SEQUENTIAL = """## Sequential or one-shot
+
+Sequential: each block calibrated with the blocks before it already pruned; its errors are on those inputs, not
+comparable with one-shot's, and its minutes include the forward passes.
+"""
+PEERS = """## Beside llm-compressor
+
+The same model folder, tokens, pattern and machine; both calibrate block by block, in float32, with two threads. Minutes
+and peak are of the whole process, from start to saved folder, as the system accounts for it."""
