@@ -14,7 +14,7 @@ from fwbench import patterns
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers import fw_active, fw_correct, fw_kernels, fw_rows, round_
+from fwbench.solvers import fw_active, fw_correct, fw_kernels, round_
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.fw_torch import minimise_torch
 from fwbench.solvers.qp import QuadraticProgram
