@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from fwbench.problems import collections, resources
 from fwbench.problems.extract import named_layers
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.text import load_text
+from fwbench.prune.engine import peak_memory
 from fwbench.result import pack_mask, unpack_mask
 from fwbench.stage import Context, Role, State
 
@@ -79,7 +79,7 @@ def one_row(mode: str, pattern: str, method: str) -> None:
         row |= more
     for name in TEXTS:
         row[name] = f"{perplexity(model, load_text(name), tokens=TOKENS).value:.4f}"
-    row["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+    row["peak_mb"] = round((peak_memory() or 0) / 1e6)
     row["commit"] = str(machine.describe().get("commit", ""))[:12]
     row["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     if errors:

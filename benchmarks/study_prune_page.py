@@ -71,7 +71,7 @@ def _peers(rows: Sequence[Mapping[str, str]]) -> str:
     for row in sorted(rows, key=lambda row: (row["pattern"], row["method"], row["tool"])):
         cells = [row["tool"], row["method"], row["pattern"]]
         cells += [f"{float(row[text]):.2f}" for text in ("lee-heldout", "wikipedia")]
-        cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [row["peak_mb"]]
+        cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [row["peak_mb"] or "–"]
         lines.append(f"| {' | '.join(cells)} |")
     versions = sorted({row["versions"] for row in rows})
     return "\n".join([*lines, "", f"Versions: {'; '.join(versions)}."])
@@ -79,12 +79,12 @@ def _peers(rows: Sequence[Mapping[str, str]]) -> str:
 
 HEAD = """# SmolLM2-135M pruned, on two boards
 
-All 210 linear layers, calibrated on the first 16,384 tokens of `lee_background.cor` in sequences of 512. Perplexity
-in whole windows of 512 tokens that do not overlap: `lee.cor`, 9 windows; Wikipedia, 16 windows. Neither text was
-calibrated on. Error is the sum over layers of ‖(W − Ŵ)X‖² / tokens on the dense model's inputs; its ratio to Wanda's
-is the geometric mean over layers. Minutes are the solver's CPU time (two threads on two shared cores); peak is the
-process's whole resident size, libraries included. Written by `python benchmarks/study_prune.py page` from
-`results.csv` and `layers.csv`, which hold every figure, the full spec and the commit of each row."""
+All 210 linear layers, calibrated on the first 16,384 tokens of `lee_background.cor` in sequences of 512. Perplexity in
+whole windows of 512 tokens that do not overlap: `lee.cor`, 9 windows; Wikipedia, 16 windows; neither text calibrated.
+Error is the sum over layers of ‖(W − Ŵ)X‖² / tokens on the dense model's inputs; its ratio to Wanda's is the geometric
+mean over layers. Minutes are the solver's CPU time (two threads on two shared cores). Peak is the whole resident size
+of the process, libraries included; in the first row (Wanda at 0.5) also the extraction of all layers. Written by
+`python benchmarks/study_prune.py page` from `results.csv` and `layers.csv`, with each row's spec and commit."""
 BOARDS = (
     ("Mask only", "The kept weights are as they were.", False),
     (
@@ -95,10 +95,10 @@ BOARDS = (
 )
 SEQUENTIAL = """## Sequential or one-shot
 
-Sequential: each block calibrated with the blocks before it already pruned; its errors are on those inputs, not
-comparable with one-shot's, and its minutes include the forward passes.
+Sequential: each block calibrated with the blocks before it already pruned; its errors are on those inputs, so they do
+not compare with one-shot's, and its minutes include the forward passes.
 """
 PEERS = """## Beside llm-compressor
 
 The same model folder, tokens, pattern and machine; both calibrate block by block, in float32, with two threads. Minutes
-and peak are of the whole process, from start to saved folder, as the system accounts for it."""
+and peak are of the whole process, from start to saved folder; wall time on a machine that others used too, a dash is not measured."""

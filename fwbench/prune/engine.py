@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -271,6 +272,12 @@ def sample(model: Any, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> str
 
 def peak_memory() -> int | None:
     """Largest resident size of this process so far, bytes; None where the system does not tell."""
+    try:  # Linux: ru_maxrss would begin at what the parent process held
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    if found:
+        return 1024 * int(found[1])
     if sys.platform == "win32":
         return None
     import resource
