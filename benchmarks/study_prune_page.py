@@ -101,4 +101,5 @@ not compare with one-shot's, and its minutes include the forward passes.
 PEERS = """## Beside llm-compressor
 
 The same model folder, tokens, pattern and machine; both calibrate block by block, in float32, with two threads. Minutes
-and peak are of the whole process, from start to saved folder; wall time on a machine that others used too, a dash is not measured."""
+and peak are of the whole process, from start to saved folder; wall time on a machine that others used too. A dash: not
+measured."""
