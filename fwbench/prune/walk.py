@@ -117,7 +117,8 @@ def _in_file(hidden: torch.Tensor, path: Path) -> torch.Tensor:
     """The same tensor, in a file of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:  # room first: a full disk is an error here, and a crash in mapped memory
-        os.posix_fallocate(file.fileno(), 0, hidden.nbytes)
+        if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+            os.posix_fallocate(file.fileno(), 0, hidden.nbytes)
     mapped = torch.from_file(str(path), shared=True, size=hidden.numel(), dtype=hidden.dtype)
     return mapped.view(hidden.shape).copy_(hidden)
 
