@@ -3,9 +3,12 @@
 Rounding each ``u_i`` up with chance ``u_i``, independently, has the mean error ``F(u) = uᵀQu + Σ Q_ii u_i(1 - u_i)``.
 Moving ``t`` from ``u_j`` to ``u_i`` keeps the count and changes ``F`` by ``t(∂_iF - ∂_jF) - 2 Q_ij t²``. A move that is
 random with mean 0, to where one of the two becomes integral (``t = h`` or ``-l``), changes its mean by ``-2 Q_ij h l``,
-and the better of both ends by no more: pipage rounding (Ageev and Sviridenko, J. Comb. Optim. 8, 2004). So
-``F`` never rises by a pair with ``Q_ij ≥ 0``; by one with ``Q_ij < 0`` it rises by at most ``2 |Q_ij| h l``. Of all
-partners that with the least ``F`` after the move is taken.
+and the better of both ends by no more: pipage rounding (Ageev and Sviridenko, J. Comb. Optim. 8, 2004). That needs
+``Q_ij ≥ 0``; here the choice of ``i`` stands in for it. As ``Q ⪰ 0``, of the ``m`` fractional weights of a group one
+has ``Q_ii + Σ_j Q_ij ≥ 0`` over the others, thus a partner with ``Q_ij ≥ -Q_ii / (m - 1)``; as ``h l ≤ 1/4``, the pair
+with the least ``F`` raises it by at most ``Q_ii / (2m - 2)``. With ``M`` fractional weights in each group, in all
+
+    f(mask)  ≤  F(u) + ½ max_i Q_ii (1 + 1/2 + ... + 1/(M - 1))        for each group.
 """
 
 from __future__ import annotations
@@ -17,10 +20,14 @@ from fwbench.problem import Problem
 from fwbench.solvers.threads import numba_threads
 
 NEAR = 1e-9  # a weight this close to 0 or 1 is there
+SMALL_GROUP = 32  # up to this size all pairs of a row's groups are tried, and the best one moves first
 
 
 def pipage(problem: Problem, u: np.ndarray, threads: int = 1) -> np.ndarray:
-    """A mask, bool ``(rows, n)``, True = pruned, from ``u (rows, n)`` in the pattern's polytope; ``O(n²)`` a row."""
+    """A mask, bool ``(rows, n)``, True = pruned, from ``u (rows, n)`` in the pattern's polytope; ``O(n²)`` a row.
+
+    The result does not depend on ``threads``. Where rows share a count, pairs are of one row while it has two.
+    """
     W, u = problem.W.astype(np.float64), np.array(u, np.float64)
     gradient = 2 * W * ((W * u) @ problem.G) + W**2 * problem.G.diagonal() * (1 - 2 * u)
     with numba_threads(threads):
@@ -34,30 +41,82 @@ def pipage(problem: Problem, u: np.ndarray, threads: int = 1) -> np.ndarray:
 def _round_rows(W, G, u, gradient, size):  # type: ignore[no-untyped-def]
     """Move within each group of ``size`` until at most one of its weights is fractional."""
     for r in numba.prange(W.shape[0]):
-        for start in range(0, W.shape[1], size):
-            _round_group(W[r], G, u[r], gradient[r], np.arange(start, start + size))
+        if size <= SMALL_GROUP:
+            _round_small_groups(W[r], G, u[r], gradient[r], size)
+        else:
+            _round_row(W[r], G, u[r], gradient[r])
 
 
 @numba.njit(cache=True)
-def _round_group(w, G, u, g, members):  # type: ignore[no-untyped-def]
-    fractional = np.array([i for i in members if NEAR < u[i] < 1 - NEAR])
-    while fractional.size > 1:
-        i = fractional[np.argmin(np.minimum(u[fractional], 1 - u[fractional]))]
-        partner, move, least = -1, 0.0, np.inf
-        for j in fractional:
+def _round_small_groups(w, G, u, g, size):  # type: ignore[no-untyped-def]
+    """The best pair of all groups moves, again and again."""
+    while True:
+        first, second, move, least = -1, -1, 0.0, np.inf
+        for i in range(u.size):
+            if NEAR < u[i] < 1 - NEAR:
+                for j in range(i + 1, (i // size + 1) * size):
+                    if NEAR < u[j] < 1 - NEAR:
+                        change, t = _better_end(w, G, u, g, i, j)
+                        if change < least:
+                            first, second, move, least = i, j, t, change
+        if first < 0:
+            return
+        _move(w, G, u, g, first, second, move)
+
+
+@numba.njit(cache=True)
+def _round_row(w, G, u, g):  # type: ignore[no-untyped-def]
+    """Of the weights with ``Q_ii + Σ_j Q_ij ≥ 0`` the one nearest to 0 or 1 moves, with its best partner."""
+    left = np.flatnonzero((u > NEAR) & (u < 1 - NEAR))
+    total = np.zeros(u.size)
+    for i in left:
+        for j in left:
+            total[i] += w[i] * w[j] * G[i, j]
+    while left.size > 1:
+        i, partner, move, least = _leader(u, total, left), -1, 0.0, np.inf
+        for j in left:
             if j != i:
-                q = w[i] * w[j] * G[i, j]
-                for t in (min(1 - u[i], u[j]), -min(u[i], 1 - u[j])):
-                    change = t * (g[i] - g[j]) - 2 * q * t * t
-                    if change < least:
-                        partner, move, least = j, t, change
-        u[i] += move
-        u[partner] -= move
-        for k in fractional:
-            g[k] += 2 * move * w[k] * (w[i] * G[i, k] - w[partner] * G[partner, k])
-        g[i] -= 2 * move * w[i] ** 2 * G[i, i]
-        g[partner] += 2 * move * w[partner] ** 2 * G[partner, partner]
-        fractional = np.array([k for k in fractional if NEAR < u[k] < 1 - NEAR])
+                change, t = _better_end(w, G, u, g, i, j)
+                if change < least:
+                    partner, move, least = j, t, change
+        _move(w, G, u, g, i, partner, move)
+        for k in (i, partner):
+            if not NEAR < u[k] < 1 - NEAR:
+                for j in left:
+                    total[j] -= w[k] * w[j] * G[k, j]
+        left = left[(u[left] > NEAR) & (u[left] < 1 - NEAR)]
+
+
+@numba.njit(cache=True)
+def _leader(u, total, left):  # type: ignore[no-untyped-def]
+    chosen, nearest = left[np.argmax(total[left])], np.inf  # nonnegative but for rounding
+    for i in left:
+        distance = min(u[i], 1 - u[i])
+        if total[i] >= 0 and distance < nearest:
+            chosen, nearest = i, distance
+    return chosen
+
+
+@numba.njit(cache=True)
+def _better_end(w, G, u, g, i, j):  # type: ignore[no-untyped-def]
+    """Change of ``F`` and ``t`` where ``u_i + t``, ``u_j - t`` first becomes integral, in the better direction."""
+    slope, q = g[i] - g[j], 2 * w[i] * w[j] * G[i, j]
+    up, down = min(1 - u[i], u[j]), -min(u[i], 1 - u[j])
+    gain, loss = up * (slope - q * up), down * (slope - q * down)
+    return (gain, up) if gain <= loss else (loss, down)
+
+
+@numba.njit(cache=True)
+def _move(w, G, u, g, i, j, t):  # type: ignore[no-untyped-def]
+    """``u_i += t``, ``u_j -= t``; ``F`` is linear in each weight, so its own slope does not change."""
+    own = g[i] + 2 * t * (-w[i] * w[j] * G[i, j]), g[j] + 2 * t * (w[i] * w[j] * G[i, j])
+    x, y = 2 * t * w[i], 2 * t * w[j]
+    into, out = G[i], G[j]
+    for k in range(u.size):
+        g[k] += w[k] * (x * into[k] - y * out[k])
+    g[i], g[j] = own
+    u[i] += t
+    u[j] -= t
 
 
 def _between_rows(u: np.ndarray, gradient: np.ndarray) -> None:

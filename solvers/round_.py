@@ -18,12 +18,16 @@ METHODS = ("topk", "randomised", "expectation")
 class Round(Stage):
     """Prune the weights whose relaxed value is largest: the exact count in each group, ties to the lower index.
 
-    ``randomised``: row by row the best of that and of ``samples`` masks drawn with the relaxed values as chances.
-    ``expectation``: by conditional expectation, pair by pair (pipage rounding), interactions counted.
+    That is SparseFW's threshold too (its points may keep fewer until it fills them up; here the count is exact all
+    along). ``randomised``: row by row the best of that and of ``samples`` masks drawn with the relaxed values as
+    chances.
+    ``expectation``: by conditional expectation, pair by pair (pipage rounding), interactions counted; deterministic,
+    with a guarantee (``solvers/pipage.py``).
     """
 
     name: ClassVar[str] = "round"
     role: ClassVar[Role] = Role.ROUND
+    version: ClassVar[int] = 2
     source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713, section 3; Ageev, Sviridenko 2004"
     method: str = "topk"
     samples: int = 20

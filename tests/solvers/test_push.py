@@ -114,6 +114,65 @@ def test_pipage_never_exceeds_the_expected_error_where_products_are_positive(pat
         assert problem.row_errors(pipage(problem, u)).sum() <= expected_error(problem, u) * (1 + 1e-12)
 
 
+def mean_error(w: np.ndarray, G: np.ndarray, u: np.ndarray) -> float:
+    """Of independent rounding of one row, by its formula."""
+    return float((w * u) @ G @ (w * u) + (w**2 * G.diagonal() * u * (1 - u)).sum())
+
+
+def plain_pipage(w: np.ndarray, G: np.ndarray, u: np.ndarray, size: int) -> np.ndarray:
+    """One row, every move tried by evaluating the mean error afresh."""
+    u, Q = u.copy(), np.outer(w, w) * G
+    while True:
+        left = [i for i in range(u.size) if 1e-9 < u[i] < 1 - 1e-9]
+        pairs = [(i, j) for i in left for j in left if i != j and i // size == j // size]
+        if not pairs:
+            return u > 0.5
+        if size > 32:
+            eligible = [i for i in left if Q[i, left].sum() >= 0]
+            leader = min(eligible, key=lambda i: min(u[i], 1 - u[i]))
+            pairs = [pair for pair in pairs if pair[0] == leader]
+        ends = []
+        for i, j in pairs:
+            for t in (min(1 - u[i], u[j]), -min(u[i], 1 - u[j])):
+                v = u.copy()
+                v[[i, j]] += t, -t
+                ends.append((mean_error(w, G, v), v))
+        u = min(ends, key=lambda end: end[0])[1]
+
+
+def test_mean_error_is_that_of_all_outcomes():
+    problem = random_layer("0.5", rows=1, n=8)
+    u = np.random.default_rng(0).random((1, 8))
+    assert mean_error(problem.W[0].astype(float), problem.G, u[0]) == pytest.approx(expected_error(problem, u))
+
+
+@pytest.mark.parametrize(("pattern", "n"), [("2:4", 16), ("1:4", 12), ("0.5", 12), ("0.5", 40), ("0.3", 36)])
+def test_pipage_is_the_plain_method(pattern, n):
+    for seed in range(3):
+        problem = random_layer(pattern, rows=4, n=n, seed=seed, condition=100)
+        u = FrankWolfe(steps=40).run(problem, Wanda().run(problem, State(), Context()), Context()).relaxed
+        size = problem.pattern.group_size(problem.shape)
+        masks = [plain_pipage(w, problem.G, v, size) for w, v in zip(problem.W.astype(float), u, strict=True)]
+        assert np.array_equal(pipage(problem, u), masks)
+
+
+@pytest.mark.parametrize(("pattern", "n"), [("2:4", 16), ("0.5", 12), ("0.5", 48), ("0.25", 64)])
+def test_pipage_stays_within_its_guarantee(pattern, n):
+    for seed in range(10):
+        problem = random_layer(pattern, rows=6, n=n, seed=seed)
+        size = problem.pattern.group_size(problem.shape)
+        for u in (
+            middle(problem),
+            FrankWolfe(steps=40).run(problem, Wanda().run(problem, State(), Context()), Context()).relaxed,
+        ):
+            found = problem.row_errors(pipage(problem, u))
+            for w, v, error in zip(problem.W.astype(float), u, found, strict=True):
+                largest = (w**2 * problem.G.diagonal()).reshape(-1, size).max(axis=1)
+                fractional = ((v > 1e-9) & (v < 1 - 1e-9)).reshape(-1, size).sum(axis=1)
+                extra = sum(q * (1 / np.arange(1, m)).sum() / 2 for q, m in zip(largest, fractional, strict=True))
+                assert error <= (mean_error(w, problem.G, v) + extra) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4"])
 def test_pipage_beats_the_largest_values_on_the_whole(pattern):
     """Interactions count: on correlated inputs the masks are better than those of the largest values."""
