@@ -99,7 +99,7 @@ class FrankWolfe(Stage):
             start = _numpy(first.u)
             e = shared_e(problem, start, device=context.device)
             d = problem.W.astype(np.float64) ** 2 * e
-        if self.convexify == "row":
+        if self.convexify == "row" and d is not None:
             proofs = row_proofs(problem, context)
             d = np.stack([proofs[row].d if row in proofs else d[row] for row in range(problem.rows)])
         run = _minimise(problem, start, d, options, context)

@@ -122,8 +122,8 @@ def _move(w, G, u, g, i, j, t):  # type: ignore[no-untyped-def]
 def _between_rows(u: np.ndarray, gradient: np.ndarray) -> None:
     """One fractional weight a row is left, and rows do not interact: from the costliest to the cheapest."""
     flat, g = u.ravel(), gradient.ravel()
-    left = np.flatnonzero((flat > NEAR) & (flat < 1 - NEAR))
-    left = list(left[np.argsort(g[left], kind="stable")])
+    fractional = np.flatnonzero((flat > NEAR) & (flat < 1 - NEAR))
+    left = fractional[np.argsort(g[fractional], kind="stable")].tolist()
     while len(left) > 1:
         i, j = left[0], left[-1]
         t = min(1 - flat[i], flat[j])

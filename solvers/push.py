@@ -47,10 +47,10 @@ class Push(Stage):
             raise ValueError(f"first must be positive and at most last, got {self.first} and {self.last}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        u = middle(problem) if state.relaxed is None else np.asarray(state.relaxed)
+        start = middle(problem) if state.relaxed is None else np.asarray(state.relaxed)
         plain = loop.Layer.of(problem, context)
         diagonal = plain.W**2 * plain.G.diagonal()
-        u = torch.tensor(u, dtype=plain.W.dtype, device=context.device)
+        u = torch.tensor(start, dtype=plain.W.dtype, device=context.device)
         after = replace(state, stopped="")
         for strength in np.geomspace(self.first, self.last, self.rounds):
             if context.expired():

@@ -32,7 +32,8 @@ def trace(
 ) -> None:
     """Draw how solvers converge on one problem: gaps and errors against seconds and iterations, for a paper.
 
-    PROBLEM selects one problem. The solvers run here, one after another; nothing is stored.
+    PROBLEM selects one problem. The solvers run here, one after another; nothing is stored. Write 'fw(rounded=True)' to
+    see the error of every rounded iterate too, for a product more now and then.
     """
     from fwbench import pipeline
     from fwbench.problems.collections import one
@@ -46,8 +47,8 @@ def trace(
         for done, line in enumerate(lines):
             tell(done, len(lines), line.text, None)
             pipeline.warm_up(line, found, device=device, dtype=dtype)
-            options = {"seed": seed, "device": device, "dtype": dtype, "time_limit": time_limit}
-            results.append(pipeline.run(found, line, **options).result)
+            outcome = pipeline.run(found, line, seed=seed, device=device, dtype=dtype, time_limit=time_limit)
+            results.append(outcome.result)
     drawn = report.curves(results)
     report.write(drawn, output, f"{found.name}, {found.pattern}")
     if table:

@@ -64,14 +64,16 @@ def curves(results: Sequence[Result]) -> list[Curve]:
     chooses its ``e`` by itself.
 
     Raises:
-        ValueError: the results are of several problems, or one has no trace and no mask.
+        ValueError: the results are of several problems, or one run failed, declined, or left no mask.
     """
     if len({result.problem_hash for result in results}) > 1:
         raise ValueError("the results are of several problems: trace one problem at a time")
     traces = [_moments(result) for result in results]
-    for result, moments in zip(results, traces, strict=True):
-        if not moments:
-            raise ValueError(f"{result.solver} left no trace{f' ({result.reason})' if result.reason else ''}")
+    for result in results:
+        if not result.solved:
+            raise ValueError(
+                f"{result.solver} left no mask to trace: {result.status}, {result.reason or result.verdict}"
+            )
     names = [_objective(result.solver, i) for i, result in enumerate(results)]
     reference: dict[str, float] = {}
     for name, moments in zip(names, traces, strict=True):
