@@ -220,7 +220,7 @@ def test_float32_reaches_1e_4():
 CORRECTED = ("away", "pairwise", "bcg", "bpcg", "dicg")
 
 
-@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4", "2:4"])  # others copy counts to the device
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("variant", CORRECTED)
 def test_corrections_converge_on_ill_conditioned_layers(variant, pattern):
     for condition in (1e3, 1e6):
