@@ -15,6 +15,8 @@ import scipy.sparse as sp
 from fwbench.patterns import Pattern
 from fwbench.problem import Problem
 
+DRIFT = 1e-5  # of a count: float32 sums of a relaxed point wander on ill-scaled rows
+
 
 @dataclass(frozen=True)
 class Block:

@@ -17,7 +17,7 @@ from fwbench.solvers import dnn
 from fwbench.solvers.dnn import doubly_nonnegative
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.mccormick import ITERATIONS, mccormick
-from fwbench.solvers.shor import RowForm, RowProof, Shor, shor
+from fwbench.solvers.shor import RowForm, RowProof, Shor, row_certificate, shor
 from fwbench.solvers.threads import torch_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -169,25 +169,8 @@ class _Layer:
         return done == len(rows) and not self.context.expired()
 
     def certificate(self, source: str) -> Certificate:
-        """All proofs in one; the rows without their own stand on the shared one."""
-        if not self.proofs:
-            return self.shared
-        rows = sorted(self.proofs)
-        proofs = [self.proofs[row] for row in rows]
-        u = np.array(self.shared.arrays["u"])
-        u[rows] = np.stack([proof.u for proof in proofs])
-        arrays = {
-            "e": self.shared.arrays["e"],
-            "u": u,
-            "rows": np.array(rows, dtype=np.int64),
-            "d": np.stack([proof.d for proof in proofs]),
-            "rho": np.array([proof.rho for proof in proofs]),
-            "start": np.cumsum([0, *(len(proof.pair) for proof in proofs)], dtype=np.int64),
-            "pair": np.concatenate([proof.pair for proof in proofs]),
-            "kind": np.concatenate([proof.kind for proof in proofs]),
-            "multiplier": np.concatenate([proof.multiplier for proof in proofs]),
-        }
-        return Certificate(self.problem.hash, float(self.lower.sum()), "rows", arrays, source)
+        """All proofs in one."""
+        return row_certificate(self.shared, self.proofs, float(self.lower.sum()), source)
 
 
 def _in_parallel(prove: Callable[[int], Shor], rows: Iterable[int], context: Context) -> Iterator[tuple[int, Shor]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import torch
 from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.result import Certificate
-from fwbench.solvers.shor import RowForm, RowProof, shor, tangent_bound
+from fwbench.solvers.shor import RowForm, RowProof, row_certificate, shor, tangent_bound
 from fwbench.solvers.threads import torch_threads
 from fwbench.stage import Context
 
@@ -86,38 +86,25 @@ def row_proofs(problem: Problem, context: Context, *, tolerance: float = 1e-3) -
         return {row: proof for row, proof in enumerate(found) if proof is not None}
 
 
-def row_certificate(
+def layer_certificate(
     problem: Problem, proofs: Mapping[int, RowProof], e: np.ndarray | None, u: np.ndarray, source: str
 ) -> Certificate:
-    """The certificate of rows with their own diagonals, each at the better of ``u (rows, n)`` and its proof's point.
+    """The certificate of ``e (n,)``, with the rows that bound better by themselves.
 
-    The rows without a proof stand on the shared ``e (n,)``.
+    Their tangents touch at the better of ``u (rows, n)`` and their proof's own point.
     """
     shared = bounds.certificate(problem, u, e, source)
     if not proofs:
         return shared
     lower = np.maximum(bounds.group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
-    points = np.array(shared.arrays["u"])
     own = {}
     for row, proof in proofs.items():
-        here = tangent_bound(RowForm.of(problem, row), proof.d, proof.rho, points[row])
-        if max(here, proof.bound) <= lower[row]:
-            continue
-        own[row], lower[row] = proof, max(here, proof.bound)
-        points[row] = points[row] if here > proof.bound else proof.u
-    rows = sorted(own)
-    arrays = {
-        "e": shared.arrays["e"],
-        "u": points,
-        "rows": np.array(rows, dtype=np.int64),
-        "d": np.array([own[row].d for row in rows]).reshape(len(rows), problem.n),
-        "rho": np.array([own[row].rho for row in rows], dtype=np.float64),
-        "start": np.zeros(len(rows) + 1, np.int64),  # no products of pairs
-        "pair": np.zeros(0, np.int64),
-        "kind": np.zeros(0, np.uint8),
-        "multiplier": np.zeros(0, np.float32),
-    }
-    return Certificate(problem.hash, float(lower.sum()), "rows", arrays, source)
+        point = shared.arrays["u"][row]
+        here = tangent_bound(RowForm.of(problem, row), proof.d, proof.rho, point)
+        best = replace(proof, bound=here, u=point) if here > proof.bound else proof
+        if best.bound > lower[row]:
+            own[row], lower[row] = best, best.bound
+    return row_certificate(shared, own, float(lower.sum()), source)
 
 
 @dataclass

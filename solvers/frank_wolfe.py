@@ -25,6 +25,7 @@ from fwbench.solvers import fw_rows
 from fwbench.solvers.fw_active import Atoms, set_up
 from fwbench.stage import Context
 
+ADAPTIVE_START = 1e-3  # of the Lipschitz bound: adaptive estimates grow by themselves
 CHECK_EVERY = 10  # iterations between two looks at the clock, the stops and the bound
 
 DIRECTION_RULES = {
@@ -54,19 +55,12 @@ class Layer:
     pattern: Pattern
 
     @classmethod
-    def of(cls, problem: Problem, context: Context, e: np.ndarray | None = None, d: np.ndarray | None = None) -> Layer:
-        """The layer in the context's precision, on its device.
-
-        Args:
-            e: ``(n,)`` or ``(rows, n)``, or ``d = w²∘e`` itself, ``(rows, n)``.
-        """
+    def of(cls, problem: Problem, context: Context, d: np.ndarray | None = None) -> Layer:
+        """The layer in the context's precision, on its device; ``d = w²∘e (rows, n)``."""
         dtype = getattr(torch, context.dtype)
         W = torch.tensor(problem.W, dtype=dtype, device=context.device)
         G = torch.tensor(problem.G, dtype=dtype, device=context.device)
-        own = None if d is None else torch.tensor(d, dtype=dtype, device=context.device)
-        if e is not None:
-            own = W**2 * torch.tensor(e, dtype=dtype, device=context.device)
-        return cls(W, G, own, problem.pattern)
+        return cls(W, G, None if d is None else torch.tensor(d, dtype=dtype, device=context.device), problem.pattern)
 
     def total(self, x: torch.Tensor) -> torch.Tensor:
         """Sum over what a step size is chosen for: each row ``(rows, 1)``, or the layer ``(1, 1)``."""
@@ -173,9 +167,7 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     atoms = _atoms(layer, start, counts, options)
     lipschitz = np.zeros(rows)
     if options.step in ("short", "adaptive"):
-        lipschitz += layer.lipschitz().numpy().ravel() * (
-            1e-3 if options.step == "adaptive" else 1
-        )  # it grows by itself
+        lipschitz += layer.lipschitz().numpy().ravel() * (ADAPTIVE_START if options.step == "adaptive" else 1)
     fields = fw_rows.Fields(  # type: ignore[call-arg]
         flat(layer.W),
         flat(layer.d),

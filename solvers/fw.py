@@ -11,13 +11,12 @@ import torch
 
 from fwbench.problem import Problem
 from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers.blocks import project
-from fwbench.solvers.convexify import row_certificate, row_proofs, shared_e
+from fwbench.solvers.blocks import DRIFT, project
+from fwbench.solvers.convexify import layer_certificate, row_proofs, shared_e
 from fwbench.solvers.scores import wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
 CONVEXIFY = ("none", "shared", "row")
-DRIFT = 1e-5  # of a count: float32 sums wander on ill-scaled rows
 PLAIN_GAP = 1e-2  # relative: the slope that chooses e need not be exact
 
 
@@ -104,7 +103,7 @@ class FrankWolfe(Stage):
             d = np.stack([proofs[row].d if row in proofs else d[row] for row in range(problem.rows)])
         run = _minimise(problem, start, d, options, context)
         source = f"fw(convexify={self.convexify})"
-        certificate = row_certificate(problem, proofs, e, _numpy(run.best_u), source)
+        certificate = layer_certificate(problem, proofs, e, _numpy(run.best_u), source)
         after = replace(
             state,
             relaxed=project(problem.pattern, _numpy(run.u), DRIFT),
@@ -127,7 +126,7 @@ def _start(problem: Problem, state: State) -> np.ndarray:
 def _minimise(
     problem: Problem, start: np.ndarray, d: np.ndarray | None, options: loop.Options, context: Context
 ) -> loop.Run:
-    layer = loop.Layer.of(problem, context, d=d)
+    layer = loop.Layer.of(problem, context, d)
     return loop.minimise(layer, torch.tensor(start, dtype=layer.W.dtype, device=context.device), options, context)
 
 

@@ -23,10 +23,8 @@ from fwbench.solvers.fw_correct import correct
 from fwbench.solvers.fw_kernels import jit
 from fwbench.solvers.threads import torch_threads
 
-BLOCK_ROWS, BLOCK_PART = (
-    128,
-    5,
-)  # rows in a block: so that their arrays stay in a cache; so that G is not read too often
+BLOCK_ROWS = 128  # rows whose arrays stay in a core's cache
+BLOCK_PART = 5  # a block has at least this part of n rows, so that G is not read too often
 FEW_ROWS = 4  # from which on BLAS has one way to multiply
 REFRESH = 250  # iterations after which the gradient is computed afresh, so that rounding does not add up
 SHRINK_AT = 0.8  # leave finished rows out of the products when no more than this part is left

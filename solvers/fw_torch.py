@@ -64,7 +64,8 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
     Raises:
         ValueError: a variant with an active set.
     """
-    from fwbench.solvers.frank_wolfe import CHECK_EVERY, Run
+    from fwbench.solvers.frank_wolfe import ADAPTIVE_START, CHECK_EVERY, Run
+    from fwbench.solvers.fw_rows import REFRESH
 
     if options.variant not in DIRECTIONS:
         raise ValueError(f"variant {options.variant!r} keeps active sets and runs on the CPU only")
@@ -74,7 +75,7 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
     done = torch.zeros_like(best, dtype=torch.bool)
     lipschitz = torch.zeros_like(best)
     if options.step in ("short", "adaptive"):
-        lipschitz += layer.lipschitz() * (1e-3 if options.step == "adaptive" else 1.0)
+        lipschitz += layer.lipschitz() * (ADAPTIVE_START if options.step == "adaptive" else 1.0)
     g = layer.gradient(u, S)
     trace: list[Moment] = []
     drops = torch.zeros((), dtype=torch.int64, device=u.device)
@@ -109,7 +110,7 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
         u = u + step * move
         u = torch.where(u < eps, 0.0, torch.where(u > 1 - eps, 1.0, u))
         g = g + step * change
-        if (t + 1) % 250 == 0:
+        if (t + 1) % REFRESH == 0:
             g, products = layer.gradient(u, layer.product(u)), products + 1
     calls = (2 if options.variant == "dicg" else 1) * (t + 1)
     counters = {

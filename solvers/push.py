@@ -10,10 +10,9 @@ import torch
 
 from fwbench.problem import Problem
 from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers.blocks import project
+from fwbench.solvers.blocks import DRIFT, project
 from fwbench.stage import Context, Role, Stage, State, register
 
-DRIFT = 1e-5  # of a count: float32 sums wander on ill-scaled rows
 VARIANTS = ("vanilla", "inface")
 
 

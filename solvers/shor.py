@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from fwbench.problem import Problem
+from fwbench.result import Certificate
 
 EPS = float(np.finfo(np.float64).eps)
 START_MARGIN = 0.1  # of the mean diagonal: how far inside the plain relaxation the interior point begins
@@ -57,6 +59,32 @@ class RowProof:
     pair: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     kind: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     multiplier: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: float, source: str) -> Certificate:
+    """The proofs of single rows in one certificate; the other rows stand on the shared one.
+
+    Args:
+        lower: the bound of the whole layer.
+    """
+    if not proofs:
+        return shared
+    rows = sorted(proofs)
+    own = [proofs[row] for row in rows]
+    u = np.array(shared.arrays["u"])
+    u[rows] = np.stack([proof.u for proof in own])
+    arrays = {
+        "e": shared.arrays["e"],
+        "u": u,
+        "rows": np.array(rows, dtype=np.int64),
+        "d": np.stack([proof.d for proof in own]),
+        "rho": np.array([proof.rho for proof in own]),
+        "start": np.cumsum([0, *(len(proof.pair) for proof in own)], dtype=np.int64),
+        "pair": np.concatenate([proof.pair for proof in own]),
+        "kind": np.concatenate([proof.kind for proof in own]),
+        "multiplier": np.concatenate([proof.multiplier for proof in own]),
+    }
+    return Certificate(shared.problem, lower, "rows", arrays, source)
 
 
 @dataclass(frozen=True)

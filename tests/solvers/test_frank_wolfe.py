@@ -82,7 +82,10 @@ def test_equals_the_reference_step_by_step(rule, pattern):
 def test_equals_the_reference_when_convexified(pattern):
     problem = integers(pattern, seed=1)
     e = np.full(problem.n, 0.9 * np.linalg.eigvalsh(problem.G)[0])
-    layer, first = loop.Layer.of(problem, EXACT, e), (~start(problem).keep).astype(float)
+    layer, first = (
+        loop.Layer.of(problem, EXACT, problem.W.astype(np.float64) ** 2 * e),
+        (~start(problem).keep).astype(float),
+    )
     for rule in ("open", "linesearch"):
         run = loop.minimise(layer, torch.tensor(first), loop.Options(steps=30, step=rule), EXACT)
         np.testing.assert_allclose(run.u.numpy(), reference(problem, first, rule, 30, e), atol=1e-7, err_msg=rule)

@@ -34,7 +34,7 @@ def first(problem: Problem) -> torch.Tensor:
 
 
 def solve(problem: Problem, context: Context = EXACT, e: np.ndarray | None = None, **options: object) -> loop.Run:
-    layer = loop.Layer.of(problem, context, e)
+    layer = loop.Layer.of(problem, context, None if e is None else problem.W.astype(np.float64) ** 2 * e)
     return loop.minimise(layer, first(problem).to(layer.W.dtype), loop.Options(**options), context)
 
 
