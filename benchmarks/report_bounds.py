@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.study_bounds import Measured, mask_file, read, row_problem
+from benchmarks.study_bounds import Measured, best_error, read, row_problem
 from fwbench.problems.collections import LAYERS, one
 from fwbench.report import figures
 from fwbench.report.text import number, percent
@@ -143,11 +143,10 @@ def fixing(selector: str = "smollm2/07.gate_proj", count: int = 2, weights: int 
     solved again with the weight pruned.
     """
     layer = one(selector)[1]
-    keep = np.load(mask_file(layer, None)[0])["keep"]
     found = []
     for row in chosen_rows(count, layer.rows):
-        problem, upper = row_problem(layer, row, layer.n, ~keep[row : row + 1])
-        form = RowForm.of(problem, 0)
+        problem = row_problem(layer, row, layer.n)
+        form, upper = RowForm.of(problem, 0), best_error(problem)
         first = shor(form, tolerance=1e-3)
         second = doubly_nonnegative(form, first)
         heaviest = [i for i in np.argsort(-form.Q.diagonal()) if first.proof.u[i] < 0.5][:weights]

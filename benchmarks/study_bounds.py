@@ -4,9 +4,9 @@
     python -m benchmarks.study_bounds --problems 'smollm2/07.*' --bound shor --rows 24 --sizes 64,128,256,384,576
     python -m benchmarks.report_bounds reports/bounds/rows.csv
 
-Masks come from a store (the best of each problem), or from ``PRESET``, run once a layer and kept in the user's cache. A
-row is one process on one thread; its bounds are a ladder (Shor, doubly nonnegative, McCormick), and a kind's seconds
-are those of its rung and all below, of the CPU. What is in the CSV is not computed again, so a killed run goes on.
+A row is one process on one thread. Its mask is by ``PRESET``; its bounds are a ladder (Shor, doubly nonnegative,
+McCormick), and a kind's seconds are those of its rung and all below, of the CPU. What is in the CSV is not computed
+again, so a killed run goes on.
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers.bound import LADDER, chosen_rows
-from fwbench.store import Store
 
-PRESET = "wanda+swap+tabu(iterations=3000)"
+PRESET = "push+swap+anneal(rounds=5)"  # the preset ``best``
 OUT = Path("reports/bounds/rows.csv")
 
 
@@ -64,8 +62,6 @@ class Task:
     row: int
     n: int
     kinds: tuple[str, ...]
-    mask: Path
-    source: str
 
 
 def solve(task: Task) -> list[Measured]:
@@ -89,63 +85,29 @@ def solve(task: Task) -> list[Measured]:
         seconds, lower = time.process_time() - began, found.proof.bound
         if kind in task.kinds:
             gap = 1 - lower / upper if upper > 0 else 0.0
-            source = task.source if problem.n == layer.n else PRESET
             line = (layer.name, layer.hash[:12], task.row, problem.n, kind, upper, lower, gap, seconds)
-            lines.append(Measured(*line, found.converged, source))
+            lines.append(Measured(*line, found.converged, PRESET))
     return lines
 
 
-def row_problem(layer: Problem, row: int, n: int, pruned: np.ndarray) -> tuple[Problem, float]:
-    """One row as a problem, and the error of its mask: with fewer columns, at random, of a mask of its own."""
+def row_problem(layer: Problem, row: int, n: int) -> Problem:
+    """One row as a problem; with fewer columns than the layer's, at random."""
     if n == layer.n:
-        problem = Problem(f"{layer.name}/{row}", layer.W[row : row + 1], layer.G, layer.pattern)
-        return problem, float(problem.row_errors(pruned)[0])
+        return Problem(f"{layer.name}/{row}", layer.W[row : row + 1], layer.G, layer.pattern)
     columns = np.sort(np.random.default_rng([row, n]).permutation(layer.n)[:n])
-    problem = Problem(
+    return Problem(
         f"{layer.name}/{row}/{n}", layer.W[row : row + 1, columns], layer.G[np.ix_(columns, columns)], layer.pattern
     )
-    return problem, problem.error(pipeline.run(problem, pipeline.resolve(PRESET), threads=1).keep)
+
+
+def best_error(problem: Problem) -> float:
+    """The error of the mask that ``PRESET`` finds for a row."""
+    return problem.error(pipeline.run(problem, pipeline.resolve(PRESET), threads=1).keep)
 
 
 @cache
 def problem_of(selector: str, name: str) -> Problem:
     return next(problem for _, problem in load(selector) if problem.name == name)
-
-
-# --- masks -----------------------------------------------------------------------------------------------------------
-
-
-def mask_file(problem: Problem, store: Path | None) -> tuple[Path, str]:
-    """The file of the mask that the bounds are measured against, and where it comes from."""
-    folder = Path(platformdirs.user_cache_dir("fwbench")) / "masks"
-    folder.mkdir(parents=True, exist_ok=True)
-    best = best_in(store, problem) if store else None
-    source, keep = best if best else (PRESET, None)
-    path = folder / f"{problem.hash[:16]}.{'store' if best else 'preset'}.npz"
-    if keep is None and not path.exists():
-        print(f"{problem.name}: no mask handed in, running {PRESET}", flush=True)
-        keep = pipeline.run(problem, pipeline.resolve(PRESET), threads=os.cpu_count() or 1).keep
-    if keep is not None:
-        unfinished = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez_compressed(unfinished, keep=keep)
-        unfinished.replace(path)
-    return path, source
-
-
-def best_in(store: Path, problem: Problem) -> tuple[str, np.ndarray] | None:
-    """The best mask of a store, row by row the best of all its masks, and the spec that found most of it."""
-    with Store(store, readonly=True) as opened:
-        rows = [row for row in opened.results() if row.problem_hash == problem.hash and row.solved]
-        masks = [(row.solver, opened.mask(row.key)) for row in rows if not row.updates_weights]
-    known = [(solver, keep, problem.row_errors(~keep)) for solver, keep in masks if keep is not None]
-    if not known:
-        return None
-    solver, best, error = min(known, key=lambda item: float(item[2].sum()))
-    best, error = best.copy(), error.copy()
-    for _, keep, other in known:
-        better = other < error
-        best[better], error[better] = keep[better], other[better]
-    return solver, best
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------
@@ -193,11 +155,7 @@ def tasks(options: argparse.Namespace, done: set[Key]) -> Iterator[Task]:
                 if n <= problem.n
                 for row in rows
             }
-            if not any(left.values()):
-                continue
-            mask, source = mask_file(problem, options.store)
-            where = (selector, problem.name)
-            yield from (Task(*where, row, n, kinds, mask, source) for (row, n), kinds in left.items() if kinds)
+            yield from (Task(selector, problem.name, row, n, kinds) for (row, n), kinds in left.items() if kinds)
 
 
 def main() -> None:
@@ -206,7 +164,6 @@ def main() -> None:
     parser.add_argument("--bound", default="shor", help=f"of {','.join(LADDER)}; one or more")
     parser.add_argument("--rows", default="24", help="all, N for a seeded sample, or a list such as 3,7,100-120")
     parser.add_argument("--sizes", default="", help="numbers of columns, chosen at random; default: the whole row")
-    parser.add_argument("--store", type=Path, help="where the masks are")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

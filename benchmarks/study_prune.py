@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,14 +40,15 @@ from fwbench.stage import Context, Role, State
 
 OUT = Path(__file__).parents[1] / "reports" / "prune"
 RESULTS, LAYERS = "results.csv", "layers.csv"
-MODEL, TEXTS, TOKENS, THREADS = "smollm2", ("lee-heldout", "wikipedia"), 8192, 2
+MODEL, TEXTS, TOKENS = "smollm2", ("lee-heldout", "wikipedia"), 8192
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 PATTERNS = ("0.5", "0.6", "2:4")
 DENSE, ONE_SHOT, SEQUENTIAL = "dense", "one-shot", "sequential"
-OURS = "wanda+swap+tabu(iterations=1500)"
+OURS = "push(rounds=20)+swap"  # the preset ``fast``, the default of `fwbench prune`
 MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", OURS)
 UPDATES = ("sparsegpt", "wanda+refit", "admm", "wanda+admm", "wanda+swap+refit", f"{OURS}+refit", f"{OURS}+sparsegpt")
 UPDATES += (f"{OURS}+admm",)
-FIRST_SEQUENTIAL = ("wanda", "wanda+swap")  # at 0.5 only
+IN_SEQUENCE = ("wanda", "wanda+swap", "sparsegpt", OURS)
 FIELDS = ("mode", "pattern", "method", *TEXTS, "error", "relative_error", "ratio_to_wanda")
 FIELDS += ("solve_cpu_minutes", "solve_wall_minutes", "peak_mb", "solver", "commit", "created")
 
@@ -54,13 +56,12 @@ FIELDS += ("solve_cpu_minutes", "solve_wall_minutes", "peak_mb", "solver", "comm
 def plan() -> list[tuple[str, str, str]]:
     """Rows (mode, pattern, method), cheapest first."""
     rows = [(DENSE, "", DENSE)]
-    order = ("wanda", "magnitude", "ria", "sparsegpt", "wanda+swap", "wanda+refit", "wanda+swap+refit", OURS)
-    order += (f"{OURS}+refit", f"{OURS}+sparsegpt", "admm", "wanda+admm", f"{OURS}+admm", "sparsefw")
-    assert set(order) == {*MASKS, *UPDATES}
-    for method in order:
-        rows += [(ONE_SHOT, pattern, method) for pattern in PATTERNS]
-        if method == "wanda+refit":
-            rows += [(SEQUENTIAL, "0.5", name) for name in FIRST_SEQUENTIAL]
+    cheap = ("wanda", "magnitude", "ria", "sparsegpt", "wanda+swap", "wanda+refit", "wanda+swap+refit")
+    ours = (OURS, f"{OURS}+refit", f"{OURS}+sparsegpt")
+    dear = ("admm", "wanda+admm", f"{OURS}+admm", "sparsefw")
+    assert {*cheap, *ours, *dear} == {*MASKS, *UPDATES}
+    for methods, mode in ((cheap, ONE_SHOT), (ours, ONE_SHOT), (IN_SEQUENCE, SEQUENTIAL), (dear, ONE_SHOT)):
+        rows += [(mode, pattern, method) for method in methods for pattern in PATTERNS]
     return rows
 
 
