@@ -71,11 +71,11 @@ def solve(task: Task) -> list[Measured]:
     from fwbench.solvers.shor import RowForm, shor
 
     layer = problem_of(task.selector, task.name)
-    pruned = ~np.load(task.mask)["keep"][task.row : task.row + 1]
-    problem, upper = row_problem(layer, task.row, task.n, pruned)
+    problem = row_problem(layer, task.row, task.n)
     form = RowForm.of(problem, 0)
     if not form.free:
         return []
+    upper = best_error(problem)
     began, found, lines = time.process_time(), None, []
     for kind in LADDER[: 1 + max(LADDER.index(kind) for kind in task.kinds)]:
         if kind == "shor":
