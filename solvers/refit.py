@@ -7,10 +7,12 @@ so the refit never raises it, whatever ``λ``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from scipy.linalg import lapack
 
 from fwbench.problem import Problem
 from fwbench.solvers.scores import keep_highest, wanda_score
@@ -40,26 +42,65 @@ class Refit(Stage):
             raise ValueError(f"ridge must be a number of at least 0, got {self.ridge!r}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        import torch
-
         keep = state.keep if state.keep is not None else keep_highest(problem, wanda_score(problem.W, problem.G))
-        G = torch.from_numpy(problem.G.copy()).to(context.device)
-        W = torch.from_numpy(problem.W.astype(np.float64)).to(context.device)
-        mask = torch.from_numpy(keep.copy()).to(context.device)
-        new = torch.where(mask, W, 0)
-        # rows of like counts together: they are padded to the largest of their chunk
-        order = torch.from_numpy(np.argsort(keep.sum(1), kind="stable")).to(context.device)
-        most = int(keep.sum(1).max(initial=1)) or 1
-        size = max(1, CHUNK_BYTES // (8 * most * most))
-        stopped = ""
-        for start in range(0, problem.rows, size):
+        parts = _one_by_one if context.device == "cpu" else _in_batches
+        weights, stopped = np.where(keep, problem.W, 0).astype(np.float64), ""
+        for rows, changes in parts(problem, keep, self.ridge, context.device):
             if context.expired():
                 stopped = "deadline"  # the rows that are left keep their trained weights
                 break
-            rows = order[start : start + size]
-            new[rows] += change(G, W[rows], mask[rows], self.ridge)
-        weights = new.to("cpu", torch.float32).numpy()
-        return replace(state, keep=keep, relaxed=None, weights=weights, stopped=stopped)
+            weights[rows] += changes
+        return replace(state, keep=keep, relaxed=None, weights=weights.astype(np.float32), stopped=stopped)
+
+
+def _one_by_one(problem: Problem, keep: np.ndarray, ridge: float, _: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Changes ``(n,)`` row by row, by LAPACK: on a CPU a tenth of the time of torch's batched solve."""
+    mean = float(problem.G.diagonal().mean())
+    for row, kept in enumerate(keep):
+        support = np.flatnonzero(kept)
+        change = np.zeros(problem.n)
+        if mean > 0 and support.size:
+            right = problem.G[support] @ np.where(kept, 0, problem.W[row].astype(np.float64))
+            change[support] = _solve(problem.G, support, right, ridge, mean)
+        yield row, change
+
+
+def _solve(G: np.ndarray, support: np.ndarray, right: np.ndarray, ridge: float, mean: float) -> np.ndarray:
+    while True:
+        A = G[support[:, None], support]
+        A.ravel()[:: len(A) + 1] += ridge * mean
+        factor, failed = lapack.dpotrf(A.T, lower=1, clean=0, overwrite_a=1)
+        if not failed:
+            return lapack.dpotrs(factor, right, lower=1)[0]
+        ridge = _raised(ridge)
+
+
+def _raised(ridge: float) -> float:
+    """The next larger ridge.
+
+    Raises:
+        ValueError: the last one was ten times the mean diagonal.
+    """
+    if ridge >= RAISE:
+        raise ValueError("the systems of the kept weights cannot be solved, even with a ridge of ten diagonals")
+    return max(RAISE * ridge, LEAST_RIDGE)
+
+
+def _in_batches(
+    problem: Problem, keep: np.ndarray, ridge: float, device: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Changes ``(some rows, n)``, rows of like counts together: they are padded to the largest of their chunk."""
+    import torch
+
+    G, W = (torch.from_numpy(x.astype(np.float64)).to(device) for x in (problem.G, problem.W))
+    mask = torch.from_numpy(keep.copy()).to(device)
+    order = np.argsort(keep.sum(1), kind="stable")
+    most = int(keep.sum(1).max(initial=1)) or 1
+    size = max(1, CHUNK_BYTES // (8 * most * most))
+    for start in range(0, problem.rows, size):
+        rows = order[start : start + size]
+        here = torch.from_numpy(rows).to(device)
+        yield rows, change(G, W[here], mask[here], ridge).cpu().numpy()
 
 
 def change(G: torch.Tensor, W: torch.Tensor, keep: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -92,8 +133,6 @@ def change(G: torch.Tensor, W: torch.Tensor, keep: torch.Tensor, ridge: float) -
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not bool(failed.any()):
             break
-        ridge = max(RAISE * ridge, LEAST_RIDGE)
-        if ridge > RAISE:
-            raise ValueError("the systems of the kept weights cannot be solved, even with a ridge of ten diagonals")
+        ridge = _raised(ridge)
     found = torch.cholesky_solve(right[:, :, None], lower)[:, :, 0]
     return torch.zeros_like(W).scatter_(1, index, torch.where(valid, found, 0))

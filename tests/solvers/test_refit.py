@@ -13,8 +13,7 @@ from fwbench.stage import Context, State
 
 
 @pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4", "2:4"])
-def test_equals_least_squares(pattern, monkeypatch):
-    monkeypatch.setattr(refit, "CHUNK_BYTES", 1500)  # two rows at a time
+def test_equals_least_squares(pattern):
     rng = np.random.default_rng(3)
     X, W = rng.standard_normal((8, 40)), rng.standard_normal((5, 8)).astype(np.float32)
     problem = Problem("known", W, X @ X.T / 40, pattern)
@@ -24,6 +23,18 @@ def test_equals_least_squares(pattern, monkeypatch):
         best = np.linalg.lstsq(X[keep].T, w @ X, rcond=None)[0]
         np.testing.assert_allclose(new[keep], best, rtol=1e-5)
         assert not new[~keep].any()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_batches_of_a_device_equal_single_rows(pattern, monkeypatch):
+    monkeypatch.setattr(refit, "CHUNK_BYTES", 3000)
+    for problem in [random_layer(pattern), *hostile_layers(pattern)]:
+        keep = Wanda().run(problem, State(), Context()).keep
+        single, batched = np.zeros(problem.shape), np.zeros(problem.shape)
+        for into, parts in ((single, refit._one_by_one), (batched, refit._in_batches)):
+            for rows, changes in parts(problem, keep, 1e-3, "cpu"):
+                into[rows] = changes
+        np.testing.assert_allclose(batched, single, rtol=1e-6, atol=1e-9 * np.abs(problem.W).max(initial=1))
 
 
 def test_the_ridge_is_a_penalty_on_the_change():
