@@ -3,7 +3,7 @@
     python -m benchmarks.report_bounds rows.csv sizes.csv -o reports/bounds
 
 The second file, of ``--sizes``, is optional. Every figure of the page comes from the lines; run it again when there
-are more.
+are more. The figure of the three worlds is that of ``figure_worlds``, if it lies in the page's folder ``figures``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import figure_worlds
 from benchmarks.study_bounds import Measured, best_error, read, row_problem
 from fwbench.problems.collections import LAYERS, one
 from fwbench.report import figures
@@ -31,6 +32,7 @@ AIMS = (  # of the issue: which kinds, which matrices, largest median gap
     ("best bound", LADDER, ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), 0.045),
     ("best bound", LADDER, ("o_proj",), 0.13),
 )
+SAMPLE = 24  # rows of each layer that are compared, of the study's seed 0
 Lines = Sequence[Measured]
 
 
@@ -53,6 +55,18 @@ def best(lines: Lines, kinds: Sequence[str] = LADDER) -> list[float]:
     return [min(line.gap for line in row) for row in rows.values() if {line.kind for line in row} == set(kinds)]
 
 
+@cache
+def row_count(name: str) -> int:
+    """Rows of the whole layer."""
+    return one(_selector(name))[1].rows
+
+
+def sampled(lines: Lines) -> list[Measured]:
+    """The lines of the first ``SAMPLE`` rows of each layer's seeded sample, so that all layers weigh the same."""
+    wanted = {name: set(chosen_rows(SAMPLE, row_count(name))) for name in {line.problem for line in lines}}
+    return [line for line in lines if line.row in wanted[line.problem]]
+
+
 def quartiles(gaps: Sequence[float]) -> str:
     low, middle, high = np.quantile(gaps, (0.25, 0.5, 0.75))
     return f"{percent(middle)} ({percent(low)} to {percent(high)})"
@@ -71,17 +85,19 @@ def _line(cells: Sequence[str]) -> str:
 @cache
 def condition(name: str) -> float:
     """Largest over smallest eigenvalue of ``G``; infinite if rounding makes the latter negative."""
-    collection, _, rest = name.partition(".")
-    values = np.linalg.eigvalsh(one(f"{collection}/{rest}")[1].G)
+    values = np.linalg.eigvalsh(one(_selector(name))[1].G)
     return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
+
+
+def _selector(name: str) -> str:
+    return name.replace(".", "/", 1)
 
 
 def main_table(lines: Lines) -> str:
     found = []
-    layers = sorted(grouped(lines, part).items(), key=lambda item: (LAYERS.index(item[0][1]), item[0]))
-    for (block, layer), mine in layers:
+    for (block, layer), mine in by_layer(lines):
         conditioning = number(condition(mine[0].problem))
-        for kind, some in sorted(grouped(mine, lambda line: line.kind).items(), key=lambda item: LADDER.index(item[0])):
+        for kind, some in by_kind(mine):
             cpu = np.median([line.seconds for line in some])
             found.append(
                 [layer, block, kind, str(len(some)), quartiles([line.gap for line in some]), number(cpu), conditioning]
@@ -89,17 +105,54 @@ def main_table(lines: Lines) -> str:
     return table(("Matrix", "Block", "Bound", "Rows", "Median gap (quartiles)", "CPU s a row", "Condition of G"), found)
 
 
+def whole_table(lines: Lines) -> str:
+    """The layers of which more rows than the sample were bounded, all of those rows."""
+    found = []
+    for (block, layer), mine in by_layer(lines):
+        for kind, some in by_kind(mine):
+            if len(some) > SAMPLE:
+                gap = 1 - sum(line.lower for line in some) / sum(line.upper for line in some)
+                hours = number(sum(line.seconds for line in some) / 3600)
+                rows = f"{len(some)} of {row_count(mine[0].problem)}"
+                found.append([layer, block, kind, rows, quartiles([x.gap for x in some]), percent(gap), hours])
+    head = ("Matrix", "Block", "Bound", "Rows", "Median gap (quartiles)", "Gap of the sums", "CPU hours")
+    return table(head, found) if found else "Not run.\n"
+
+
+def by_layer(lines: Lines) -> list[tuple[tuple[str, str], list[Measured]]]:
+    """((block, matrix), lines), matrix by matrix."""
+    return sorted(grouped(lines, part).items(), key=lambda item: (LAYERS.index(item[0][1]), item[0]))
+
+
+def by_kind(lines: Lines) -> list[tuple[str, list[Measured]]]:
+    return sorted(grouped(lines, lambda line: line.kind).items(), key=lambda item: LADDER.index(item[0]))
+
+
 def aims(lines: Lines) -> str:
+    """Each block's median has the same weight, however many of its rows are there."""
     found = []
     for name, kinds, layers, limit in AIMS:
         for layer in layers:
-            if gaps := best([line for line in lines if part(line)[1] == layer], kinds):
-                middle = float(np.median(gaps))
-                met = "met" if middle <= limit else "missed"
-                found.append([layer, name, percent(limit), percent(middle), str(len(gaps)), met])
-    met = sum(line[-1] == "met" for line in found)
-    text = table(("Matrix", "Bound", "Aim", "Median gap", "Rows", "Aim is"), found)
-    return f"{met} of the {len(found)} aims are met on the rows measured so far.\n\n{text}"
+            blocks = sorted(grouped([line for line in lines if part(line)[1] == layer], lambda x: part(x)[0]).items())
+            middles = {block: float(np.median(gaps)) for block, mine in blocks if (gaps := best(mine, kinds))}
+            if middles:
+                middle = float(np.mean(list(middles.values())))
+                each = ", ".join(f"{block}: {percent(gap)}" for block, gap in middles.items())
+                found.append(
+                    [layer, name, percent(limit), percent(middle), each, "met" if middle <= limit else "missed"]
+                )
+    count = sum(line[-1] == "met" for line in found)
+    text = table(("Matrix", "Bound", "Aim", "Mean of the blocks' medians", "Median gap of each block", "Aim is"), found)
+    return f"{count} of the {len(found)} aims are met on the rows measured so far.\n\n{text}"
+
+
+def worlds(folder: Path) -> str:
+    """The section of the figure that ``figure_worlds`` drew in the page's folder; empty if there is none."""
+    table = folder / "figures" / f"{figure_worlds.NAME}.csv"
+    if not table.exists():
+        return ""
+    text = figure_worlds.caption(figure_worlds.read(table))
+    return f"## Three worlds on one layer\n\n{text}\n\n![Three worlds](figures/{figure_worlds.NAME}.svg)\n\n"
 
 
 def resisting(lines: Lines) -> str:
@@ -172,7 +225,7 @@ def draw(folder: Path, lines: Lines, sizes: Lines) -> None:
     for name, (some, key, label) in pictures.items():
         if not some:
             continue
-        with figures._drawing(name, 3.3) as (figure, axes, finish):
+        with figures.drawing(name, 3.3) as (figure, axes, finish):
             for colour, layer in zip(figures.COLOURS, LAYERS, strict=False):
                 for kind, marker in zip(LADDER, "os^", strict=True):
                     mine = [line for line in some if part(line)[1] == layer and line.kind == kind]
@@ -200,18 +253,25 @@ PAGE = """# How far the best masks can be from the optimum
 {rows} rows of {layers} layers of SmolLM2-135M (16,384 calibration tokens, pattern 0.5), each bounded from below by the
 ladder Shor, doubly nonnegative, McCormick of `fwbench.solvers.bound`. The gap is (UB − LB) / UB against the row's mask
 by {masks}.
-A row is one process with one thread of BLAS; seconds are CPU seconds, those of a kind with all below it. The machine
-had two cores shared with other work all the time, so the seconds are an upper estimate: contention for caches
-and memory is in them. {unconverged} of {bounds} interior points did not reach their tolerance; their bounds hold all
-the same. Lower bounds here are computed in float64; those of `fwbench certify` are proved by `fwbench verify`.
+A row is one process with one thread of BLAS; seconds are CPU seconds, those of a kind with all below it. Contention
+for caches and memory raises them. {unconverged} of {bounds} interior points did not reach their tolerance; their bounds
+hold all the same. Lower bounds here are computed in float64; those of `fwbench certify` are proved by `fwbench verify`.
 Written by `benchmarks/report_bounds.py`; one line a bound in [rows.csv](rows.csv){sizes_link}.
 
-## By matrix and block
+{worlds}## By matrix and block
+
+The first {sample} rows of a seeded sample of each layer, or as many of them as are measured.
 
 {main}
 ![Gap against time](figures/gap-against-time.svg)
 
+## Whole layers
+
+{whole}
 ## Against the aims
+
+On the sampled rows. An aim is met if the mean of the blocks' medians meets it, so each block has the same weight. The
+best bound of a row is the best of its ladder.
 
 {aims}
 ## Which layers resist
@@ -234,6 +294,33 @@ slope is the same for all weights.
 {fixing}"""
 
 
+def page(lines: Lines, sizes: Lines, folder: Path) -> str:
+    """The page's Markdown.
+
+    Args:
+        folder: where it will lie, with the figures that it shows.
+    """
+    some = sampled(lines)
+    return PAGE.format(
+        rows=len({(line.problem, line.row) for line in lines}),
+        layers=len({line.problem for line in lines}),
+        masks=" or ".join(f"`{name}`" for name in sorted({line.masks for line in lines})),
+        unconverged=sum(not line.converged for line in lines),
+        bounds=len(lines),
+        sizes_link=" and [sizes.csv](sizes.csv)" if sizes else "",
+        worlds=worlds(folder),
+        sample=SAMPLE,
+        main=main_table(some),
+        whole=whole_table(lines),
+        aims=aims(some),
+        resisting=resisting(some),
+        size_blocks=", ".join(sorted({part(line)[0] for line in sizes})),
+        fits=fits(sizes),
+        fixing=fixing(),
+        size_figure="\n![Gap against n](figures/gap-against-n.svg)\n" if sizes else "",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path)
@@ -244,26 +331,11 @@ def main() -> None:
     if not lines:
         raise SystemExit(f"{options.rows}: no lines")
     options.out.mkdir(parents=True, exist_ok=True)
-    draw(options.out / "figures", lines, sizes)
+    draw(options.out / "figures", sampled(lines), sizes)
     write_csv(options.out / "rows.csv", lines)
     if sizes:
         write_csv(options.out / "sizes.csv", sizes)
-    page = PAGE.format(
-        rows=len({(line.problem, line.row) for line in lines}),
-        layers=len({line.problem for line in lines}),
-        masks=" or ".join(f"`{name}`" for name in sorted({line.masks for line in lines})),
-        unconverged=sum(not line.converged for line in lines),
-        bounds=len(lines),
-        sizes_link=" and [sizes.csv](sizes.csv)" if sizes else "",
-        main=main_table(lines),
-        aims=aims(lines),
-        resisting=resisting(lines),
-        size_blocks=", ".join(sorted({part(line)[0] for line in sizes})),
-        fits=fits(sizes),
-        fixing=fixing(),
-        size_figure="\n![Gap against n](figures/gap-against-n.svg)\n" if sizes else "",
-    )
-    (options.out / "index.md").write_text(page, encoding="utf-8")
+    (options.out / "index.md").write_text(page(lines, sizes, options.out), encoding="utf-8")
 
 
 if __name__ == "__main__":

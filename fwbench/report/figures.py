@@ -95,14 +95,14 @@ def error_against_time(name: str, group: summary.Group, style: Style) -> str | N
     points = [s for s in group.solvers if s.solved and 0 < s.ratio < math.inf and s.seconds < math.inf]
     if not points:
         return None
-    with _drawing(name, 3.3) as (figure, axes, finish):
+    with drawing(name, 3.3) as (figure, axes, finish):
         seconds = [max(s.seconds, 1e-4) for s in points]
         for solver, x in zip(points, seconds, strict=True):
             colour, marker = style[solver.solver]
             face = colour if solver.complete and not solver.failures else "none"
             axes.plot(x, solver.ratio, marker, color=colour, markerfacecolor=face, markersize=7.5, clip_on=False)
         axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.5)
-        _log_seconds(axes, seconds)
+        log_seconds(axes, seconds)
         _ratio_axis(axes, [s.ratio for s in points])
         axes.set_xlabel("seconds a problem (shifted geometric mean)")
         axes.set_ylabel("error, ratio to Wanda")
@@ -119,7 +119,7 @@ def gap_by_layer(name: str, group: summary.Group) -> str | None:
         return None
     best.sort(key=lambda row: (row["gap"] is None, row["gap"]), reverse=True)
     named = len(best) <= 40
-    with _drawing(name, 1.0 + 0.2 * len(best) if named else 3.3) as (figure, axes, finish):
+    with drawing(name, 1.0 + 0.2 * len(best) if named else 3.3) as (figure, axes, finish):
         kinds = sorted({kind for row in best for kind in row["bounds"]}, key=_kind_order)
         for kind in kinds:
             gaps = [metrics.optimality_gap(row["error"], row["bounds"].get(kind)) for row in best]
@@ -154,7 +154,7 @@ def performance_profile(name: str, group: summary.Group, style: Style) -> str | 
     top = float(np.clip(finite.max() * 1.05, 1.05, 10))
     taus = np.geomspace(1, top, 400)
     shares = metrics.performance_profile(summary.costs(group.rows, "error", group.problems, names), taus)
-    with _drawing(name, 3.3) as (figure, axes, finish):
+    with drawing(name, 3.3) as (figure, axes, finish):
         for solver, share in zip(names, shares.T, strict=True):
             axes.step(taus, share, where="post", color=style[solver][0], linewidth=1.6)
             axes.plot(
@@ -184,7 +184,7 @@ def error_budget(name: str, group: summary.Group) -> str | None:
         ("rounding", "#E69F00"),
         ("mask", "#B9BDC3"),
     )
-    with _drawing(name, 1.15 + 0.27 * len(budgets)) as (figure, axes, finish):
+    with drawing(name, 1.15 + 0.27 * len(budgets)) as (figure, axes, finish):
         for y, budget in enumerate(reversed(budgets)):
             _budget_bar(axes, y, budget, dict(parts))
         top = _budget_limit(axes, budgets)
@@ -239,14 +239,14 @@ def anytime(name: str, group: summary.Group, style: Style) -> str | None:
     times = [point[0] for runs in curves.values() for _, points in runs for point in points]
     grid = np.geomspace(min(times), max(max(times), min(times) * 1.01), 200)
     drawn = []
-    with _drawing(name, 3.3) as (figure, axes, finish):
+    with drawing(name, 3.3) as (figure, axes, finish):
         for solver, runs in sorted(curves.items()):
             lines = [_median_curve(runs, grid, which, best) for which, best in ((1, np.minimum), (2, np.maximum))]
             for values, dashes in zip(lines, ("-", (0, (4, 2))), strict=True):
                 if np.isfinite(values).any():
                     axes.step(grid, values, where="post", color=style[solver][0], linestyle=dashes, linewidth=1.5)
                     drawn.append(solver)
-        _log_seconds(axes, times)
+        log_seconds(axes, times)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("seconds")
         axes.set_ylabel("bounds, in units of Wanda's error")
@@ -277,8 +277,13 @@ def _median_curve(runs: list[tuple[float, list]], grid: np.ndarray, which: int, 
 
 
 @contextmanager
-def _drawing(name: str, height: float):
-    """A figure with one pair of axes, and the function that turns it into SVG."""
+def drawing(name: str, height: float):
+    """A figure with one pair of axes, and the function that turns it into SVG, given its title.
+
+    Args:
+        name: of the figure, unique on its page.
+        height: in inches.
+    """
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name may hold letters that the font lacks, or be wider than the figure
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -301,7 +306,8 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def _log_seconds(axes: Axes, seconds: Sequence[float]) -> None:
+def log_seconds(axes: Axes, seconds: Sequence[float]) -> None:
+    """A logarithmic x axis that holds ``seconds``, with plain numbers."""
     low, high = min(seconds), max(seconds)
     axes.set_xscale("log")
     axes.set_xlim(low / 1.6, high * 1.6)

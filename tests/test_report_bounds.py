@@ -1,0 +1,135 @@
+"""The page of the bound study: its figures are those that one computes by hand from the lines of a small CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import figure_worlds, report_bounds
+from benchmarks.figure_worlds import Point
+from benchmarks.study_bounds import Measured, append, read
+from fwbench.solvers.bound import chosen_rows
+
+ROWS = 100
+CHOSEN = chosen_rows(report_bounds.SAMPLE, ROWS)
+
+
+def line(block: str, row: int, kind: str, lower: float, layer: str = "q_proj", upper: float = 1.0) -> Measured:
+    gap = 1 - lower / upper
+    return Measured(f"toy.{block}.{layer}", "0" * 12, row, 576, kind, upper, lower, gap, 2.0, True, "wanda+swap")
+
+
+@pytest.fixture
+def page(monkeypatch, tmp_path):
+    """A function from lines to the page, through a CSV file."""
+    monkeypatch.setattr(report_bounds, "row_count", lambda name: ROWS)
+    monkeypatch.setattr(report_bounds, "condition", lambda name: 1000.0)
+    monkeypatch.setattr(report_bounds, "fixing", lambda: "")
+
+    def write(lines: list[Measured], sizes: tuple[Measured, ...] = ()) -> str:
+        append(tmp_path / "rows.csv", lines)
+        return report_bounds.page(read(tmp_path / "rows.csv"), sizes, tmp_path)
+
+    return write
+
+
+def cells(page: str, *start: str) -> list[str]:
+    """The cells of the one line of a table that begins with ``start``."""
+    found = [text for text in page.splitlines() if text.startswith("| " + " | ".join(start) + " |")]
+    assert len(found) == 1, found
+    return [cell.strip() for cell in found[0].strip("|").split("|")]
+
+
+def test_medians_are_of_the_sampled_rows_alone(page):
+    lines = [line("03", row, "shor", 0.9 if row in CHOSEN else 0.5) for row in range(ROWS)]
+    text = page(lines)
+    assert cells(text, "q_proj", "03", "shor", "24")[4:] == ["10.0 % (10.0 % to 10.0 %)", "2.00", "1000"]
+    # of all rows: 24 of 0.1 and 76 of 0.5, whose sum is (24 · 0.1 + 76 · 0.5) / 100 = 0.404; 200 s are 0.0556 h
+    assert cells(text, "q_proj", "03", "shor", "100 of 100")[4:] == ["50.0 % (50.0 % to 50.0 %)", "40.4 %", "0.056"]
+
+
+def test_gap_of_a_whole_layer_is_that_of_the_sums(page):
+    lines = [line("03", row, "shor", 2.0, upper=4.0) for row in range(50)]
+    lines += [line("03", row, "shor", 1.0, upper=1.0) for row in range(50, 100)]
+    assert cells(page(lines), "q_proj", "03", "shor", "100 of 100")[5] == "40.0 %"  # 1 - 150 / 250
+
+
+def test_aims_give_blocks_equal_weight(page):
+    lines = [line("03", row, "shor", 0.94) for row in CHOSEN[:20]]  # pooled, the median would be 6 %
+    lines += [line("13", row, "shor", 0.80) for row in CHOSEN[:3]]
+    text = page(lines)
+    assert cells(text, "q_proj", "Shor")[2:] == ["9.0 %", "13.0 %", "03: 6.0 %, 13: 20.0 %", "missed"]
+    assert "0 of the 1 aims are met" in text
+
+
+def test_best_bound_counts_rows_with_the_whole_ladder(page):
+    first, second, third = CHOSEN[:3]
+    lines = [line("13", first, kind, lower) for kind, lower in (("shor", 0.8), ("dnn", 0.97), ("mccormick", 0.96))]
+    lines += [line("13", second, kind, lower) for kind, lower in (("shor", 0.8), ("dnn", 0.98), ("mccormick", 0.99))]
+    lines += [line("13", third, "shor", 0.5)]  # no McCormick bound yet: not in the best bound's median
+    text = page(lines)
+    assert cells(text, "q_proj", "best bound")[2:] == ["4.5 %", "2.0 %", "13: 2.0 %", "met"]  # of 3 % and 1 %
+    assert cells(text, "q_proj", "Shor")[3] == "20.0 %"
+    assert "1 of the 2 aims are met" in text
+
+
+def test_powers_of_n(page):
+    sizes = tuple(
+        Measured("toy.07.v_proj", "0" * 12, 0, n, "shor", 1.0, 1 - n / 1000, n / 1000, n**2 / 1e4, True, "wanda")
+        for n in (100, 200, 400)
+    )
+    found = cells(page([line("03", CHOSEN[0], "shor", 0.9)], sizes), "v_proj", "shor", "100 to 400")
+    assert found[3:] == ["10.0 % to 40.0 %", "1.00", "1.00 to 16.0", "2.00"]
+
+
+def test_header_counts(page):
+    lines = [line("03", row, kind, 0.9) for row in (1, 2, 3) for kind in ("shor", "dnn")]
+    lines += [line("13", 1, "shor", 0.9, layer="o_proj")]
+    text = page(lines)
+    assert "4 rows of 2 layers" in text
+    assert "0 of 7 interior points" in text
+    assert "three-worlds" not in text  # no figure in its folder
+
+
+# --- the three worlds ------------------------------------------------------------------------------------------------
+
+POINTS = [
+    Point("toy.r2", "mask", "wanda", 0.001, 1.0),
+    Point("toy.r2", "mask", "swap", 0.5, 0.8),
+    Point("toy.r2", "relaxation", "fw", 0.1, 0.3),
+    Point("toy.r2", "relaxation", "fw", 0.2, 0.4),
+    Point("toy.r2", "ladder", "bound", 1.0, 0.5),
+    Point("toy.r2", "ladder", "bound", 9.0, 0.6),
+]
+
+
+def test_the_three_worlds_on_the_page(page, tmp_path):
+    figure_worlds.write(POINTS, tmp_path / "figures" / "three-worlds.csv")
+    text = page([line("03", CHOSEN[0], "shor", 0.9)])
+    assert "(figures/three-worlds.svg)" in text
+    assert "`swap`, has 0.8000 after 0.5 CPU seconds" in text
+    assert "`fw`, proves 0.4000 after 0.2, the ladder 0.6000 after 9: a gap of 25.0 %" in text
+
+
+def test_the_three_worlds_are_kept_and_drawn(tmp_path):
+    path = Path(tmp_path / "worlds.csv")
+    figure_worlds.write(POINTS, path)
+    assert figure_worlds.read(path) == POINTS
+    svg = figure_worlds.draw(POINTS)
+    assert "25.0 %" in svg
+    assert svg == figure_worlds.draw(POINTS)
+
+
+def test_steps_hold_their_value():
+    run = [point for point in POINTS if point.world == "ladder"]
+    np.testing.assert_equal(
+        figure_worlds.steps(run, np.array([0.5, 1.0, 5.0, 9.0, 20.0])), [np.nan, 0.5, 0.5, 0.6, 0.6]
+    )
+
+
+def test_best_so_far_drops_what_is_no_better():
+    points = [(0.0, 3.0), (1.0, 3.0), (2.0, 4.0), (3.0, 2.0)]
+    assert figure_worlds.best_so_far(points, np.minimum) == [(0.0, 3.0), (3.0, 2.0)]
+    assert figure_worlds.best_so_far(points, np.maximum) == [(0.0, 3.0), (2.0, 4.0)]
