@@ -216,7 +216,8 @@ def run() -> None:
 def page() -> None:
     from study_prune_page import write
 
-    write(OUT, read(RESULTS), read(LAYERS), MASKS)
+    rows = read(RESULTS)
+    write(OUT, rows, read(LAYERS), MASKS, [key for key in plan() if key not in rows])
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ COLUMNS = "| method | lee.cor | Wikipedia | error | error / Wanda's | best in la
 RULE = "|---|" + "---:|" * 7
 
 
-def write(folder: Path, rows: Rows, layers: Rows, masks: Sequence[str]) -> None:
+def write(folder: Path, rows: Rows, layers: Rows, masks: Sequence[str], missing: Sequence[Key]) -> None:
     """Write ``index.md`` beside the rows; methods in ``masks`` stand on the first board, all others on the second."""
     parts = [HEAD]
     for title, note, updating in BOARDS:
@@ -29,7 +29,17 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Sequence[str]) -> None:
     if (folder / "peers.csv").is_file():
         with (folder / "peers.csv").open(newline="") as file:
             parts.append(_peers(list(csv.DictReader(file))))
+    if missing:
+        parts.append(f"## Not run yet\n\n{_missing(missing)}")
     (folder / "index.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _missing(keys: Sequence[Key]) -> str:
+    """Methods with the patterns that their boards lack."""
+    found: dict[str, list[str]] = {}
+    for mode, pattern, method in keys:
+        found.setdefault(f"{method} ({mode})", []).append(pattern)
+    return "\n".join(f"- {method}: {', '.join(patterns)}" for method, patterns in found.items())
 
 
 def _sorted(keys: Sequence[Key], rows: Rows) -> list[Key]:
@@ -82,7 +92,7 @@ HEAD = """# SmolLM2-135M pruned, on two boards
 All 210 linear layers, calibrated on the first 16,384 tokens of `lee_background.cor` in sequences of 512. Perplexity in
 whole windows of 512 tokens that do not overlap: `lee.cor`, 9 windows; Wikipedia, 16 windows; neither text calibrated.
 Error is the sum over layers of ‖(W − Ŵ)X‖² / tokens on the dense model's inputs; its ratio to Wanda's is the geometric
-mean over layers. Minutes are the solver's CPU time (two threads on two shared cores). Peak is the whole resident size
+mean over layers. Minutes are the solver's CPU time (one or two threads on two shared cores). Peak is the whole resident size
 of the process, libraries included; in the first row (Wanda at 0.5) also the extraction of all layers. Written by
 `python benchmarks/study_prune.py page` from `results.csv` and `layers.csv`, with each row's spec and commit."""
 BOARDS = (
