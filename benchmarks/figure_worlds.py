@@ -37,8 +37,11 @@ WORLDS = {  # world -> specs; the ladder's seconds are given
     "relaxation": ("fw", "fw(convexify=shared)"),
     "ladder": ("wanda+bound(kind=best,seconds={seconds})",),
 }
-COLOURS = {"mask": figures.COLOURS[5], "relaxation": figures.COLOURS[1], "ladder": figures.COLOURS[0]}
-DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)))
+COLOURS = {  # of the runs of each world, in their order
+    "mask": (figures.NEUTRAL, "#E69F00", "#F0706A", "#D55E00", "#8C2D04"),
+    "relaxation": ("#56B4E9", "#8C7AE6"),
+    "ladder": ("#0072B2",),
+}
 TICK = 0.01  # seconds between two readings of the CPU's clock
 HEAD = ("problem", "world", "solver", "cpu_seconds", "ratio")
 
@@ -149,13 +152,13 @@ def draw(points: Sequence[Point]) -> str:
         axes.fill_between(grid, np.nan_to_num(lower), upper, color=figures.NEUTRAL, alpha=0.16, linewidth=0)
         numbers = dict.fromkeys(WORLDS, 0)
         for (world, solver), run in runs.items():
-            dashes = DASHES[numbers[world] % len(DASHES)]
+            colour = COLOURS[world][numbers[world] % len(COLOURS[world])]
             numbers[world] += 1
-            style = {"color": COLOURS[world], "linestyle": dashes, "linewidth": 1.4}
-            axes.step(grid, steps(run, grid), where="post", label=solver, **style)
+            style = {"color": colour, "linestyle": "-" if world == "mask" else (0, (5, 1.5)), "linewidth": 1.4}
+            axes.step(grid, steps(run, grid), where="post", label=f"{world}: {solver}", **style)
         _annotate(axes, grid, upper, lower)
         figures.log_seconds(axes, grid)
-        axes.set_xlim(grid[0], grid[-1] * 1.9)
+        axes.set_xlim(grid[0], grid[-1] * 2.4)
         axes.set_ylim(0, 1.05)
         axes.set_xlabel("CPU seconds, all rows")
         axes.set_ylabel("error of the rows, Wanda's = 1")
