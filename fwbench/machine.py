@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = ("fwbench", "numpy", "scipy", "torch", "numba", "gurobipy", "cvxpy", "qpsolvers")
+PACKAGES = ("fwbench", "numpy", "scipy", "torch", "numba", "gurobipy", "pyscipopt", "cvxpy", "qpsolvers")
 
 
 @cache

@@ -6,7 +6,7 @@ whole layer where the pattern does not separate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ class Block:
     Q: np.ndarray | sp.csc_array  # (m, m), dense for one row, block diagonal for a layer
     c: np.ndarray  # (m,)
     counts: np.ndarray  # pruned count of each group, (groups,)
+    constant: float = 0.0  # to add to the objective
 
     @property
     def size(self) -> int:
@@ -42,12 +43,15 @@ def block_size(problem: Problem) -> int:
     return problem.n if problem.pattern.separable else problem.rows * problem.n
 
 
-def blocks(problem: Problem, e: np.ndarray | None = None) -> Iterator[Block]:
+def blocks(
+    problem: Problem, e: np.ndarray | None = None, own: Mapping[int, np.ndarray] | None = None
+) -> Iterator[Block]:
     """The blocks in order of rows.
 
     Args:
         e: ``(n,)`` with ``G - diag(e) ⪰ 0``: the objective is then ``uᵀ(Q - D)u + dᵀu`` with ``d = w²∘e``, equal on
             masks (DESIGN section 1). None for ``uᵀQu``.
+        own: for some rows of a separable pattern, their ``d (n,)`` in place of that; see ``convex_where_counts_hold``.
     """
     W = problem.W.astype(np.float64)
     G = problem.G if e is None else problem.G - np.diag(e)
@@ -58,7 +62,35 @@ def blocks(problem: Problem, e: np.ndarray | None = None) -> Iterator[Block]:
         yield Block(slice(0, problem.rows), Q, linear.ravel(), counts)
         return
     for row, (w, count) in enumerate(zip(W, counts.reshape(problem.rows, -1), strict=True)):
-        yield Block(slice(row, row + 1), np.outer(w, w) * G, linear[row], count)
+        if own is not None and row in own:
+            yield convex_where_counts_hold(row, np.outer(w, w) * problem.G, own[row], count)
+        else:
+            yield Block(slice(row, row + 1), np.outer(w, w) * G, linear[row], count)
+
+
+def convex_where_counts_hold(row: int, Q: np.ndarray, d: np.ndarray, counts: np.ndarray) -> Block:
+    """The block of ``uᵀ(Q - D)u + dᵀu``, ``D = diag(d)``, for a ``d`` that need not make it convex everywhere.
+
+    A row's Shor diagonal makes ``Q - D`` positive semidefinite on the vectors that sum to zero in each group, which is
+    all that masks see (``solvers.shor``). So with ``P`` the projection on those and ``a`` the point of equal entries
+    that has the counts, ``u = a + Pu`` and the program is ``uᵀP(Q - D)Pu + (d + 2P(Q - D)a)ᵀu + aᵀ(Q - D)a``: equal
+    where the counts are right, and convex everywhere, without the large terms of a penalty.
+
+    Args:
+        Q: ``(n, n)``.
+        d: ``(n,)``.
+        counts: pruned count of each group, ``(groups,)``.
+    """
+    size = len(d) // len(counts)
+    a = np.repeat(counts / size, size)
+
+    def projected(A: np.ndarray) -> np.ndarray:  # its rows, or a vector
+        groups = A.reshape(-1, len(counts), size)
+        return (groups - groups.mean(axis=2, keepdims=True)).reshape(A.shape)
+
+    Z = Q - np.diag(d)
+    half = projected(projected(Z).T)
+    return Block(slice(row, row + 1), (half + half.T) / 2, d + 2 * projected(Z @ a), counts, float(a @ Z @ a))
 
 
 def project(pattern: Pattern, u: np.ndarray, tolerance: float = 0.0) -> np.ndarray:

@@ -10,9 +10,15 @@ from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
+from fwbench.problems.collections import load
 from fwbench.solvers import gurobi_
+from fwbench.solvers.blocks import blocks
+from fwbench.solvers.bnb import BranchAndBound
+from fwbench.solvers.convexify import row_proofs
+from fwbench.solvers.external import CONVEXIFY, block_error
 from fwbench.solvers.greedy import Greedy
 from fwbench.solvers.gurobi_ import FREE_LIMIT, Gurobi
+from fwbench.solvers.scores import keep_highest
 from fwbench.stage import Context, State
 
 reason = gurobi_.licence_problem(1)
@@ -31,25 +37,57 @@ def assert_optimal(problem: Problem, after: State) -> None:
     assert after.relaxed is None
 
 
-@pytest.mark.parametrize("convexify", ["none", "shared"])
+@pytest.mark.parametrize("convexify", CONVEXIFY)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_equals_enumeration(pattern, convexify):
     n = 4 if pattern.startswith("unstructured") else 12
+    if convexify == "row" and n == 4:
+        declined = Gurobi(convexify="row").supports(random_layer(pattern, n=n))
+        assert declined == "convexify=row needs a pattern whose rows are independent, not unstructured:0.4"
+        return
     for problem in (random_layer(pattern, n=n), integer_layer(pattern, n=n), random_layer(pattern, n=n, condition=1e6)):
         assert_optimal(problem, Gurobi(convexify=convexify).run(problem, State(), Context()))
 
 
+@pytest.mark.parametrize("convexify", ["none", "row"])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_hostile_layers(pattern):
+def test_hostile_layers(pattern, convexify):
     for problem in hostile_layers(pattern, rows=2):
-        assert_optimal(problem, Gurobi().run(problem, State(), Context()))
+        solver = Gurobi(convexify=convexify)
+        if not solver.supports(problem):
+            assert_optimal(problem, solver.run(problem, State(), Context()))
 
 
-def test_shared_convexification_needs_fewer_nodes():
+def test_convexification_needs_fewer_nodes():
     problem = random_layer("0.5", rows=1, n=40)
-    plain, shared = (Gurobi(convexify=kind).run(problem, State(), Context()) for kind in ("none", "shared"))
-    assert problem.error(shared.keep) == pytest.approx(problem.error(plain.keep), rel=1e-9)
-    assert shared.counters["nodes"] < plain.counters["nodes"]
+    plain, shared, row = (Gurobi(convexify=kind).run(problem, State(), Context()) for kind in CONVEXIFY)
+    for after in (shared, row):
+        assert problem.error(after.keep) == pytest.approx(problem.error(plain.keep), rel=1e-9)
+        assert after.counters["nodes"] < plain.counters["nodes"]
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4", "rows"])
+def test_a_rows_own_program_is_convex_and_equal_on_masks(pattern):
+    problem = random_layer(pattern, n=12, condition=1e4)
+    own = {row: proof.d for row, proof in row_proofs(problem, Context()).items()}
+    assert own
+    rng = np.random.default_rng(0)
+    pruned = ~keep_highest(problem, rng.random(problem.shape))
+    for block in blocks(problem, own=own):
+        u = pruned[block.rows].ravel().astype(float)
+        value = u @ block.Q @ u + block.c @ u + block.constant
+        assert value == pytest.approx(block_error(problem, block, u[None]), rel=1e-9, abs=1e-12)
+        assert np.linalg.eigvalsh(block.Q)[0] >= -1e-12 * np.trace(block.Q)
+
+
+@pytest.mark.parametrize("selector", ["n016", "n032"])
+def test_each_rows_diagonal_on_real_layers(selector):
+    for _, problem in load(f"mini/*{selector}*"):
+        if problem.pattern.separable:
+            best = BranchAndBound().run(problem, State(), Context())
+            after = Gurobi(convexify="row").run(problem, State(), Context())
+            assert problem.error(after.keep) == pytest.approx(problem.error(best.keep), rel=1e-9), problem.name
+            assert after.proven
 
 
 @pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.5"])

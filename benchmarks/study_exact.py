@@ -1,0 +1,258 @@
+"""Exact solvers beside one another on rows of `mini`: nodes, seconds, gap and status, and the page that shows them.
+
+    python -m benchmarks.study_exact --sizes 64,96 --seconds 60
+    python -m benchmarks.study_exact --page
+
+A run is one row of a problem (the layer, where the pattern does not separate) on one thread, from the mask of
+``START``. The limit is on the wall's clock, as all these solvers keep it; the CPU's seconds stand beside.
+What is in the CSV is not computed again, so a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import metadata
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from benchmarks.common import one_thread
+from fwbench import machine, pipeline
+from fwbench.problem import Problem
+from fwbench.problems.collections import load
+from fwbench.report.text import number, percent
+from fwbench.stage import Context, State
+
+SOLVERS = (
+    "bnb",
+    "gurobi",
+    "gurobi(convexify=shared)",
+    "gurobi(convexify=row)",
+    "scip",
+    "scip(convexify=shared)",
+    "scip(convexify=row)",
+)
+START = "wanda+swap"
+OUT = Path("reports/exact")
+PACKAGES = ("gurobipy", "pyscipopt")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A line of the CSV; ``upper`` and ``lower`` are errors, the seconds those of the exact stage alone."""
+
+    problem: str
+    row: int  # -1: the whole layer
+    variables: int
+    solver: str
+    limit: float  # seconds of the wall
+    nodes: int = 0
+    cpu: float = 0.0
+    wall: float = 0.0
+    upper: float = 0.0
+    lower: float = 0.0
+    status: str = "skipped"  # or optimal, stopped
+    reason: str = ""
+    cpu_model: str = ""
+    versions: str = ""
+
+    @property
+    def gap(self) -> float:
+        return 1 - self.lower / self.upper if self.upper > 0 else 0.0
+
+
+Key = tuple[str, int, str, float]
+
+
+def key(line: Measured) -> Key:
+    return line.problem, line.row, line.solver, line.limit
+
+
+def part(problem: Problem, row: int) -> Problem:
+    """A row as a problem, or all of it for -1."""
+    if row < 0:
+        return problem
+    return Problem(f"{problem.name}/{row}", problem.W[row : row + 1], problem.G, problem.pattern)
+
+
+def rows(problem: Problem, number_of_rows: int) -> list[int]:
+    return list(range(min(number_of_rows, problem.rows))) if problem.pattern.separable else [-1]
+
+
+def solve(whole: Problem, row: int, solver: str, limit: float) -> Measured:
+    """One solver on one row, from the mask of ``START``, after it has solved a tiny problem (imports, compilation)."""
+    problem = part(whole, row)
+    resolved = pipeline.resolve(solver)
+    software = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    blank = Measured(
+        problem=whole.name,
+        row=row,
+        variables=problem.W.size,
+        solver=solver,
+        limit=limit,
+        cpu_model=str(machine.describe()["cpu"]),
+        versions=f"{software}, fwbench {str(machine.describe().get('commit', ''))[:10]}",
+    )
+    if reason := pipeline.skip_reason(problem, resolved):
+        return replace(blank, reason=reason)
+    stage = resolved.stages[-1]
+    start = pipeline.run(problem, pipeline.resolve(START), threads=1).keep
+    tiny = Problem("tiny", problem.W[:1, :4], problem.G[:4, :4], "0.5")
+    stage.run(tiny, State(), Context())
+    cpu, wall = time.process_time(), time.monotonic()
+    after = stage.run(problem, State(keep=start), Context(deadline=wall + limit))
+    return replace(
+        blank,
+        nodes=after.counters.get("nodes", 0),
+        cpu=time.process_time() - cpu,
+        wall=time.monotonic() - wall,
+        upper=problem.error(after.keep),
+        lower=max(0.0, after.lower or 0.0),
+        status="optimal" if after.proven else "stopped",
+        reason=after.stopped,
+    )
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[Measured]:
+    """The lines of a CSV; a line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    types = {"int": int, "float": float, "str": str}
+    makers = [types[str(item.type)] for item in fields(Measured)]
+    with path.open(newline="") as file:
+        lines = [line for line in csv.reader(file) if len(line) == len(makers)][1:]
+    return [Measured(*(make(text) for make, text in zip(makers, line, strict=True))) for line in lines]
+
+
+def append(path: Path, line: Measured) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_bytes() if path.exists() else b""
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not text:
+            writer.writerow([item.name for item in fields(Measured)])
+        elif not text.endswith(b"\n"):
+            file.write("\n")
+        writer.writerow(asdict(line).values())
+
+
+def study(options: argparse.Namespace) -> None:
+    path = options.out / "rows.csv"
+    done = {key(line) for line in read(path)}
+    began = time.monotonic()
+    for size in options.sizes.split(","):
+        for _, problem in load(f"mini/n{int(size):03}*"):
+            for row in rows(problem, options.rows):
+                for solver in options.solvers or SOLVERS:
+                    if (problem.name, row, solver, options.seconds) in done:
+                        continue
+                    if time.monotonic() - began > options.total:
+                        return
+                    line = solve(problem, row, solver, options.seconds)
+                    append(path, line)
+                    shown = f"{line.nodes} nodes, {line.cpu:.2f} s CPU, gap {line.gap:.2%}"
+                    print(f"{line.problem} {row} {solver}: {line.status}, {shown}", flush=True)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def page(lines: Sequence[Measured]) -> str:
+    run = [line for line in lines if line.status != "skipped"]
+    counts = (
+        f"{len(lines)} runs on problems of `mini`: a row (`all`: the whole layer, where the pattern does not separate) "
+        f"with every solver on one thread, from the mask of `{START}`. "
+        f"Limit: {_listed(f'{line.limit:g} s' for line in lines)} of the wall's clock a run, as the solvers keep it. "
+        f"{sum(line.status == 'stopped' for line in run)} runs were stopped before a proof, "
+        f"{len(lines) - len(run)} were declined."
+    )
+    software = (
+        f"CPU: {_listed(line.cpu_model for line in lines)}. Versions: {_listed(line.versions for line in lines)}."
+    )
+    clock = (
+        "Seconds are those of the exact stage alone (convexification is in it; imports, compilation and the start are "
+        f"not). The machine was shared: a run had {_share(run)} of a core, so a solver that was stopped had less of "
+        "the CPU than the limit says, and not all had the same; compare the CPU seconds. `bnb`'s bounds are proofs "
+        "that can be checked, Gurobi's and SCIP's are their own claims. Gap: (UB − LB) / UB."
+    )
+    sizes = _table(("Variables", "Solver", "Runs", "Optimal", "Stopped", "Mean gap", "Nodes", "CPU s"), _by_size(run))
+    every = _table(
+        ("Problem", "Row", "Variables", "Solver", "Status", "Nodes", "CPU s", "Wall s", "Gap"), map(_run_line, lines)
+    )
+    text = (
+        "# Exact solvers beside one another\n",
+        counts + "\n",
+        software + "\n",
+        clock + "\n",
+        "Written by `python -m benchmarks.study_exact --page` from [rows.csv](rows.csv).\n",
+        "## By size\n",
+        sizes,
+        "Nodes and CPU seconds are sums over the runs.\n",
+        "## Every run\n",
+        every,
+    )
+    return "\n".join(text)
+
+
+def _by_size(lines: Sequence[Measured]) -> Iterable[list[str]]:
+    for size in sorted({line.variables for line in lines}):
+        for solver in SOLVERS:
+            if mine := [line for line in lines if (line.variables, line.solver) == (size, solver)]:
+                optimal = sum(line.status == "optimal" for line in mine)
+                gap = sum(line.gap for line in mine) / len(mine)
+                yield [
+                    str(size), f"`{solver}`", str(len(mine)), str(optimal), str(len(mine) - optimal), percent(gap),
+                    str(sum(line.nodes for line in mine)), number(sum(line.cpu for line in mine)),
+                ]  # fmt: skip
+
+
+def _run_line(line: Measured) -> list[str]:
+    row = "all" if line.row < 0 else str(line.row)
+    status = line.status + (f" ({line.reason})" if line.reason else "")
+    start = [line.problem, row, str(line.variables), f"`{line.solver}`", status]
+    if line.status == "skipped":
+        return [*start, "", "", "", ""]
+    return [*start, str(line.nodes), number(line.cpu), number(line.wall), percent(line.gap)]
+
+
+def _share(lines: Sequence[Measured]) -> str:
+    """How much of a core the longer runs had, least to most."""
+    shares = sorted(line.cpu / line.wall for line in lines if line.wall > 1) or [1.0]
+    return f"{percent(shares[0])} to {percent(shares[-1])}"
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(sorted(set(words)))
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    cells = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="64,96,128,192", help="numbers of columns")
+    parser.add_argument("--rows", type=int, default=1, help="rows of each problem, the first ones")
+    parser.add_argument("--solvers", nargs="+", help="default: all")
+    parser.add_argument("--seconds", type=float, default=60.0, help="limit of a run")
+    parser.add_argument("--total", type=float, default=float("inf"), help="seconds after which no run is begun")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    options = parser.parse_args()
+    if not options.page:
+        one_thread()
+        with threadpool_limits(1):
+            study(options)
+    (options.out / "index.md").write_text(page(read(options.out / "rows.csv")))
+
+
+if __name__ == "__main__":
+    main()
