@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.common import one_thread
 from fwbench.problem import Problem
@@ -138,6 +139,9 @@ def _panel(ax: Axes, points: Sequence[Point], time_of: str) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(bottom=FLOOR)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def page(points: Sequence[Point]) -> str:
