@@ -73,7 +73,7 @@ def measure(problem: Problem, seconds: int) -> list[Point]:
     for world, specs in WORLDS.items():
         for spec in specs:
             points = trace(problem, world, spec.format(seconds=seconds))
-            print(f"{spec}: {points[-1].ratio:.4f} after {points[-1].cpu_seconds:.2f} s CPU", flush=True)
+            print(f"{points[-1].solver}: {points[-1].ratio:.4f} after {points[-1].cpu_seconds:.2f} s CPU", flush=True)
             found += points
     return found
 
@@ -98,7 +98,7 @@ def trace(problem: Problem, world: str, spec: str) -> list[Point]:
 
 @contextmanager
 def cpu_clock() -> Iterator[list[tuple[float, float]]]:
-    """Pairs of wall and CPU seconds since now: other processes stretch the one and hardly the other."""
+    """Pairs of wall and CPU seconds since now: other processes stretch the former much more than the latter."""
     wall, cpu, over = time.perf_counter(), time.process_time(), threading.Event()
     pairs = [(0.0, 0.0)]
 
@@ -179,6 +179,7 @@ def caption(points: Sequence[Point]) -> str:
         f"The best mask, by `{mask.solver}`, has {mask.ratio:.4f} after {mask.cpu_seconds:.3g} CPU seconds. The best "
         f"relaxation, `{relaxed.solver}`, proves {relaxed.ratio:.4f} after {relaxed.cpu_seconds:.3g}, the ladder "
         f"{ladder.ratio:.4f} after {ladder.cpu_seconds:.3g}: a gap of {percent(1 - ladder.ratio / mask.ratio)}. "
+        "The ladder stops at its limit of wall time, `seconds`, finished or not. "
         f"Numbers in [{NAME}.csv](figures/{NAME}.csv)."
     )
 
