@@ -48,6 +48,7 @@ def trace(
             tell(done, len(lines), line.text, None)
             pipeline.warm_up(line, found, device=device, dtype=dtype)
             outcome = pipeline.run(found, line, seed=seed, device=device, dtype=dtype, time_limit=time_limit)
+            report.check_run(outcome.result)
             results.append(outcome.result)
     drawn = report.curves(results)
     report.write(drawn, output, f"{found.name}, {found.pattern}")

@@ -1,7 +1,8 @@
 """How runs converge on one problem: a figure for a paper, and its numbers.
 
 Three rows of logarithmic axes, against seconds and against iterations: the primal gap, the Frank-Wolfe gap, and the
-error of the masks at hand (a relaxation's rounded iterates, then what refines them).
+error of the masks at hand (a relaxation's rounded iterates, then what refines them), in steps: a mask stands until the
+next one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fwbench.result import Moment, Result
 FORMATS = (".svg", ".png", ".pdf")
 SIZE = (6.8, 6.4)  # inches: the width of a page
 MARKED = 9  # markers along a curve
+HALF_WIDTH = 44  # letters of a legend's entry that leave room for one beside it
 _PAPER: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -68,12 +70,9 @@ def curves(results: Sequence[Result]) -> list[Curve]:
     """
     if len({result.problem_hash for result in results}) > 1:
         raise ValueError("the results are of several problems: trace one problem at a time")
-    traces = [_moments(result) for result in results]
     for result in results:
-        if not result.solved:
-            raise ValueError(
-                f"{result.solver} left no mask to trace: {result.status}, {result.reason or result.verdict}"
-            )
+        check_run(result)
+    traces = [_moments(result) for result in results]
     names = [_objective(result.solver, i) for i, result in enumerate(results)]
     reference: dict[str, float] = {}
     for name, moments in zip(names, traces, strict=True):
@@ -82,6 +81,13 @@ def curves(results: Sequence[Result]) -> list[Curve]:
     return [
         _curve(result, moments, reference[name]) for result, moments, name in zip(results, traces, names, strict=True)
     ]
+
+
+def check_run(result: Result) -> None:
+    """Raise ValueError, of one line, unless the run left a mask."""
+    if not result.solved:
+        why = " ".join(str(result.reason or result.verdict).split())
+        raise ValueError(f"{result.solver} left no mask to trace: {result.status}, {why}")
 
 
 def _curve(result: Result, moments: tuple[Moment, ...], reference: float) -> Curve:
@@ -131,24 +137,25 @@ def draw(found: Sequence[Curve], title: str = "") -> Figure:
         for line, (name, value) in zip(axes, rows, strict=True):
             line[0].set_ylabel(name)
             for ax, (_, time) in zip(line, columns, strict=True):
-                _panel(ax, found, value, time)
+                _panel(ax, found, value, time, "steps-post" if name == rows[-1][0] else "default")
         for ax, (name, _) in zip(axes[-1], columns, strict=True):
             ax.set_xlabel(name)
         handles, labels = axes[-1][0].get_legend_handles_labels()
-        legend = figure.legend(handles, labels, loc="outside lower center", ncols=1 if len(found) < 4 else 2)
+        narrow = all(len(label) <= HALF_WIDTH for label in labels)
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=2 if narrow and len(found) > 1 else 1)
         texts = [*legend.get_texts(), figure.suptitle(title, fontsize=9)]
         for text in texts:
             text.set_parse_math(False)  # a name may hold a dollar
     return figure
 
 
-def _panel(ax: Axes, found: Sequence[Curve], value: Callable[[Curve], tuple], time: Callable) -> None:
+def _panel(ax: Axes, found: Sequence[Curve], value: Callable[[Curve], tuple], time: Callable, style: str) -> None:
     for i, curve in enumerate(found):
         points = [(time(m), y) for m, y in zip(curve.moments, value(curve), strict=True) if time(m) and y is not None]
         x, y = zip(*points, strict=True) if points else ((), ())
         ax.plot(
             x, y, marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=clip(curve.solver, 90),
-            linewidth=1.2, markersize=3.5, markevery=max(1, len(points) // MARKED),
+            linewidth=1.2, markersize=3.5, drawstyle=style, markevery=max(1, len(points) // MARKED),
         )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")

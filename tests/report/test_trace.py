@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fwbench.report import trace
 from fwbench.result import Moment, Result, StageRecord, Status, Verdict
@@ -77,6 +78,20 @@ def test_the_panels_show_the_numbers_on_logarithmic_axes():
     np.testing.assert_allclose(gap_by_iterations.get_xdata(), [10, 20])  # 0 has no logarithm
     np.testing.assert_allclose(gap_by_iterations.get_ydata(), [1 / 3, 1 / 25])
     np.testing.assert_allclose(axes[4].lines[0].get_xdata(), [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert [ax.lines[0].get_drawstyle() for ax in axes] == ["default"] * 4 + ["steps-post"] * 2
+
+
+@pytest.mark.parametrize(
+    "solver", ["wanda+fw+round", "wanda+fw(steps=1000,seconds=12.5,variant=pairwise,rounded=True)+swap"]
+)
+def test_the_legend_stays_inside_and_clear_of_the_axes(solver):
+    figure = trace.draw(trace.curves([run(solver) for _ in range(7)]), "p")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    legend = figure.legends[0].get_window_extent(renderer)
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.x1
+    assert all(ax.get_tightbbox(renderer).y0 >= legend.y1 - 1 for ax in figure.axes)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".pdf", b"%PDF"), (".png", b"\x89PNG")])
@@ -129,6 +144,7 @@ def test_command_draws_what_the_solvers_did(fwbench, tmp_path):
         ((ONE, "-s", "fww", "-o", "a.svg"), "did you mean"),
         (("mini", "-s", "fw", "-o", "a.svg"), "name one problem"),
         ((ONE, "-o", "a.svg"), "solver"),
+        ((ONE, "--pattern", "unstructured:0.5", "-s", "fw(convexify=row)", "-o", "a.svg"), "left no mask to trace"),
     ],
 )
 def test_command_refuses_in_one_line(fwbench, tmp_path, words, says):
