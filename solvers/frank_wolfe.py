@@ -206,7 +206,9 @@ def _joined(runs: list[Run], trace: list[Moment]) -> Run:
     counters = {name: max(run.counters[name] for run in runs) for name in runs[0].counters}
     counters["drop_steps"] = sum(run.counters["drop_steps"] for run in runs)
     return Run(
-        *(torch.cat([getattr(run, name) for run in runs]) for name in ("u", "best_u", "bound")),
+        torch.cat([run.u for run in runs]),
+        torch.cat([run.best_u for run in runs]),
+        torch.cat([run.bound for run in runs]),
         max(run.iterations for run in runs),
         max(run.stopped for run in runs),
         trace,
