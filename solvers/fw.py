@@ -42,7 +42,7 @@ class FrankWolfe(Stage):
 
     name: ClassVar[str] = "fw"
     role: ClassVar[Role] = Role.RELAX
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713; Jaggi 2013; Halbey et al., arXiv 2506.02635"
     variant: str = "inface"
     step: str = "linesearch"

@@ -249,11 +249,13 @@ def _away(r, w, u, worst, a, delta, P):  # type: ignore[no-untyped-def]
 @jit
 def _descent(r, w, products, a, delta, P):  # type: ignore[no-untyped-def]
     """Along the projected gradient in the weights (simplex gradient descent), until the first weight is gone."""
-    mean, most = products.mean(), np.inf
+    most = np.inf
     delta[:] = 0
-    scale = np.abs(products - mean).max()
+    downs = products - products.mean()
+    downs /= np.abs(downs).max()
+    downs -= downs.mean()  # once more: products that differ by rounding have no exact mean, and the count would drift
     for j in range(products.size):
-        down = (products[j] - mean) / scale
+        down = downs[j]
         a.change[r, j] = -down
         add_bits(a.bits[r, j], -down, delta)
         if down > 0 and a.weights[r, j] < most * down:

@@ -196,6 +196,22 @@ def test_every_iterate_is_feasible_and_no_bound_exceeds_the_minimum(variant, pat
         assert float(run.bound.clamp(min=0).sum()) <= minimum * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("local", [1.0, 1e-13, 1e-15])
+def test_a_descent_keeps_the_count_when_the_atoms_differ_by_rounding(local):
+    """The mean of nearly equal products is off by as much as they differ: it must not move the sum of the weights."""
+    n, atoms = 8, fw_active.Atoms.empty(1, 8, 8)
+    for j in range(7):
+        atoms.keys[0, j] = fw_active.pack(np.roll(np.eye(n)[0], j), atoms.bits[0, j])
+    atoms.weights[0, :7], atoms.count[0] = 1 / 7, 7
+    products = 5.1 + local * np.array([0, 1, 0, 0, 1, 0, 0])
+    delta, P = np.empty(n), np.empty(n)
+    most = fw_active._descent(0, np.ones(n), products, atoms, delta, P)
+    assert np.abs(delta).max() > 0
+    assert most > 0
+    assert abs(delta.sum()) <= 1e-15 * n
+    assert abs(atoms.change[0].sum()) <= 1e-15 * n
+
+
 @pytest.mark.parametrize("step", loop.STEP_RULES)
 @pytest.mark.parametrize("variant", ["vanilla", "bpcg"])
 def test_step_rules(variant, step):
