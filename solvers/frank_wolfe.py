@@ -5,7 +5,8 @@ Everything is in pruned indicators ``u``. For each row the objective is ``h(u) =
 costs one Gram product, that of the direction.
 
 Two executions of one loop: fused numba kernels on the CPU (``fw_rows``), and torch on any device (``fw_torch``), which
-is also their reference. Variants with an active set run on the CPU.
+is also their reference. Variants with an active set run on the CPU, on part of the rows after the other where their
+sets would not fit into memory.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import psutil
 import torch
 
-from fwbench.patterns import Pattern
+from fwbench.patterns import Pattern, Rows
 from fwbench.problem import Problem
 from fwbench.result import Moment
 from fwbench.solvers import fw_kernels as kernels
 from fwbench.solvers import fw_rows
-from fwbench.solvers.fw_active import Atoms, set_up
+from fwbench.solvers.fw_active import Atoms, atom_bytes, set_up
 from fwbench.stage import Context
 
 ADAPTIVE_START = 1e-3  # of the Lipschitz bound: adaptive estimates grow by themselves
@@ -61,6 +63,11 @@ class Layer:
         W = torch.tensor(problem.W, dtype=dtype, device=context.device)
         G = torch.tensor(problem.G, dtype=dtype, device=context.device)
         return cls(W, G, None if d is None else torch.tensor(d, dtype=dtype, device=context.device), problem.pattern)
+
+    def rows(self, part: slice) -> Layer:
+        """Some rows, as a layer of their own, where rows are independent."""
+        pattern = Rows(self.pattern.pruned[part]) if isinstance(self.pattern, Rows) else self.pattern
+        return Layer(self.W[part], self.G, None if self.d is None else self.d[part], pattern)
 
     def total(self, x: torch.Tensor) -> torch.Tensor:
         """Sum over what a step size is chosen for: each row ``(rows, 1)``, or the layer ``(1, 1)``."""
@@ -111,7 +118,7 @@ class Options:
     fixed: torch.Tensor | None = None  # bool (rows, n): weights that stay, whatever the oracle says
     ell: float = 2.0  # of the open loop's step ell / (t + ell)
     seconds: float = math.inf
-    capacity: int = 0  # atoms in a row's active set; 0 for as many as it may need, or memory allows
+    capacity: int = 0  # atoms in a row's active set; 0 for as many as it may need (of a whole layer: as memory allows)
     correct: int = 0  # iterations from one quadratic correction to the next, 0 for none
     rounded: bool = False  # whether the trace tells the error of the rounded iterate
 
@@ -142,8 +149,71 @@ def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context) 
 
     context = replace(context, deadline=min(context.deadline, time.monotonic() + options.seconds))
     if layer.W.device.type == "cpu":
-        return _minimise_rows(layer, u, options, context)
+        return _minimise_parts(layer, u, options, context)
     return minimise_torch(layer, u, options, context)
+
+
+def _minimise_parts(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
+    """As many rows at a time as have memory for their active sets, four at least (BLAS has other kernels for fewer):
+    each row ends where it would end among all.
+
+    Each part gets its share of the time that is left. The trace tells of the whole layer: of rows that wait or are
+    done, what is known by then; its iterations are those of the part that went furthest.
+    """
+    count = max(1, min(math.ceil(len(u) / _rows_at_a_time(layer, options)), len(u) // fw_rows.FEW_ROWS))
+    parts = [slice(len(u) * i // count, len(u) * (i + 1) // count) for i in range(count)]
+    if count == 1:
+        return _minimise_rows(layer, u, options, context)
+    layers = [layer.rows(part) for part in parts]
+    fixed = [None if options.fixed is None else options.fixed[part] for part in parts]
+    look = replace(options, steps=0, variant="vanilla")
+    known = [
+        _minimise_rows(own, u[part], replace(look, fixed=held), context).trace[-1]
+        for own, part, held in zip(layers, parts, fixed, strict=True)
+    ]
+    runs, trace = [], []
+    for i, (own, part, held) in enumerate(zip(layers, parts, fixed, strict=True)):
+        share = time.monotonic() + context.left() / (len(parts) - i)
+        runs.append(_minimise_rows(own, u[part], replace(options, fixed=held), replace(context, deadline=share)))
+        for known[i] in runs[-1].trace:
+            trace.append(_joint(known, known[i].seconds))
+    return _joined(runs, trace)
+
+
+def _rows_at_a_time(layer: Layer, options: Options) -> int:
+    """How many rows' active sets fit into ``ATOM_BYTES`` and into half of the memory that is free."""
+    rows, n = layer.W.shape
+    if not layer.pattern.separable or DIRECTION_RULES[options.variant] < kernels.AWAY:
+        return max(rows, 1)
+    memory = min(fw_rows.ATOM_BYTES, psutil.virtual_memory().available // 2)
+    return max(1, memory // (_capacity(n, options) * atom_bytes(n)))
+
+
+def _joint(known: list[Moment], seconds: float) -> Moment:
+    """The layer's moment from those of its parts."""
+    rounded = all(m.upper is not None for m in known)
+    return Moment(
+        seconds,
+        sum(m.upper or 0.0 for m in known) if rounded else None,
+        sum(m.lower or 0.0 for m in known),
+        max(m.iterations or 0 for m in known),
+        sum(m.relaxed or 0.0 for m in known),
+    )
+
+
+def _joined(runs: list[Run], trace: list[Moment]) -> Run:
+    """The run of a layer from those of its parts; the counters are those of one run over all rows."""
+    counters = {name: max(run.counters[name] for run in runs) for name in runs[0].counters}
+    counters["drop_steps"] = sum(run.counters["drop_steps"] for run in runs)
+    return Run(
+        torch.cat([run.u for run in runs]),
+        torch.cat([run.best_u for run in runs]),
+        torch.cat([run.bound for run in runs]),
+        max(run.iterations for run in runs),
+        max(run.stopped for run in runs),
+        trace,
+        counters,
+    )
 
 
 def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
@@ -213,9 +283,15 @@ def _atoms(layer: Layer, start: np.ndarray, counts: np.ndarray, options: Options
     rows, n = start.shape
     if DIRECTION_RULES[options.variant] < kernels.AWAY:
         return Atoms.empty(rows, 0, n)
-    fits = max(2, fw_rows.ATOM_BYTES // (rows * (n // 8 + 25)))
-    capacity = min(options.capacity or 4 * n + 8, fits)
+    capacity = _capacity(n, options)
+    if not layer.pattern.separable:
+        capacity = min(capacity, max(2, fw_rows.ATOM_BYTES // atom_bytes(n)))
     atoms = Atoms.empty(rows, capacity, n)
     rounded = layer.pattern.prune(-start.reshape(tuple(layer.W.shape))).reshape(start.shape)
     set_up(start, rounded.astype(start.dtype), counts, atoms)
     return atoms
+
+
+def _capacity(n: int, options: Options) -> int:
+    """Atoms in the set of a row of ``n`` entries."""
+    return options.capacity or 4 * n + 8

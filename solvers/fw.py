@@ -36,8 +36,9 @@ class FrankWolfe(Stage):
     their atoms (QC-MNP), and ``dicg`` takes conjugate gradient steps in its face while that promises half the gap; 0
     for the plain variants, which creep on ill-conditioned layers.
     ``ell``: of the open loop's step ``ell / (t + ell)``. ``seconds``: time for each solve, 0 for no limit.
-    ``capacity``: atoms in a row's active set, 0 for as many as memory allows. ``rounded``: the trace also tells the
-    error of each rounded iterate, for one more product a look.
+    ``capacity``: atoms in a row's active set, 0 for as many as it may need: where they would not fit into
+    memory, rows run in parts, with the same result. ``rounded``: the trace also tells the error of each rounded
+    iterate, for one more product a look.
     """
 
     name: ClassVar[str] = "fw"

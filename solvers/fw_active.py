@@ -40,6 +40,11 @@ class Atoms(NamedTuple):
         )
 
 
+def atom_bytes(n: int) -> int:
+    """Memory of one atom of ``n`` entries: its bits, key, weight and change."""
+    return (n + 7) // 8 + 24
+
+
 # --- packed vertices --------------------------------------------------------------------------------------------------
 
 

@@ -35,14 +35,14 @@ def correct(f, a: Atoms, G: torch.Tensor, n: int) -> None:  # type: ignore[no-un
 
 def _correct_row(r: int, f, a: Atoms, G: torch.Tensor, n: int) -> None:  # type: ignore[no-untyped-def]
     count = int(a.count[r])
-    V = np.empty((count, f.u.shape[1]))
-    unpack(a.bits[r, :count], V)
     weights = a.weights[r, :count].copy()
     w, d = f.W[r].astype(np.float64), f.d[r].astype(np.float64)
     M, slopes = np.zeros((count, count)), np.zeros(count)
-    for first in range(0, V.shape[1], n):
+    V = np.empty((count, n))  # of one layer row at a time: all of a layer's entries need not fit into memory
+    for first in range(0, f.u.shape[1], n):
         part = slice(first, first + n)
-        _add_quadratic(V[:, part], weights, w[part], d[part] if d.size else None, G, M, slopes)
+        unpack(a.bits[r, :count], first, V)
+        _add_quadratic(V, weights, w[part], d[part] if d.size else None, G, M, slopes)
     ridge, factor = RIDGE * float(M.diagonal().mean()), None
     if not ridge > 0:
         return
@@ -80,11 +80,14 @@ def _add_quadratic(
 
 
 @jit
-def unpack(bits, V):  # type: ignore[no-untyped-def]
-    """Rows of zeros and ones from packed vertices."""
-    V[:] = 0
-    for j in range(V.shape[0]):
-        add_bits(bits[j], 1.0, V[j])
+def unpack(bits, first, V):  # type: ignore[no-untyped-def]
+    """Rows of zeros and ones from packed vertices: their entries from ``first`` on, as many as ``V`` has columns."""
+    width, last = bits.shape[1], first + V.shape[1]
+    for b in range(first // width, (last - 1) // width + 1):
+        low, high = max(first, b * width), min(last, (b + 1) * width)
+        for j in range(V.shape[0]):
+            for i in range(low, high):
+                V[j, i - first] = (bits[j, i - b * width] >> b) & 1
 
 
 @jit

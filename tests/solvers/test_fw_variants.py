@@ -14,7 +14,7 @@ from fwbench import patterns
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers import fw_active, fw_correct, fw_kernels, round_
+from fwbench.solvers import fw_active, fw_correct, fw_kernels, fw_rows, round_
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.fw_torch import minimise_torch
 from fwbench.solvers.qp import QuadraticProgram
@@ -273,7 +273,7 @@ def test_a_correction_is_the_minimum_over_the_hull(dtype, convexified):
         Q -= np.diag(linear)
         count = int(atoms.count[0])
         left = np.zeros((count, n))
-        fw_correct.unpack(atoms.bits[0, :count], left)
+        fw_correct.unpack(atoms.bits[0, :count], 0, left)
         assert atoms.weights[0, :count].min() > 0
         np.testing.assert_allclose(atoms.weights[0, :count] @ left, u[0], atol=1e-6)
         assert {tuple(v) for v in left} <= {tuple(v) for v in V}
@@ -296,6 +296,7 @@ def test_corrections_take_float32_far():
 
 MINI = [problem for _, problem in load("mini")]
 QUICK = [problem for problem in MINI if problem.n <= 96]
+BLOCKS = [problem for problem in MINI if problem.n < 576]
 
 
 @cache
@@ -319,6 +320,23 @@ def test_corrected_variants_reach_1e_6_on_the_small_problems_of_mini(problem):
 def test_corrected_variants_reach_1e_6_on_mini(problem, variant):
     u = FrankWolfe(variant=variant, gap=1e-6, steps=20_000).run(problem, State(keep=_wanda(problem)), EXACT).relaxed
     assert problem.row_errors(u).sum() <= clarabel(problem.name) * (1 + 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("problem", BLOCKS, ids=[problem.name for problem in BLOCKS])
+def test_vanilla_reaches_1e_3_on_the_sub_blocks_of_mini(problem):
+    """In at most 20,000 steps. When measured, they took from 570 (n016.o_proj) to 19,780 (n128.o_proj).
+
+    The whole v_proj layer is not among them: nobody has measured yet what it takes.
+    """
+    state = State(keep=_wanda(problem))
+    for _ in range(20):
+        state = FrankWolfe(variant="vanilla", gap=0.0, steps=1000).run(problem, state, EXACT)
+        if problem.row_errors(state.relaxed).sum() <= clarabel(problem.name) * (1 + 1e-3):
+            return
+    error = problem.row_errors(state.relaxed).sum()
+    pytest.fail(f"a relative gap of {error / clarabel(problem.name) - 1:.2e} after 20,000 steps")
 
 
 # --- the pieces ------------------------------------------------------------------------------------------------------
@@ -372,6 +390,31 @@ def test_a_small_active_set_stays_feasible_and_descends(variant):
     assert 2 <= run.counters["active_set_max"] <= 5
     np.testing.assert_allclose(run.u.sum(dim=1), 12, atol=1e-9)
     assert problem.row_errors(run.u.numpy()).sum() < 0.95 * problem.row_errors(first(problem).numpy()).sum()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", [name for name in PATTERNS if name != "unstructured:0.4"])
+@pytest.mark.parametrize("variant", ["away", "pairwise", "bcg", "bpcg"])
+def test_the_split_into_parts_does_not_change_a_bit(variant, pattern, monkeypatch):
+    problem = random_layer(pattern, rows=21, n=16, condition=1e2)
+    e = np.full(problem.n, 0.5 * np.linalg.eigvalsh(problem.G)[0])
+    fixed = torch.tensor(np.random.default_rng(0).random(problem.shape) < 0.1)
+    for options in ({}, {"e": e}, {"fixed": fixed, "step": "adaptive"}):
+        options = {"variant": variant, "steps": 45, "gap": 1e-3, "correct": 10, "rounded": True, **options}
+        monkeypatch.undo()
+        whole = solve(problem, Context(), **options)
+        for rows in (4, 8):
+            monkeypatch.setattr(fw_rows, "ATOM_BYTES", rows * (4 * problem.n + 8) * fw_active.atom_bytes(problem.n))
+            split = solve(problem, Context(), **options)
+            for name in ("u", "best_u", "bound"):
+                assert torch.equal(getattr(split, name), getattr(whole, name)), (rows, name)
+            assert (split.iterations, split.stopped, split.counters) == (whole.iterations, "", whole.counters)
+            assert split.trace[-1][1:] == pytest.approx(whole.trace[-1][1:], rel=1e-6)
+            assert len(split.trace) > len(whole.trace)
+            assert np.diff([moment.relaxed for moment in split.trace]).max() <= 1e-6 * whole.trace[0].relaxed
+            assert np.diff([moment.lower for moment in split.trace]).min() >= 0
 
 
 # ``rows`` copies its counts from the host, and dicg asks for more than tensors without data can answer
