@@ -9,17 +9,16 @@ are more. The figure of the three worlds is that of ``figure_worlds``, if it lie
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import figure_worlds
-from benchmarks.study_bounds import Measured, best_error, read, row_problem
+from benchmarks.csv_lines import append, read
+from benchmarks.study_bounds import Measured, best_error, row_problem
 from fwbench.problems.collections import LAYERS, one
 from fwbench.report import figures
 from fwbench.report.text import number, percent
@@ -242,10 +241,8 @@ def draw(folder: Path, lines: Lines, sizes: Lines) -> None:
 
 
 def write_csv(path: Path, lines: Lines) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow([item.name for item in fields(Measured)])
-        out.writerows(asdict(line).values() for line in lines)
+    path.unlink(missing_ok=True)
+    append(path, lines)
 
 
 PAGE = """# How far the best masks can be from the optimum
@@ -327,7 +324,8 @@ def main() -> None:
     parser.add_argument("sizes", type=Path, nargs="?")
     parser.add_argument("-o", "--out", type=Path, default=Path("reports/bounds"))
     options = parser.parse_args()
-    lines, sizes = read(options.rows), read(options.sizes) if options.sizes else []
+    lines = read(options.rows, Measured)
+    sizes = read(options.sizes, Measured) if options.sizes else []
     if not lines:
         raise SystemExit(f"{options.rows}: no lines")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -12,18 +12,19 @@ again, so a killed run goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import one_thread
+from benchmarks.csv_lines import append, read
 from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
@@ -113,31 +114,6 @@ def problem_of(selector: str, name: str) -> Problem:
 # --- the run ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> list[Measured]:
-    """The lines of a CSV; a line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    kinds = {"int": int, "float": float, "str": str, "bool": lambda text: text == "True"}
-    types = [kinds[str(item.type)] for item in fields(Measured)]
-    with path.open(newline="") as file:
-        lines = [line for line in csv.reader(file) if len(line) == len(types)][1:]
-    return [Measured(*(make(text) for make, text in zip(types, line, strict=True))) for line in lines]
-
-
-def append(path: Path, lines: Sequence[Measured]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = path.read_bytes() if path.exists() else b""
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if not text:
-            writer.writerow([item.name for item in fields(Measured)])
-        elif not text.endswith(b"\n"):
-            file.write("\n")
-        writer.writerows(asdict(line).values() for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def tasks(options: argparse.Namespace, done: set[Key]) -> Iterator[Task]:
     """What is missing, in the order of the command line."""
     wanted = options.bound.split(",")
@@ -168,11 +144,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    done = {(line.problem, line.row, line.n, line.kind) for line in read(options.out)}
+    done = {(line.problem, line.row, line.n, line.kind) for line in read(options.out, Measured)}
     todo = list(tasks(options, done))
     print(f"{len(todo)} rows to do", flush=True)
     began = time.monotonic()
-    with ProcessPoolExecutor(options.jobs, get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), one_thread) as pool:
         running = [pool.submit(solve, task) for task in todo]
         for number, future in enumerate(as_completed(running), 1):
             lines = future.result()
@@ -182,12 +158,6 @@ def main() -> None:
                     f"{number}/{len(todo)} {time.monotonic() - began:.0f} s  {line.problem} row {line.row} n {line.n}"
                 )
                 print(f"{where}  {line.kind} gap {line.gap:.2%}  {line.seconds:.2f} s CPU", flush=True)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ What is in the CSV is not computed again, so a killed run goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
 from benchmarks.common import one_thread
+from benchmarks.csv_lines import append, read
 from fwbench import machine, pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
@@ -120,32 +120,9 @@ def solve(whole: Problem, row: int, solver: str, limit: float) -> Measured:
 # --- the run ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> list[Measured]:
-    """The lines of a CSV; a line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    types = {"int": int, "float": float, "str": str}
-    makers = [types[str(item.type)] for item in fields(Measured)]
-    with path.open(newline="") as file:
-        lines = [line for line in csv.reader(file) if len(line) == len(makers)][1:]
-    return [Measured(*(make(text) for make, text in zip(makers, line, strict=True))) for line in lines]
-
-
-def append(path: Path, line: Measured) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = path.read_bytes() if path.exists() else b""
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if not text:
-            writer.writerow([item.name for item in fields(Measured)])
-        elif not text.endswith(b"\n"):
-            file.write("\n")
-        writer.writerow(asdict(line).values())
-
-
 def study(options: argparse.Namespace) -> None:
     path = options.out / "rows.csv"
-    done = {key(line) for line in read(path)}
+    done = {key(line) for line in read(path, Measured)}
     began = time.monotonic()
     for size in options.sizes.split(","):
         for _, problem in load(f"mini/n{int(size):03}*"):
@@ -156,7 +133,7 @@ def study(options: argparse.Namespace) -> None:
                     if time.monotonic() - began > options.total:
                         return
                     line = solve(problem, row, solver, options.seconds)
-                    append(path, line)
+                    append(path, [line])
                     shown = f"{line.nodes} nodes, {line.cpu:.2f} s CPU, gap {line.gap:.2%}"
                     print(f"{line.problem} {row} {solver}: {line.status}, {shown}", flush=True)
 
@@ -251,7 +228,7 @@ def main() -> None:
         one_thread()
         with threadpool_limits(1):
             study(options)
-    (options.out / "index.md").write_text(page(read(options.out / "rows.csv")))
+    (options.out / "index.md").write_text(page(read(options.out / "rows.csv", Measured)))
 
 
 if __name__ == "__main__":

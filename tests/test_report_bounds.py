@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import figure_worlds, report_bounds
 from benchmarks.figure_worlds import Point
-from benchmarks.study_bounds import Measured, append, read
+from benchmarks.csv_lines import append, read
+from benchmarks.study_bounds import Measured
 from fwbench.solvers.bound import chosen_rows
 
 ROWS = 100
@@ -30,7 +31,7 @@ def page(monkeypatch, tmp_path):
 
     def write(lines: list[Measured], sizes: tuple[Measured, ...] = ()) -> str:
         append(tmp_path / "rows.csv", lines)
-        return report_bounds.page(read(tmp_path / "rows.csv"), sizes, tmp_path)
+        return report_bounds.page(read(tmp_path / "rows.csv", Measured), sizes, tmp_path)
 
     return write
 
@@ -133,3 +134,15 @@ def test_best_so_far_drops_what_is_no_better():
     points = [(0.0, 3.0), (1.0, 3.0), (2.0, 4.0), (3.0, 2.0)]
     assert figure_worlds.best_so_far(points, np.minimum) == [(0.0, 3.0), (3.0, 2.0)]
     assert figure_worlds.best_so_far(points, np.maximum) == [(0.0, 3.0), (2.0, 4.0)]
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path):
+    path, lines = tmp_path / "deep" / "rows.csv", [line("03", 1, "shor", 0.5), line("03", 2, "dnn", 0.6)]
+    append(path, [])
+    assert read(path, Measured) == []
+    append(path, lines)
+    whole = path.read_text()
+    path.write_text(whole[:-40])
+    assert read(path, Measured) == lines[:1]
+    append(path, lines[1:])
+    assert read(path, Measured) == lines
