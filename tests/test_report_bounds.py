@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import figure_worlds, report_bounds
-from benchmarks.figure_worlds import Point
 from benchmarks.csv_lines import append, read
+from benchmarks.figure_worlds import Point
 from benchmarks.study_bounds import Measured
 from fwbench.solvers.bound import chosen_rows
 
