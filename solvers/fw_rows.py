@@ -164,27 +164,31 @@ class Rows:
         self.out_u, self.out_best_u = fields.u.copy(), fields.best_u.copy()
         self.out = {name: getattr(fields, name).copy() for name in ("value", "gap", "best", "drops")}
         self.products = self.corrections = self.most_atoms = 0
+        self.flat = fields.u.shape[1] != shape[1]  # rows that are not independent, in one
+        self.over_parts: Map = _one_by_one
         self.exact_G = G.double() if method.correct and method.variant >= kernels.AWAY else G
 
     def blocks(self) -> list[tuple[Fields, Atoms]]:
         """Views of nearly equal numbers of rows, an even number of blocks."""
-        rows = len(self.index)
+        return [(_cut(self.f, part), _cut(self.a, part)) for part in self.parts(len(self.index))]
+
+    def parts(self, rows: int) -> list[slice]:
+        """So many rows in parts; threads do not come into it."""
         size = max(BLOCK_ROWS, self.shape[1] // BLOCK_PART)
         count = 1 if rows < 16 else 2 * math.ceil(rows / (2 * size))
-        ends = [rows * i // count for i in range(count + 1)]
-        return [
-            (_cut(self.f, slice(low, high)), _cut(self.a, slice(low, high))) for low, high in itertools.pairwise(ends)
-        ]
+        return [slice(*ends) for ends in itertools.pairwise(rows * i // count for i in range(count + 1))]
 
     def multiply(self, x: np.ndarray, out: np.ndarray) -> None:
         """``x G``; rows that were laid flat take their shape again.
 
         BLAS has other kernels for one or two rows, whose sums differ in the last bit: those are never used, so that
-        a row's result does not depend on the rows beside it.
+        a row's result does not depend on the rows beside it. Nor does BLAS use threads of its own, which may split a
+        sum: a layer laid flat is multiplied in parts, as others are in blocks.
         """
         left, right = torch.from_numpy(x.reshape(-1, self.shape[1])), torch.from_numpy(out.reshape(-1, self.shape[1]))
         if len(left) >= FEW_ROWS:
-            torch.mm(left, self.G, out=right)
+            parts = self.parts(len(left)) if self.flat else [slice(None)]
+            self.over_parts(lambda part: torch.mm(left[part], self.G, out=right[part]), parts)
         else:
             more = torch.zeros(FEW_ROWS - len(left), self.shape[1], dtype=left.dtype)
             right.copy_((torch.cat((left, more)) @ self.G)[: len(left)])
@@ -247,18 +251,22 @@ def _cut(arrays, rows):  # type: ignore[no-untyped-def]
     return type(arrays)(*(x[rows] for x in arrays))
 
 
+Map = Callable[[Callable, Iterable], list]
+
+
+def _one_by_one(work: Callable, items: Iterable) -> list:
+    return [work(item) for item in items]
+
+
 @contextmanager
-def workers(threads: int, blocks: int) -> Iterator[Callable[[Callable, Iterable], list]]:
-    """A ``map`` over blocks: on threads that multiply alone, or here with all threads if there is one block."""
-    if blocks == 1 or threads == 1:
-        with torch_threads(threads):
-            yield lambda work, items: [work(item) for item in items]
-        return
-    with (
-        torch_threads(1),
-        ThreadPoolExecutor(min(threads, blocks), initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
-        yield lambda work, items: list(pool.map(work, items))
+def workers(threads: int, pieces: int) -> Iterator[Map]:
+    """A ``map`` over pieces of work, on threads that multiply alone."""
+    with torch_threads(1):
+        if pieces == 1 or threads == 1:
+            yield _one_by_one
+            return
+        with ThreadPoolExecutor(min(threads, pieces), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield lambda work, items: list(pool.map(work, items))
 
 
 def run(
@@ -269,7 +277,8 @@ def run(
     ``report(iterations, value, bound)`` hears the sums of values and best bounds after each round.
     """
     t, stopped = 0, ""
-    with workers(threads, len(rows.blocks())) as over:
+    parts = len(rows.parts(rows.shape[0])) if rows.flat else 1
+    with workers(threads, len(rows.blocks())) as over, workers(threads, parts) as rows.over_parts:
         over(rows.start, rows.blocks())
         rows.products += 1
         while True:
