@@ -326,17 +326,18 @@ def test_corrected_variants_reach_1e_6_on_mini(problem, variant):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("problem", BLOCKS, ids=[problem.name for problem in BLOCKS])
 def test_vanilla_reaches_1e_3_on_the_sub_blocks_of_mini(problem):
-    """In at most 20,000 steps. When measured, they took from 570 (n016.o_proj) to 19,780 (n128.o_proj).
+    """In at most 80,000 steps, as 1/t has it. Measured, to the next thousand: four take over 10,000 (n128.o_proj
+    20,000), and n064.o_proj takes 57,000.
 
     The whole v_proj layer is not among them: nobody has measured yet what it takes.
     """
     state = State(keep=_wanda(problem))
-    for _ in range(20):
+    for _ in range(80):
         state = FrankWolfe(variant="vanilla", gap=0.0, steps=1000).run(problem, state, EXACT)
         if problem.row_errors(state.relaxed).sum() <= clarabel(problem.name) * (1 + 1e-3):
             return
     error = problem.row_errors(state.relaxed).sum()
-    pytest.fail(f"a relative gap of {error / clarabel(problem.name) - 1:.2e} after 20,000 steps")
+    pytest.fail(f"a relative gap of {error / clarabel(problem.name) - 1:.2e} after 80,000 steps")
 
 
 # --- the pieces ------------------------------------------------------------------------------------------------------
