@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import click
 from fwbench.cli.make import _chain, _listener
 from fwbench.cli.progress import progress
 
-REGISTRY = Path("problems")
+WORDS = {True: "holds", False: "FAILS", None: "open "}  # of a finding
 
 
 @click.command()
@@ -85,13 +86,14 @@ def verify(what: Path, selectors: tuple[str, ...], quiet: bool) -> int:
         findings = iter([prove.check_certificate(problem, certificate)])
     else:
         findings = prove.verify_store(Store(what, readonly=True))
-    good = bad = 0
+    count: Counter[bool | None] = Counter()
     for item in findings:
-        good, bad = good + item.ok, bad + (not item.ok)
+        count[item.ok] += 1
         if not (quiet and item.ok):
-            click.echo(f"{'holds' if item.ok else 'FAILS'}  {item.problem}  {item.what}: {item.detail}")
-    click.echo(f"{what}: {good} hold, {bad} fail")
-    return 1 if bad else 0
+            click.echo(f"{WORDS[item.ok]}  {item.problem}  {item.what}: {item.detail}")
+    undecided = f", {count[None]} cannot be decided here" if count[None] else ""
+    click.echo(f"{what}: {count[True]} hold, {count[False]} fail{undecided}")
+    return 1 if count[False] else 0
 
 
 @click.command()
