@@ -166,6 +166,7 @@ def page(lines: Sequence[Measured]) -> str:
     text = (
         "# Exact solvers beside one another\n",
         counts + "\n",
+        "".join(f"- {line}\n" for line in _conclusions(run)),
         software + "\n",
         clock + "\n",
         "Written by `python -m benchmarks.study_exact --page` from [rows.csv](rows.csv).\n",
@@ -188,6 +189,34 @@ def _by_size(lines: Sequence[Measured]) -> Iterable[list[str]]:
                     str(size), f"`{solver}`", str(len(mine)), str(optimal), str(len(mine) - optimal), percent(gap),
                     str(sum(line.nodes for line in mine)), number(sum(line.cpu for line in mine)),
                 ]  # fmt: skip
+
+
+RATIOS = (  # what is compared: of which solver to which
+    ("nodes", "gurobi", "gurobi(convexify=shared)"),
+    ("cpu", "gurobi", "bnb"),
+    ("cpu", "bnb", "gurobi(convexify=shared)"),
+)
+
+
+def _conclusions(lines: Sequence[Measured]) -> Iterable[str]:
+    """Ratios of two solvers' sums by size, over the runs that both closed."""
+    for what, one, other in RATIOS:
+        found = []
+        for size in sorted({line.variables for line in lines}):
+            closed = [
+                {(line.problem, line.row): line for line in lines if _closed(line, size, solver)}
+                for solver in (one, other)
+            ]
+            both = closed[0].keys() & closed[1].keys()
+            sums = [sum(getattr(mine[run], what) for run in both) for mine in closed]
+            if both and sums[1] > 0:
+                found.append(f"n = {size}: {number(sums[0] / sums[1])} ({len(both)} runs)")
+        unit = {"nodes": "Nodes", "cpu": "CPU seconds"}[what]
+        yield f"{unit} of `{one}` over those of `{other}`, on runs that both closed: {', '.join(found) or 'none'}."
+
+
+def _closed(line: Measured, size: int, solver: str) -> bool:
+    return (line.variables, line.solver, line.status) == (size, solver, "optimal")
 
 
 def _run_line(line: Measured) -> list[str]:

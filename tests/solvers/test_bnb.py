@@ -135,9 +135,9 @@ def test_an_unfinished_tree_is_honest(nodes):
 def test_respects_the_deadline():
     problem = real("n256.gate_proj")
     solve(real("n016.gate_proj"))  # compiled
-    began = time.monotonic()
+    began = time.process_time()
     after = BranchAndBound(seconds=1.0, subtree=50).run(problem, State(), Context())
-    assert time.monotonic() - began < 6.0
+    assert time.process_time() - began < 6.0
     assert (after.stopped, after.proven) == ("deadline", False)
     assert not count_reason(problem, after.keep)
     assert 0 <= after.lower <= problem.error(after.keep)

