@@ -1,0 +1,89 @@
+"""How many calibration tokens masks need: errors on texts that did not calibrate, by the number of tokens.
+
+    python benchmarks/study_tokens.py                   what is missing in reports/prune/tokens.csv
+    python benchmarks/study_prune.py page               writes its section
+
+A seeded sample of rows of two blocks' layers, pattern 0.5. Masks are found on ``lee``'s first tokens; the errors are on
+the dense model's inputs from the two held-out texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from csv_lines import append, read
+
+from fwbench import pipeline
+from fwbench.perplexity import windows
+from fwbench.problem import Problem, row_errors
+from fwbench.problems.collections import LAYERS
+from fwbench.problems.extract import BATCH, batch, grams, named_layers
+from fwbench.problems.models import Model, load_model
+from fwbench.problems.text import load_text, sequences
+from fwbench.solvers.bound import chosen_rows
+
+OUT = Path(__file__).parents[1] / "reports" / "prune" / "tokens.csv"
+MODEL, CALIBRATION, HELD_OUT, HELD_OUT_TOKENS = "smollm2", "lee", ("lee-heldout", "wikipedia"), 8192
+METHODS = ("wanda", "wanda+swap", "push(rounds=20)+swap")
+BLOCKS, TOKENS, ROWS, PATTERN = (3, 13), (4096, 16384, 65536), 24, "0.5"
+
+
+@dataclass(frozen=True)
+class Line:
+    """Errors of the sampled rows, summed, of one mask; those on a text are means over its tokens."""
+
+    layer: str
+    tokens: int  # of calibration
+    rows: int
+    method: str
+    calibration: float
+    lee_heldout: float
+    wikipedia: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--blocks", type=int, nargs="+", default=BLOCKS)
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    done = {(line.layer, line.tokens) for line in read(options.out, Line)}
+    model = load_model(MODEL)
+    names = [f"smollm2.{block:02}.{layer}" for block in options.blocks for layer in LAYERS]
+    layers = {name: layer for name, layer in named_layers(model).items() if name in names}
+    held_out = [grams(model.network, layers, _batches(model, text)) for text in HELD_OUT]
+    for tokens in options.tokens:
+        if missing := {name: layer for name, layer in layers.items() if (name, tokens) not in done}:
+            ids = batch(sequences(model.tokenizer, load_text(CALIBRATION), tokens))
+            for name, G in grams(model.network, missing, ids).items():
+                append(options.out, measure(name, tokens, layers[name], G, [found[name] for found in held_out]))
+                print(name, tokens, flush=True)
+
+
+def _batches(model: Model, text: str) -> Sequence[torch.Tensor]:
+    return windows(model, load_text(text), tokens=HELD_OUT_TOKENS).split(BATCH // 512)
+
+
+def measure(
+    name: str, tokens: int, layer: torch.nn.Module, G: np.ndarray, held_out: Sequence[np.ndarray]
+) -> list[Line]:
+    """A line a method of one layer's sampled rows."""
+    W = layer.weight.detach().numpy()  # type: ignore[operator, union-attr]
+    problem = Problem(name, W[chosen_rows(ROWS, len(W))], G, PATTERN)
+    lines = []
+    for method in METHODS:
+        keep = pipeline.run(problem, pipeline.resolve(method), threads=1).keep
+        lost = np.where(keep, 0.0, problem.W)
+        errors = [float(row_errors(gram, lost).sum()) for gram in (G, *held_out)]
+        lines.append(Line(name, tokens, problem.rows, method, *errors))
+    return lines
+
+
+if __name__ == "__main__":
+    main()
