@@ -7,7 +7,7 @@ Sequential, 0.5 of each row, everything else by default; in a process of its own
 the stages' own, ``judge`` the rest of each layer's turn (the problem's hash, the mask judged in float64, Wanda's error
 beside), ``rest`` what no part's clock saw. Memory is resident: ``base_mb`` after the libraries are loaded and the
 kernels of the spec compiled, on a layer of ``mini``; ``peak_mb`` the largest while pruning, the base taken off;
-``needed_mb`` the model's float32 parameters, one block's float64 Gram matrices and the float32 activations of all tokens.
+``needed_mb`` the model's float32 parameters, one block's float64 Gram matrices and all tokens' float32 activations.
 """
 
 from __future__ import annotations

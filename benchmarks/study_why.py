@@ -112,15 +112,14 @@ def hybrids() -> None:
         weights[name] = {problem.name: solved(problem, line)["keep"] for problem in problems}
     dense = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     done = {(line.base, line.group) for line in read(out, Hybrid)}
-    groups = ["", *KINDS, *DEPTHS]
-    for group in groups:
-        for base, other in (("wanda+swap", "ours"), ("ours", "wanda+swap")):
+    for base, other in (("wanda+swap", "ours"), ("ours", "wanda+swap")):
+        for group in (*KINDS, *DEPTHS):
             if (base, group) in done:
                 continue
             _load(layers, dense, {n: weights[other if group in group_of(n) else base][n] for n in layers})
             values = [perplexity(model, load_text(text), tokens=TOKENS).value for text in TEXTS]
             append(out, [Hybrid(base, group, *(round(value, 4) for value in values))])
-            print(base, group or "-", *values, flush=True)
+            print(base, group, *values, flush=True)
 
 
 @torch.no_grad()
