@@ -78,12 +78,13 @@ def best_layers(errors: Rows) -> dict[Key, str]:
 
 def _peers(rows: Sequence[Mapping[str, str]]) -> str:
     lines = [PEERS, "", "| tool | method | pattern | lee.cor | Wikipedia | CPU min | wall min | peak MB |", RULE]
-    for row in sorted(rows, key=lambda row: (row["pattern"], row["method"], row["tool"])):
+    latest = {(row["pattern"], row["method"], row["tool"]): row for row in rows}  # a later one counts
+    for _, row in sorted(latest.items()):
         cells = [row["tool"], row["method"], row["pattern"]]
         cells += [f"{float(row[text]):.2f}" for text in ("lee-heldout", "wikipedia")]
         cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [row["peak_mb"] or "–"]
         lines.append(f"| {' | '.join(cells)} |")
-    versions = sorted({row["versions"] for row in rows})
+    versions = sorted({row["versions"] for row in latest.values()})
     return "\n".join([*lines, "", f"Versions: {'; '.join(versions)}."])
 
 
