@@ -29,6 +29,9 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Sequence[str], missing:
     if (folder / "peers.csv").is_file():
         with (folder / "peers.csv").open(newline="") as file:
             parts.append(_peers(list(csv.DictReader(file))))
+    if (folder / "profile.csv").is_file():
+        with (folder / "profile.csv").open(newline="") as file:
+            parts.append(_profiles(list(csv.DictReader(file))))
     if missing:
         parts.append(f"## Not run yet\n\n{_missing(missing)}")
     (folder / "index.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -88,6 +91,20 @@ def _peers(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join([*lines, "", f"Versions: {'; '.join(versions)}."])
 
 
+def _profiles(rows: Sequence[Mapping[str, str]]) -> str:
+    """Shares of a run's time, and its memory beside what it needs; a later run of the same counts."""
+    latest = {(row["tokens"], row["spec"]): row for row in rows}
+    lines = [PROFILES, "", f"| spec | tokens | total, s | {' | '.join(PARTS)} | other work | peak / needed |"]
+    lines.append("|---|" + "---:|" * (len(PARTS) + 4))
+    for row in sorted(latest.values(), key=lambda row: (int(row["tokens"]), float(row["total"]))):
+        seconds = {name: float(row[name]) for name in (*PARTS, *OTHER)}
+        total = float(row["total"])
+        shares = [*(seconds[name] for name in PARTS), sum(seconds[name] for name in OTHER)]
+        cells = [row["spec"], row["tokens"], f"{total:.0f}", *(f"{100 * share / total:.1f} %" for share in shares)]
+        lines.append(f"| {' | '.join(cells)} | {float(row['peak_mb']) / float(row['needed_mb']):.2f} |")
+    return "\n".join(lines)
+
+
 HEAD = """# SmolLM2-135M pruned, on two boards
 
 All 210 linear layers, calibrated on the first 16,384 tokens of `lee_background.cor` in sequences of 512. Perplexity in
@@ -115,3 +132,12 @@ PEERS = """## Beside llm-compressor
 The same model folder, tokens, pattern and machine; both calibrate block by block, in float32, with two threads. Minutes
 and peak are of the whole process, from start to saved folder; wall time on a machine that others used too. A dash: not
 measured."""
+PARTS, OTHER = ("forward", "evaluate", "solver"), ("load", "judge", "save", "rest")
+PROFILES = """## Where the time and the memory go
+
+`fwbench prune smollm2 --pattern 0.5 -s SPEC --tokens TOKENS` (sequential), one thread; wall time on two cores that
+others used too. `forward`: the blocks and their Gram matrices; `evaluate`: perplexity and a sample before and after,
+forward passes too; `solver`: the stages. Other work is all the rest: loading, hashing and judging each layer in float64
+beside Wanda's mask, writing blocks, saving. Peak is the resident memory while pruning, libraries and compiled kernels
+taken off; needed are the model in float32, one block's Gram matrices in float64 and all activations. By
+`python benchmarks/profile_prune.py`."""
