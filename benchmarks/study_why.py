@@ -12,7 +12,7 @@ Wikipedia. Masks come from the cache of ``study_prune``. Lines are appended to `
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ KINDS = {
     "gate, up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
+SETS = {"wanda+swap": SWAP, "ours": OURS}
 DEPTHS = {f"blocks {start} to {start + 9}": range(start, start + 10) for start in (0, 10, 20)}
 
 
@@ -101,18 +102,19 @@ def errors() -> None:
             print(name, first, [sum(getattr(line, key) for line in measured) for key in ("wanda", "swap", "ours")])
 
 
-def hybrids() -> None:
-    """Perplexities of the hybrids, one group of layers at a time."""
+def hybrids(bases: Sequence[str]) -> None:
+    """Perplexities of the hybrids of these bases, one group of layers at a time."""
     model, out = load_model(MODEL), OUT / HYBRIDS
     layers = named_layers(model)
     weights: dict[str, dict[str, np.ndarray]] = {}
-    for name, method in (("wanda+swap", SWAP), ("ours", OURS)):
+    for name, method in SETS.items():
         line = pipeline.resolve(method)
         problems = (problem for _, problem in collections.load(MODEL, [PATTERN]))
         weights[name] = {problem.name: solved(problem, line)["keep"] for problem in problems}
     dense = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     done = {(line.base, line.group) for line in read(out, Hybrid)}
-    for base, other in (("wanda+swap", "ours"), ("ours", "wanda+swap")):
+    for base in bases:
+        [other] = {*SETS} - {base}
         for group in (*KINDS, *DEPTHS):
             if (base, group) in done:
                 continue
@@ -133,8 +135,13 @@ def _load(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("errors", "hybrids"))
+    parser.add_argument("--base", choices=tuple(SETS), help="hybrids of this one only, beside another process")
+    given = parser.parse_args()
     torch.set_num_threads(THREADS)
-    {"errors": errors, "hybrids": hybrids}[parser.parse_args().what]()
+    if given.what == "errors":
+        errors()
+    else:
+        hybrids([given.base] if given.base else list(SETS))
 
 
 if __name__ == "__main__":
