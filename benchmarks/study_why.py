@@ -2,6 +2,7 @@
 
     python benchmarks/study_why.py errors     errors of their masks on held-out inputs, beside the calibration's
     python benchmarks/study_why.py hybrids    perplexities of mixed models: a group of layers has the other set's masks
+    python benchmarks/study_why.py first      perplexities with the dense model's keys and values of first tokens
     python benchmarks/study_prune.py page     writes their section
 
 ``ours`` (the preset ``fast``) has less error than ``wanda+swap`` in nearly every layer, yet more perplexity on
@@ -12,7 +13,7 @@ Wikipedia. Masks come from the cache of ``study_prune``. Lines are appended to `
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ from fwbench.perplexity import perplexity, windows
 from fwbench.problem import row_errors
 from fwbench.problems import collections
 from fwbench.problems.extract import BATCH, batch, grams, named_layers
-from fwbench.problems.models import load_model
+from fwbench.problems.models import Model, load_model
 from fwbench.problems.text import TOKENS as CALIBRATION_TOKENS
 from fwbench.problems.text import load_text, sequences
 
@@ -37,6 +38,7 @@ KINDS = {
     "gate, up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
+FIRST = "first tokens dense"
 SETS = {"wanda+swap": SWAP, "ours": OURS}
 DEPTHS = {f"blocks {start} to {start + 9}": range(start, start + 10) for start in (0, 10, 20)}
 
@@ -104,24 +106,74 @@ def errors() -> None:
 
 def hybrids(bases: Sequence[str]) -> None:
     """Perplexities of the hybrids of these bases, one group of layers at a time."""
-    model, out = load_model(MODEL), OUT / HYBRIDS
-    layers = named_layers(model)
-    weights: dict[str, dict[str, np.ndarray]] = {}
-    for name, method in SETS.items():
-        line = pipeline.resolve(method)
-        problems = (problem for _, problem in collections.load(MODEL, [PATTERN]))
-        weights[name] = {problem.name: solved(problem, line)["keep"] for problem in problems}
+    model = load_model(MODEL)
+    done = {(line.base, line.group) for line in read(OUT / HYBRIDS, Hybrid)}
+    layers, keeps = named_layers(model), _keeps()
     dense = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    done = {(line.base, line.group) for line in read(out, Hybrid)}
     for base in bases:
         [other] = {*SETS} - {base}
         for group in (*KINDS, *DEPTHS):
-            if (base, group) in done:
-                continue
-            _load(layers, dense, {n: weights[other if group in group_of(n) else base][n] for n in layers})
-            values = [perplexity(model, load_text(text), tokens=TOKENS).value for text in TEXTS]
-            append(out, [Hybrid(base, group, *(round(value, 4) for value in values))])
-            print(base, group, *values, flush=True)
+            if (base, group) not in done:
+                _load(layers, dense, {n: keeps[other if group in group_of(n) else base][n] for n in layers})
+                _measure(model, base, group)
+
+
+def first_tokens(bases: Sequence[str]) -> None:
+    """Perplexities where every later token sees the windows' first tokens as in the dense model.
+
+    A first token attends to itself alone, and others see of it the outputs of ``k_proj`` and ``v_proj``; so those two,
+    put in place of the pruned model's at position 0 of each block, undo all that pruning did to it.
+    """
+    model = load_model(MODEL)
+    layers, keeps = named_layers(model), _keeps()
+    watched = {name: layer for name, layer in layers.items() if name.endswith(("k_proj", "v_proj"))}
+    known: dict[int, dict[str, torch.Tensor]] = {}  # by the first token's id
+    for token in {int(ids[0]) for text in TEXTS for ids in windows(model, load_text(text), tokens=TOKENS)}:
+        known[token] = {}
+        handles = [
+            layer.register_forward_hook(
+                lambda _, __, output, token=token, name=name: known[token].update({name: output})
+            )
+            for name, layer in watched.items()
+        ]
+        with torch.no_grad():
+            model.network.base_model(input_ids=torch.tensor([[token]]), use_cache=False)
+        for handle in handles:
+            handle.remove()
+    current: list[int] = [0]
+
+    def note(_: torch.nn.Module, __: tuple, named: dict) -> None:
+        current[0] = int(named["input_ids"][0, 0])
+
+    def restore(name: str) -> Callable:
+        def hook(_: torch.nn.Module, __: tuple, output: torch.Tensor) -> torch.Tensor:
+            return torch.cat([known[current[0]][name], output[:, 1:]], 1)
+
+        return hook
+
+    model.network.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
+    for name, layer in watched.items():
+        layer.register_forward_hook(restore(name))
+    dense = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    for base in bases:
+        _load(layers, dense, keeps[base])
+        _measure(model, base, FIRST)
+
+
+def _keeps() -> dict[str, dict[str, np.ndarray]]:
+    """Masks of both sets by layer."""
+    lines = {name: pipeline.resolve(method) for name, method in SETS.items()}
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in lines}
+    for _, problem in collections.load(MODEL, [PATTERN]):
+        for name, line in lines.items():
+            found[name][problem.name] = solved(problem, line)["keep"]
+    return found
+
+
+def _measure(model: Model, base: str, group: str) -> None:
+    values = [perplexity(model, load_text(text), tokens=TOKENS).value for text in TEXTS]
+    append(OUT / HYBRIDS, [Hybrid(base, group, *(round(value, 4) for value in values))])
+    print(base, group, *values, flush=True)
 
 
 @torch.no_grad()
@@ -134,14 +186,14 @@ def _load(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("errors", "hybrids"))
-    parser.add_argument("--base", choices=tuple(SETS), help="hybrids of this one only, beside another process")
+    parser.add_argument("what", choices=("errors", "hybrids", "first"))
+    parser.add_argument("--base", choices=tuple(SETS), help="of this one only, beside another process")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
     if given.what == "errors":
         errors()
     else:
-        hybrids([given.base] if given.base else list(SETS))
+        {"hybrids": hybrids, "first": first_tokens}[given.what]([given.base] if given.base else list(SETS))
 
 
 if __name__ == "__main__":
