@@ -6,6 +6,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import study_why_page
+
 Key = tuple[str, str, str]  # mode, pattern, method
 Rows = Mapping[Key, Mapping[str, str]]
 TIE = 1 + 1e-6  # errors this close are equal
@@ -26,6 +28,8 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Sequence[str], missing:
     if keys:
         both = sorted({("one-shot", *key[1:]) for key in keys} & set(rows)) + keys
         parts.append(_board(SEQUENTIAL, [("dense", "", "dense"), *both], rows, {}))
+    if why := study_why_page.section(folder, rows, "push(rounds=20)+swap"):
+        parts.append(why)
     if (folder / "peers.csv").is_file():
         with (folder / "peers.csv").open(newline="") as file:
             parts.append(_peers(list(csv.DictReader(file))))
