@@ -6,8 +6,8 @@
 
 Each row is a process of its own, from start to saved folder; the system says its CPU time and largest resident size.
 Both calibrate block by block on the first 16,384 tokens of ``lee`` in sequences of 512, in float32 on the CPU, with two
-threads, and the folders' perplexities are measured by fwbench. Rows are appended to ``reports/prune/peers.csv``; of two
-for the same pair, the later one counts.
+threads, and the folders' perplexities are measured by fwbench. Rows are appended to ``reports/prune/peers.csv``; a pair
+whose rows all lack the peak is measured again.
 """
 
 from __future__ import annotations

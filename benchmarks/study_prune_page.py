@@ -85,13 +85,17 @@ def best_layers(errors: Rows) -> dict[Key, str]:
 
 def _peers(rows: Sequence[Mapping[str, str]]) -> str:
     lines = [PEERS, "", "| tool | method | pattern | lee.cor | Wikipedia | CPU min | wall min | peak MB |", RULE]
-    latest = {(row["pattern"], row["method"], row["tool"]): row for row in rows}  # a later one counts
-    for _, row in sorted(latest.items()):
+    pairs: dict[tuple[str, str, str], list[Mapping[str, str]]] = {}
+    for row in rows:
+        pairs.setdefault((row["pattern"], row["method"], row["tool"]), []).append(row)
+    for _, runs in sorted(pairs.items()):
+        row = min(runs, key=lambda run: float(run["cpu_minutes"]))  # others on the machine only ever add to it
+        peak = next((run["peak_mb"] for run in reversed(runs) if run["peak_mb"]), "–")
         cells = [row["tool"], row["method"], row["pattern"]]
         cells += [f"{float(row[text]):.2f}" for text in ("lee-heldout", "wikipedia")]
-        cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [row["peak_mb"] or "–"]
+        cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [peak]
         lines.append(f"| {' | '.join(cells)} |")
-    versions = sorted({row["versions"] for row in latest.values()})
+    versions = sorted({row["versions"] for row in rows})
     return "\n".join([*lines, "", f"Versions: {'; '.join(versions)}."])
 
 
@@ -134,8 +138,8 @@ not compare with one-shot's, and its minutes include the forward passes.
 PEERS = """## Beside llm-compressor
 
 The same model folder, tokens, pattern and machine; both calibrate block by block, in float32, with two threads. Minutes
-and peak are of the whole process, from start to saved folder; wall time on a machine that others used too. A dash: not
-measured."""
+and peak are of the whole process, from start to saved folder, on a machine that others used too; of several runs, the
+minutes of the one with the least CPU time. A dash: not measured."""
 PARTS, OTHER = ("forward", "evaluate", "solver"), ("load", "judge", "save", "rest")
 PROFILES = """## Where the time and the memory go
 
