@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 KINDS = {"q": "q, k, v", "k": "q, k, v", "v": "q, k, v", "o": "o", "gate": "gate, up", "up": "gate, up", "down": "down"}
+DEPTHS = ("blocks 0 to 9", "blocks 10 to 19", "blocks 20 to 29")
+ORDER = (*dict.fromkeys(KINDS.values()), *DEPTHS, "first tokens dense")
 NAMES = {"lee": "`lee` (calibration)", "lee-heldout": "`lee.cor`", "wikipedia": "Wikipedia"}
 Lines = Sequence[Mapping[str, str]]
 
@@ -42,7 +44,9 @@ def _hybrids(lines: Lines, boards: Mapping[tuple[str, str, str], Mapping[str, st
     table = [HYBRIDS, "", "| masks of | but the other's in | lee.cor | Wikipedia |", "|---|---|---:|---:|"]
     for name in base:
         table.append(f"| {name} | – | {float(base[name]['lee-heldout']):.2f} | {float(base[name]['wikipedia']):.2f} |")
-        for line in (line for line in lines if line["base"] == name):
+        for line in sorted(
+            (line for line in lines if line["base"] == name), key=lambda line: ORDER.index(line["group"])
+        ):
             cells = [name, line["group"]]
             for column, text in (("lee_heldout", "lee-heldout"), ("wikipedia", "wikipedia")):
                 value = float(line[column])
