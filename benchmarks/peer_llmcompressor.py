@@ -68,6 +68,7 @@ def measured(command: list[str]) -> dict[str, str]:
     """
     began = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "CUDA_VISIBLE_DEVICES": ""}
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # on a machine with others, threads that spin count as work
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
         pid, peak = 0, 0
