@@ -6,7 +6,8 @@
 
 Each row is a process of its own, from start to saved folder; the system says its CPU time and largest resident size.
 Both calibrate block by block on the first 16,384 tokens of ``lee`` in sequences of 512, in float32 on the CPU, with two
-threads, and the folders' perplexities are measured by fwbench. Rows are appended to ``reports/prune/peers.csv``.
+threads, and the folders' perplexities are measured by fwbench. Rows are appended to ``reports/prune/peers.csv``; a pair
+whose rows all lack the peak is measured again.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def measured(command: list[str]) -> dict[str, str]:
     """
     began = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "CUDA_VISIBLE_DEVICES": ""}
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # on a machine with others, threads that spin count as work
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
         pid, peak = 0, 0
@@ -140,13 +142,15 @@ def main() -> None:
         done = set()
         if given.out.is_file():
             with given.out.open(newline="") as file:
-                done = {(line["tool"], line["method"], line["pattern"]) for line in csv.DictReader(file)}
+                kept = [line for line in csv.DictReader(file) if line["peak_mb"]]  # without, it is measured again
+            done = {(line["tool"], line["method"], line["pattern"]) for line in kept}
         if wanted in done:
             continue
         found = row(given.python, *wanted)
+        new = not given.out.is_file()
         with given.out.open("a", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            if not done:
+            if new:
                 writer.writeheader()
             writer.writerow(found)
         print(found, flush=True)

@@ -99,7 +99,7 @@ def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float])
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
     for _, problem in collections.load(MODEL, [pattern]):
         pipeline.warm_up(line, problem)
-        found = _solved(problem, line)
+        found = solved(problem, line)
         weights, error = found["weights"], float(found["error"])
         cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
         if update is not None:
@@ -124,7 +124,7 @@ def _update_stage(name: str) -> Any:
     return stages[-1] if stages and stages[-1].role is Role.UPDATE else None
 
 
-def _solved(problem: Problem, line: pipeline.Pipeline) -> dict[str, Any]:
+def solved(problem: Problem, line: pipeline.Pipeline) -> dict[str, Any]:
     """Mask, weights, error, Wanda's error and seconds of a layer; masks alone come from the cache where they can."""
     folder = resources.cache_folder() / "studies" / "prune" / pipeline.key(problem.hash, line, 0, "cpu", "float32")
     path = folder.with_suffix(".npz")

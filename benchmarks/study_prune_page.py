@@ -6,6 +6,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import study_why_page
+
 Key = tuple[str, str, str]  # mode, pattern, method
 Rows = Mapping[Key, Mapping[str, str]]
 TIE = 1 + 1e-6  # errors this close are equal
@@ -26,9 +28,14 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Sequence[str], missing:
     if keys:
         both = sorted({("one-shot", *key[1:]) for key in keys} & set(rows)) + keys
         parts.append(_board(SEQUENTIAL, [("dense", "", "dense"), *both], rows, {}))
+    if why := study_why_page.section(folder, rows, "push(rounds=20)+swap"):
+        parts.append(why)
     if (folder / "peers.csv").is_file():
         with (folder / "peers.csv").open(newline="") as file:
             parts.append(_peers(list(csv.DictReader(file))))
+    if (folder / "profile.csv").is_file():
+        with (folder / "profile.csv").open(newline="") as file:
+            parts.append(_profiles(list(csv.DictReader(file))))
     if missing:
         parts.append(f"## Not run yet\n\n{_missing(missing)}")
     (folder / "index.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -78,13 +85,32 @@ def best_layers(errors: Rows) -> dict[Key, str]:
 
 def _peers(rows: Sequence[Mapping[str, str]]) -> str:
     lines = [PEERS, "", "| tool | method | pattern | lee.cor | Wikipedia | CPU min | wall min | peak MB |", RULE]
-    for row in sorted(rows, key=lambda row: (row["pattern"], row["method"], row["tool"])):
+    pairs: dict[tuple[str, str, str], list[Mapping[str, str]]] = {}
+    for row in rows:
+        pairs.setdefault((row["pattern"], row["method"], row["tool"]), []).append(row)
+    for _, runs in sorted(pairs.items()):
+        row = min(runs, key=lambda run: float(run["cpu_minutes"]))  # others on the machine only ever add to it
+        peak = next((run["peak_mb"] for run in reversed(runs) if run["peak_mb"]), "–")
         cells = [row["tool"], row["method"], row["pattern"]]
         cells += [f"{float(row[text]):.2f}" for text in ("lee-heldout", "wikipedia")]
-        cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [row["peak_mb"] or "–"]
+        cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [peak]
         lines.append(f"| {' | '.join(cells)} |")
     versions = sorted({row["versions"] for row in rows})
     return "\n".join([*lines, "", f"Versions: {'; '.join(versions)}."])
+
+
+def _profiles(rows: Sequence[Mapping[str, str]]) -> str:
+    """Shares of a run's time, and its memory beside what it needs; a later run of the same counts."""
+    latest = {(row["tokens"], row["spec"]): row for row in rows}
+    lines = [PROFILES, "", f"| spec | tokens | total, s | {' | '.join(PARTS)} | other work | peak / needed |"]
+    lines.append("|---|" + "---:|" * (len(PARTS) + 4))
+    for row in sorted(latest.values(), key=lambda row: (int(row["tokens"]), float(row["total"]))):
+        seconds = {name: float(row[name]) for name in (*PARTS, *OTHER)}
+        total = float(row["total"])
+        shares = [*(seconds[name] for name in PARTS), sum(seconds[name] for name in OTHER)]
+        cells = [row["spec"], row["tokens"], f"{total:.0f}", *(f"{100 * share / total:.1f} %" for share in shares)]
+        lines.append(f"| {' | '.join(cells)} | {float(row['peak_mb']) / float(row['needed_mb']):.2f} |")
+    return "\n".join(lines)
 
 
 HEAD = """# SmolLM2-135M pruned, on two boards
@@ -112,5 +138,14 @@ not compare with one-shot's, and its minutes include the forward passes.
 PEERS = """## Beside llm-compressor
 
 The same model folder, tokens, pattern and machine; both calibrate block by block, in float32, with two threads. Minutes
-and peak are of the whole process, from start to saved folder; wall time on a machine that others used too. A dash: not
-measured."""
+and peak are of the whole process, from start to saved folder, on a machine that others used too; of several runs, the
+minutes of the one with the least CPU time. A dash: not measured."""
+PARTS, OTHER = ("forward", "evaluate", "solver"), ("load", "judge", "save", "rest")
+PROFILES = """## Where the time and the memory go
+
+`fwbench prune smollm2 --pattern 0.5 -s SPEC --tokens TOKENS` (sequential), one thread; wall time on two cores that
+others used too. `forward`: the blocks and their Gram matrices; `evaluate`: perplexity and a sample before and after,
+forward passes too; `solver`: the stages. Other work is all the rest: loading, hashing and judging each layer in float64
+beside Wanda's mask, writing blocks, saving. Peak is the resident memory while pruning, libraries and compiled kernels
+taken off; needed are the model in float32, one block's Gram matrices in float64 and all activations. By
+`python benchmarks/profile_prune.py`."""

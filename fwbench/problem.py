@@ -105,13 +105,22 @@ class Problem:
         """Error with everything pruned, ``tr(W G Wᵀ)``: the yardstick of the relative error."""
         return float(self.row_errors(np.ones(self.shape)).sum())
 
+    @cached_property
+    def _errors(self) -> dict[tuple[tuple[int, ...], bytes], float]:
+        """What :meth:`error` found, by the mask's shape and hash."""
+        return {}
+
     def row_errors(self, u: np.ndarray) -> np.ndarray:
         """Error of each row, float64 ``(rows,)``, at ``u (rows, n)`` (1 = pruned), relaxed or not."""
         return row_errors(self.G, self.W * np.asarray(u, dtype=np.float64))
 
     def error(self, keep: np.ndarray) -> float:
-        """Error of the layer for a mask, float64."""
-        return float(self.row_errors(~np.asarray(keep, dtype=bool)).sum())
+        """Error of the layer for a mask, float64; a mask that was asked for before costs its hash alone."""
+        keep = np.ascontiguousarray(keep, dtype=bool)
+        key = keep.shape, hashlib.sha256(np.packbits(keep)).digest()
+        if key not in self._errors:  # a run judges one mask several times: after a stage, before the next, at the end
+            self._errors[key] = float(self.row_errors(~keep).sum())
+        return self._errors[key]
 
     def error_of_weights(self, weights: np.ndarray) -> float:
         """``‖(W - Ŵ) X‖² / tokens`` for changed weights ``Ŵ (rows, n)``, float64."""

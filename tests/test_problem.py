@@ -35,6 +35,19 @@ def test_error_is_the_change_of_the_outputs(seed):
     assert problem.total == ((W @ X) ** 2).sum() / X.shape[1] == pytest.approx(np.trace(W @ problem.G @ W.T))
 
 
+def test_a_mask_is_evaluated_once(monkeypatch):
+    """And never mistaken for another: a mask changed in place is another mask."""
+    problem, X = with_inputs(tokens=16)
+    calls = []
+    monkeypatch.setattr("fwbench.problem.row_errors", lambda G, change: calls.append(1) or row_errors(G, change))
+    keep = np.zeros(problem.shape, bool)
+    for column in (0, 3):
+        keep[:, column] = True
+        wanted = float(((np.where(keep, 0, problem.W) @ X) ** 2).sum() / 16)
+        assert problem.error(keep) == problem.error(np.asfortranarray(keep)) == wanted
+    assert len(calls) == 2
+
+
 def test_error_at_a_relaxed_point():
     problem, X = with_inputs(tokens=16)
     u = np.random.default_rng(1).random(problem.shape)

@@ -14,7 +14,7 @@ from fwbench import pipeline
 from fwbench.cli import cli
 from fwbench.problems import extract, models
 from fwbench.problems.text import load_text
-from fwbench.prune import Options, PruneError, engine, load_masks, prune, walk
+from fwbench.prune import Options, PruneError, engine, load_masks, page, prune, walk
 
 __all__ = ["place"]  # a fixture
 
@@ -300,17 +300,29 @@ def test_command_line_and_report(place, tmp_path, capsys):
     value = summary["perplexity"]["pruned"]["value"]  # of the model in memory; here the saved one is measured
     assert f"perplexity {value:.4f} on text.txt" in capsys.readouterr().out
     html, markdown = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
-    for page in (html, markdown):
-        assert f"{value:.2f}" in page
-        assert f"{summary['perplexity']['dense']['value']:.2f}" in page
-        assert page.count("up_proj") == 3
-        assert "sparse tensor cores" in page
-        assert engine.PROMPT in page
+    for said in (html, markdown):
+        assert f"{value:.2f}" in said
+        assert f"{summary['perplexity']['dense']['value']:.2f}" in said
+        assert said.count("up_proj") == 3
+        assert "sparse tensor cores" in said
+        assert engine.PROMPT in said
     assert "<script" not in html
     assert "http" not in html
     assert "| layer | rows" in markdown
     assert summary["mode"] == "one-shot"
     assert summary["totals"]["ratio_to_wanda"] < 1
+    for said in (html, markdown):  # nothing was proved: no empty column, but how to fill it
+        assert "certified gap |" not in said
+        assert ">certified gap<" not in said
+        assert page.PROVING in said
+    summary["layers"][0] |= {"lower_bound": 0.75 * summary["layers"][0]["error"], "gap": 0.25}
+    page.write(summary, tmp_path)
+    html, markdown = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert ">certified gap<" in html
+    assert html.count("25.0 %") == 1
+    [line] = [line for line in markdown.splitlines() if "25.0 %" in line]
+    assert line.count("|") == 8
+    assert page.PROVING not in html + markdown
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ DYING = """
 import os, signal, sys
 from fwbench.problems.extract import GramSum
 from fwbench.prune import Options, engine, output, prune
-where, call, source, out, text, tokens, length = sys.argv[1:]
+where, call, source, out, spec, text, tokens, length = sys.argv[1:]
 owner, name = {
     "calibrating": (GramSum, "add"),
     "solving": (engine, "_solve"),
@@ -32,14 +32,14 @@ def dying(*args, **more):
     return real(*args, **more)
 setattr(owner, name, dying)
 asked = {"text": text, "tokens": int(tokens), "length": int(length), "evaluate": ""}
-prune(source, out, Options(pattern="0.5", spec="wanda+swap", **asked))
+prune(source, out, Options(pattern="0.5", spec=spec, **asked))
 """
 
 
 def killed(where, call, source, out, given):
     """Run and kill a process at the n-th call of a function; then go on in this one. The number of blocks kept."""
     command = [sys.executable, "-c", DYING, where, str(call), source, str(out)]
-    command += [given.text, str(given.tokens), str(given.length)]
+    command += [given.spec, given.text, str(given.tokens), str(given.length)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
     assert not out.exists()
@@ -142,7 +142,7 @@ def test_a_damaged_block_and_a_foreign_folder(place, tmp_path):
         other.read_block(0)
 
 
-SMALL = {"pattern": "0.5", "spec": "wanda+swap", "text": "lee", "tokens": 1024, "length": 512, "evaluate": ""}
+SMALL = {"pattern": "0.5", "spec": "wanda", "text": "lee", "tokens": 1024, "length": 512, "evaluate": ""}
 
 
 @pytest.mark.slow

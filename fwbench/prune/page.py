@@ -16,6 +16,8 @@ from fwbench.report import text
 HERE = Path(__file__).parent
 STYLE = Path(report.__file__).with_name("style.css")
 COLUMNS = ("layer", "rows × inputs", "pruned", "relative error", "error / Wanda's", "certified gap", "time")
+GAP = COLUMNS.index("certified gap")
+PROVING = "fw+push(rounds=20)+swap"  # the preset ``fast`` after a stage whose bound is a proof
 
 
 def write(summary: Mapping[str, Any], folder: Path) -> None:
@@ -37,23 +39,28 @@ def write(summary: Mapping[str, Any], folder: Path) -> None:
 def build(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a page shows, as text."""
     totals, sample = summary["totals"], summary["sample"]
+    proved = any(record["gap"] is not None for record in summary["layers"])
+    shown = [index for index in range(len(COLUMNS)) if proved or index != GAP]
+    total = (
+        "all layers",
+        "",
+        text.percent(totals["sparsity"]),
+        text.percent(totals["relative_error"]),
+        text.number(totals["ratio_to_wanda"]),
+        "",
+        text.seconds(sum(record["seconds"] or 0 for record in summary["layers"])),
+    )
     return {
         "title": f"{summary['label']} pruned to {summary['pattern']}",
         "lead": _lead(summary),
         "perplexity": _perplexity(summary["perplexity"]),
         "samples": [("dense", sample["prompt"], sample["dense"]), ("pruned", sample["prompt"], sample["pruned"])],
         "facts": _facts(summary),
-        "columns": COLUMNS,
-        "lines": [_line(record) for record in summary["layers"]],
-        "total": (
-            "all layers",
-            "",
-            text.percent(totals["sparsity"]),
-            text.percent(totals["relative_error"]),
-            text.number(totals["ratio_to_wanda"]),
-            "",
-            text.seconds(sum(record["seconds"] or 0 for record in summary["layers"])),
-        ),
+        "columns": [COLUMNS[index] for index in shown],
+        "lines": [[_line(record)[index] for index in shown] for record in summary["layers"]],
+        "total": [total[index] for index in shown],
+        "proved": proved,
+        "proving": PROVING,
         "early": [f"{r['layer']}: {r['reason']}" for r in summary["layers"] if r["reason"]],
         "speed": speed(summary["pattern"], totals["sparsity"]),
     }

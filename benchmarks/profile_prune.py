@@ -1,0 +1,106 @@
+"""Where the time and the memory of ``fwbench prune smollm2`` go: one line of ``reports/prune/profile.csv`` a call.
+
+    python benchmarks/profile_prune.py wanda+swap 4096       spec, calibration tokens
+    python benchmarks/study_prune.py page                    writes the table
+
+Sequential, 0.5 of each row, everything else by default; in a process of its own. Seconds are wall time: ``solver`` is
+the stages' own, ``judge`` the rest of each layer's turn (the problem's hash, the mask judged in float64, Wanda's error
+beside), ``rest`` what no part's clock saw. Memory is resident: ``base_mb`` after the libraries are loaded and the
+kernels of the spec compiled, on a layer of ``mini``; ``peak_mb`` the largest while pruning, the base taken off;
+``needed_mb`` the model's float32 parameters, one block's float64 Gram matrices and all tokens' float32 activations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from csv_lines import append
+from study_prune import MODEL, OUT, THREADS
+
+from fwbench import pipeline
+from fwbench.problems.collections import SHAPES, load
+from fwbench.prune import Options, prune
+
+PROFILE = "profile.csv"
+LAYER = "mini/n576.v_proj.whole*"  # solved first, so that kernels are compiled
+INPUTS = ("q_proj", "o_proj", "gate_proj", "down_proj")  # a layer of each input: a block's Gram matrices
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One run; seconds by part, and memory in 1e6 bytes."""
+
+    spec: str
+    tokens: int
+    threads: int
+    load: float
+    forward: float
+    solver: float
+    judge: float
+    evaluate: float
+    save: float
+    rest: float
+    total: float
+    base_mb: float
+    peak_mb: float
+    needed_mb: float
+    created: str
+
+
+def resident(name: str) -> int:
+    """``VmRSS`` or ``VmHWM``, the size now and its high-water mark, in bytes (Linux)."""
+    found = re.search(name + r":\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return 1024 * int(found[1])
+
+
+def profile(spec: str, tokens: int) -> Profile:
+    line = pipeline.resolve(spec)
+    [(_, problem)] = load(LAYER)
+    pipeline.run(problem, line, threads=THREADS)
+    base = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    with tempfile.TemporaryDirectory() as folder:
+        summary = prune(MODEL, Path(folder) / "out", Options(pattern="0.5", spec=spec, tokens=tokens))
+        seconds = json.loads((Path(folder) / "out" / "fwbench.json").read_text())["seconds"]
+    peak = resident("VmHWM") - base
+    solver = sum(record["seconds"] for record in summary["layers"])
+    parts = {name: seconds[name] for name in ("load", "forward", "evaluate", "save")}
+    grams = 8 * sum(SHAPES[layer][1] ** 2 for layer in INPUTS)
+    needed = 4 * summary["totals"]["parameters"] + grams + 4 * tokens * SHAPES["q_proj"][1]
+    return Profile(
+        spec=spec,
+        tokens=summary["tokens"],
+        threads=THREADS,
+        **{name: round(value, 2) for name, value in parts.items()},
+        solver=round(solver, 2),
+        judge=round(seconds["solve"] - solver, 2),
+        rest=round(seconds["total"] - seconds["solve"] - sum(parts.values()), 2),
+        total=round(seconds["total"], 2),
+        base_mb=round(base / 1e6, 1),
+        peak_mb=round(peak / 1e6, 1),
+        needed_mb=round(needed / 1e6, 1),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec")
+    parser.add_argument("tokens", type=int)
+    given = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    found = profile(given.spec, given.tokens)
+    append(OUT / PROFILE, [found])
+    print(found)
+
+
+if __name__ == "__main__":
+    main()
