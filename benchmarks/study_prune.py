@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,14 @@ import torch
 
 from fwbench import machine, pipeline
 from fwbench.perplexity import perplexity
-from fwbench.problem import Problem
+from fwbench.problem import Problem, shrunk
 from fwbench.problems import collections, resources
 from fwbench.problems.extract import named_layers
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.text import load_text
 from fwbench.prune.engine import peak_memory
 from fwbench.result import pack_mask, unpack_mask
+from fwbench.solvers.scores import wanda_score
 from fwbench.stage import Context, Role, State
 
 OUT = Path(__file__).parents[1] / "reports" / "prune"
@@ -44,6 +46,7 @@ MODEL, TEXTS, TOKENS = "smollm2", ("lee-heldout", "wikipedia"), 8192
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 PATTERNS = ("0.5", "0.6", "2:4")
 DENSE, ONE_SHOT, SEQUENTIAL = "dense", "one-shot", "sequential"
+SHRUNK = ", shrink="  # what follows in a method's name: see fwbench.problem.shrunk
 OURS = "push(rounds=20)+swap"  # the preset ``fast``, the default of `fwbench prune`
 MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", OURS)
 UPDATES = ("sparsegpt", "wanda+refit", "admm", "wanda+admm", "wanda+swap+refit", f"{OURS}+refit", f"{OURS}+sparsegpt")
@@ -93,29 +96,38 @@ def one_row(mode: str, pattern: str, method: str) -> None:
 
 def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) -> dict[str, Any]:
     layers = named_layers(model)
-    base, _, last = method.rpartition("+")
+    spec, _, shrinkage = method.partition(SHRUNK)
+    base, _, last = spec.rpartition("+")
     update = _update_stage(last) if base else None
-    line = pipeline.resolve(base if update else method)
+    line = pipeline.resolve(base if update else spec)
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
-    for _, problem in collections.load(MODEL, [pattern]):
+    for _, real in collections.load(MODEL, [pattern]):
+        problem = replace(real, G=shrunk(real.G, float(shrinkage or 0)))
         pipeline.warm_up(line, problem)
         found = solved(problem, line)
-        weights, error = found["weights"], float(found["error"])
+        weights = found["weights"]
         cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
         if update is not None:
             began = time.process_time(), time.monotonic()
             weights = update.run(problem, State(keep=found["keep"]), Context(threads=THREADS)).weights
             cpu, wall = cpu + time.process_time() - began[0], wall + time.monotonic() - began[1]
             assert not weights[~found["keep"]].any()
-            error = problem.error_of_weights(weights)
+        error = float(found["error"])
+        if update is not None or shrinkage:
+            error = real.error_of_weights(weights)
         errors[problem.name] = error
         total += problem.total
-        wanda.append(float(found["wanda"]))
+        wanda.append(_wanda(real) if shrinkage else float(found["wanda"]))
         with torch.no_grad():
             layers[problem.name].weight.copy_(torch.from_numpy(weights))  # type: ignore[operator, union-attr]
         print(f"{problem.name} {error / wanda[-1]:.4f}", file=sys.stderr, flush=True)
     solver = f"{line.full} then {update}" if update else line.full
     return {**_summary(errors, wanda, total), **_minutes(cpu, wall), "solver": solver}
+
+
+def _wanda(problem: Problem) -> float:
+    """Error of Wanda's mask."""
+    return problem.error(~problem.pattern.prune(wanda_score(problem.W, problem.G)))
 
 
 def _update_stage(name: str) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from layers import PATTERNS, hostile_layers, integer_layer, pattern_of, random_layer
 
 from fwbench.patterns import PatternError
-from fwbench.problem import Problem, ProblemError, gradient, row_errors
+from fwbench.problem import Problem, ProblemError, gradient, row_errors, shrunk
 
 
 def with_inputs(rows: int = 3, n: int = 8, tokens: int = 20, seed: int = 0) -> tuple[Problem, np.ndarray]:
@@ -233,3 +233,14 @@ def test_with_pattern_changes_nothing_else():
     assert np.array_equal(other.G, problem.G)
     assert problem.pattern.counts(problem.shape).tolist() == [4, 4, 4]
     assert other.pattern.counts(other.shape).tolist() == [0, 4, 8]
+
+
+def test_shrunk_keeps_the_diagonal_and_scales_the_rest():
+    G = np.array([[4.0, -2.0], [-2.0, 9.0]])
+    assert np.array_equal(shrunk(G, 0.25), [[4.0, -1.5], [-1.5, 9.0]])
+    assert np.array_equal(shrunk(G, 0), G)
+    assert np.array_equal(shrunk(G, 1), np.diag([4.0, 9.0]))
+    assert G[0, 1] == -2.0
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ProblemError, match="shrinkage must lie between 0 and 1"):
+            shrunk(G, wrong)

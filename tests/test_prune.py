@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -177,6 +178,25 @@ def test_changed_weights_are_judged_as_they_are_saved(place, tmp_path):
         weights = pruned[record["parameter"]].float().numpy()
         assert record["error"] == pytest.approx(problem.error_of_weights(weights), rel=1e-4)
         assert not weights[~masks[record["parameter"]]].any()
+
+
+@pytest.mark.parametrize("spec", ["wanda", "fw+swap", "wanda+refit"])
+def test_shrunk_correlations_choose_and_real_ones_judge(place, tmp_path, spec):
+    source = str(saved(place, "llama"))
+    given = options(place, spec=spec, shrink=0.4, sequential=False)
+    summary = prune(source, tmp_path / "out", given)
+    assert summary["shrink"] == 0.4
+    masks, pruned = load_masks(tmp_path / "out"), load_file(tmp_path / "out" / "model.safetensors")
+    problems = extract.extract(models.load_model(source), load_text(place / "text.txt"), None, TOKENS, length=LENGTH)
+    for problem, record in zip(problems, summary["layers"], strict=True):
+        blurred = 0.6 * problem.G + 0.4 * np.diag(np.diag(problem.G))
+        expected = pipeline.run(replace(problem, G=blurred), pipeline.resolve(spec)).keep
+        assert (masks[record["parameter"]] == expected).mean() > 0.99  # forward passes differ in last bits
+        weights = pruned[record["parameter"]].numpy()
+        assert record["error"] == pytest.approx(problem.error_of_weights(weights), rel=1e-4)
+        wanda = problem.error(~problem.pattern.prune(np.abs(problem.W) * np.sqrt(problem.G.diagonal())))
+        assert record["ratio_to_wanda"] == pytest.approx(record["error"] / wanda, rel=1e-4)
+        assert (record["lower_bound"], record["proof"]) == (None, "none")
 
 
 @pytest.mark.parametrize("spec", ["wanda+swap", "sparsegpt", "wanda+refit"])

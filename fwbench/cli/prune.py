@@ -18,6 +18,13 @@ from fwbench.cli.progress import progress
 @click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=1), help="Of calibration.")
 @click.option("--length", default=512, show_default=True, type=click.IntRange(min=2), help="Tokens of a sequence.")
 @click.option(
+    "--shrink",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Draw the inputs' correlations towards zero by this part: less error on other texts.",
+)
+@click.option(
     "--sequential/--one-shot",
     default=True,
     show_default=True,
@@ -44,6 +51,7 @@ def prune(
     text: str,
     tokens: int,
     length: int,
+    shrink: float,
     sequential: bool,
     device: str,
     dtype: str,
@@ -67,6 +75,7 @@ def prune(
         text=text,
         tokens=tokens,
         length=length,
+        shrink=shrink,
         sequential=sequential,
         device=device,
         dtype=dtype,

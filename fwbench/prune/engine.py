@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ import torch
 
 from fwbench import machine, pipeline
 from fwbench.perplexity import perplexity
-from fwbench.problem import Problem
+from fwbench.problem import Problem, shrunk
 from fwbench.problems.models import quiet, weight_of
 from fwbench.prune import plan as plans
 from fwbench.prune import walk as walks
 from fwbench.prune.output import finish
 from fwbench.prune.plan import Layer, Options, Plan, Progress, PruneError
 from fwbench.prune.work import Block, Work, check_output
-from fwbench.result import pack_mask
+from fwbench.result import Proof, pack_mask
+from fwbench.solvers.scores import wanda_score
 
 PROMPT = "The most surprising thing about the sea is"
 SAMPLE_TOKENS = 32
@@ -159,9 +160,10 @@ def _solve(plan: Plan, layer: Layer, G: np.ndarray) -> tuple[torch.Tensor, np.nd
     """Weight and mask of a layer in the model's orientation, and its record."""
     options = plan.options
     problem = Problem(layer.name, weight_of(layer.module), G, plan.pattern)
-    pipeline.warm_up(plan.line, problem, device=options.device, dtype=options.dtype)
+    solved = replace(problem, G=shrunk(G, options.shrink)) if options.shrink else problem
+    pipeline.warm_up(plan.line, solved, device=options.device, dtype=options.dtype)
     outcome = pipeline.run(
-        problem,
+        solved,
         plan.line,
         device=options.device,
         dtype=options.dtype,
@@ -173,13 +175,16 @@ def _solve(plan: Plan, layer: Layer, G: np.ndarray) -> tuple[torch.Tensor, np.nd
         raise PruneError(f"layer {layer.name}: {plan.line.text} failed ({row.reason})")
     chosen = np.where(outcome.keep, problem.W if outcome.weights is None else outcome.weights, 0)
     weight = torch.from_numpy(chosen.astype(np.float32)).to(plan.save_dtype)
-    error = row.error
-    if outcome.weights is not None:  # the error of what is saved
-        error = problem.error_of_weights(weight.float().numpy())
+    error, lower, ratio = row.error, row.lower_bound, row.ratio_to_wanda
     assert error is not None
-    assert row.error is not None
-    lower, ratio = row.lower_bound, row.ratio_to_wanda
-    factor = error / row.error if row.error else 1.0
+    if outcome.weights is not None or solved is not problem:  # the error of what is saved, on the inputs as they are
+        error = problem.error_of_weights(weight.float().numpy())
+    if solved is not problem:
+        lower, ratio = None, None  # they are of the shrunk problem
+        if wanda := problem.error(~problem.pattern.prune(wanda_score(problem.W, G))):
+            ratio = error / wanda
+    elif ratio is not None:
+        ratio *= error / row.error if row.error else 1.0
     record = {
         "layer": layer.name,
         "parameter": layer.parameter,
@@ -189,10 +194,10 @@ def _solve(plan: Plan, layer: Layer, G: np.ndarray) -> tuple[torch.Tensor, np.nd
         "error": error,
         "dense_power": problem.total,
         "relative_error": error / problem.total if problem.total else 0.0,
-        "ratio_to_wanda": ratio * factor if ratio is not None and np.isfinite(ratio) else None,  # infinite is no JSON
+        "ratio_to_wanda": ratio if ratio is not None and np.isfinite(ratio) else None,  # infinite is no JSON
         "lower_bound": lower,
         "gap": (error - lower) / error if lower is not None and error else None,
-        "proof": str(row.proof),
+        "proof": str(row.proof if lower is not None else Proof.NONE),
         "status": str(row.status),
         "reason": row.reason,
         "problem_sha256": problem.hash,

@@ -105,6 +105,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             (
                 f"{summary['calibration']}, sha256 {summary['calibration_sha256'][:16]}: {summary['tokens']:,} tokens "
                 f"in {text.plural(summary['sequences'], 'sequence')} of at most {summary['context_length']}"
+                + (f"; correlations shrunk by {text.percent(summary['shrink'])}" if summary["shrink"] else "")
             ),
         ),
         ("seed", str(summary["seed"])),

@@ -43,6 +43,7 @@ class Options:
     text: str = CALIBRATION
     tokens: int = TOKENS
     length: int = SEQUENCE  # tokens of a calibration sequence, cut to what the model takes
+    shrink: float = 0.0  # of the Grams' correlations towards zero, see fwbench.problem.shrunk
     sequential: bool = True  # each block calibrated with the blocks before it already pruned
     device: str = "cpu"
     dtype: str = "float32"  # in which solvers compute
@@ -96,6 +97,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     """
     pattern = patterns.parse(options.pattern)
     line = pipeline.resolve(options.spec or default_spec())
+    if not 0 <= options.shrink <= 1:
+        raise PruneError(f"shrink must lie between 0 and 1, not {options.shrink}")
     _check_device(options.device)
     text = load_text(options.text)
     evaluation = load_text(options.evaluate) if options.evaluate else None
@@ -124,6 +127,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "context_length": length,
         "sequences": sum(len(ids) for ids in batches),
         "mode": "sequential" if options.sequential else "one-shot",
+        "shrink": options.shrink,
         "skip": options.skip,
         "time_limit": options.time_limit if np.isfinite(options.time_limit) else None,
         "seed": options.seed,
