@@ -34,7 +34,14 @@ from fwbench.stage import Context, State
 
 BLOCK, LAYERS, PATTERN = 7, ("gate_proj", "o_proj"), "0.5"
 OUT = Path("reports/momentum")
-VERDICT = "?"
+VERDICT = """\
+**It does not pay where the Gram fits into memory**: at up to 200 products exact line search with the whole Gram has the
+least error in 17 of the 18 cells (the other is within 0.001), and one pass over the text leaves momentum far above
+Wanda's mask, from which the open loop's first step leads away. At 1000 products the relaxed and the swapped errors of
+`4/(t+8)^(2/3)` are within 2 % of line search. Batches alone are enough, though: on the ill-conditioned o_proj averaged
+gradients end at half the relaxed error of the open step with the whole Gram, where the newest Gram alone stalls.
+Moving the average along (transport) lowers no relaxed error.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Measured:
 
 
 Grams = Sequence[torch.Tensor]
-Path_ = Callable[[loop.Layer, torch.Tensor, Grams, int], torch.Tensor]
+Method = Callable[[loop.Layer, torch.Tensor, Grams, int], torch.Tensor]
 
 
 def whole(step: str, layer: loop.Layer, u: torch.Tensor, grams: Grams, products: int) -> torch.Tensor:
@@ -68,7 +75,7 @@ def streamed(options: Options, layer: loop.Layer, u: torch.Tensor, grams: Grams,
 
 def accumulated(layer: loop.Layer, u: torch.Tensor, grams: Grams, products: int) -> torch.Tensor:
     """The mean of the Grams that have been seen, from the second pass on the layer's."""
-    newest = Options(alpha=1.0, transport=False)
+    newest = Options(alpha=1.0)
     return _last(iterates(layer.W, _means(grams), layer.pattern, u, newest), products)
 
 
@@ -84,14 +91,14 @@ def _last(found: Iterable[torch.Tensor], count: int) -> torch.Tensor:
     return next(islice(found, count - 1, None))
 
 
-METHODS: dict[str, Path_] = {
+METHODS: dict[str, Method] = {
     "whole Gram, line search": partial(whole, "linesearch"),
     "whole Gram, open step": partial(whole, "open"),
     "mean of the Grams so far": accumulated,
-    "newest Gram only": partial(streamed, Options(alpha=1.0, transport=False)),
-    "momentum, 0.1": partial(streamed, Options(alpha=0.1, transport=False)),
-    "momentum, 4/(t+8)^(2/3)": partial(streamed, Options(transport=False)),
-    "momentum, transported": partial(streamed, Options()),
+    "newest Gram only": partial(streamed, Options(alpha=1.0)),
+    "momentum, 0.1": partial(streamed, Options(alpha=0.1)),
+    "momentum, 4/(t+8)^(2/3)": partial(streamed, Options()),
+    "momentum, transported": partial(streamed, Options(transport=True)),
 }
 
 
@@ -134,11 +141,10 @@ def page(lines: Sequence[Measured]) -> str:
         "# Momentum over streamed Gram matrices",
         "",
         VERDICT,
-        "",
         f"SmolLM2-135M, block {BLOCK}, {PATTERN} of each row pruned, {first.rows} rows a layer, {TOKENS:,} calibration",
-        f"tokens in {first.batches} batches; float32, from Wanda's mask. A product is one of all rows with one Gram matrix;",
-        f"methods that stream take the batches in turn, so {first.batches} products are one pass. Errors on the mean of all",
-        "batches, as multiples of Wanda's. All but the line search step by 2 / (t + 2).",
+        f"tokens in {first.batches} batches; float32, from Wanda's mask. A product is one of all rows with one Gram;",
+        f"methods that stream take the batches in turn, so {first.batches} products are one pass. Errors are on the",
+        "mean of all batches, as multiples of Wanda's. All but the line search step by 2 / (t + 2).",
     ]
     for name in dict.fromkeys(line.layer for line in lines):
         own = [line for line in lines if line.layer == name]
