@@ -28,7 +28,7 @@ BLOCK_PART = 5  # a block has at least this part of n rows, so that G is not rea
 FEW_ROWS = 4  # from which on BLAS has one way to multiply
 REFRESH = 250  # iterations after which the gradient is computed afresh, so that rounding does not add up
 SHRINK_AT = 0.8  # leave finished rows out of the products when no more than this part is left
-ATOM_BYTES = 1 << 30  # most memory for the active sets
+ATOM_BYTES = 1 << 29  # most memory for the active sets: with it a 1536 x 576 layer runs within 1.5 GB in all
 
 
 class Fields(NamedTuple):
