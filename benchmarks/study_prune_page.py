@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import study_tokens_page
 import study_why_page
 
 Key = tuple[str, str, str]  # mode, pattern, method
@@ -30,6 +31,8 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Sequence[str], missing:
         parts.append(_board(SEQUENTIAL, [("dense", "", "dense"), *both], rows, {}))
     if why := study_why_page.section(folder, rows, "push(rounds=20)+swap"):
         parts.append(why)
+    if tokens := study_tokens_page.section(folder / "tokens.csv"):
+        parts.append(tokens)
     if (folder / "peers.csv").is_file():
         with (folder / "peers.csv").open(newline="") as file:
             parts.append(_peers(list(csv.DictReader(file))))

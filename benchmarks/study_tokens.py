@@ -1,10 +1,10 @@
-"""How many calibration tokens masks need: errors on texts that did not calibrate, by the number of tokens.
+"""What masks need to be good on other texts: more calibration tokens, or shrunk correlations.
 
     python benchmarks/study_tokens.py                   what is missing in reports/prune/tokens.csv
     python benchmarks/study_prune.py page               writes its section
 
-A seeded sample of rows of two blocks' layers, pattern 0.5. Masks are found on ``lee``'s first tokens; the errors are on
-the dense model's inputs from the two held-out texts.
+A seeded sample of rows of two blocks' layers, pattern 0.5. Masks are found on ``lee``'s first tokens, with the Gram
+matrix's correlations shrunk or not (``fwbench.problem.shrunk``); errors are on the dense model's inputs as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from csv_lines import append, read
 
 from fwbench import pipeline
 from fwbench.perplexity import windows
-from fwbench.problem import Problem, row_errors
+from fwbench.problem import Problem, row_errors, shrunk
 from fwbench.problems.collections import LAYERS
 from fwbench.problems.extract import BATCH, batch, grams, named_layers
 from fwbench.problems.models import Model, load_model
@@ -31,6 +31,7 @@ OUT = Path(__file__).parents[1] / "reports" / "prune" / "tokens.csv"
 MODEL, CALIBRATION, HELD_OUT, HELD_OUT_TOKENS = "smollm2", "lee", ("lee-heldout", "wikipedia"), 8192
 METHODS = ("wanda", "wanda+swap", "push(rounds=20)+swap")
 BLOCKS, TOKENS, ROWS, PATTERN = (3, 13), (4096, 16384, 65536), 24, "0.5"
+SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Line:
 
     layer: str
     tokens: int  # of calibration
+    shrink: float
     rows: int
     method: str
     calibration: float
@@ -51,18 +53,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--blocks", type=int, nargs="+", default=BLOCKS)
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
+    parser.add_argument("--shrink", type=float, nargs="+", default=SHRINKAGES)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = {(line.layer, line.tokens) for line in read(options.out, Line)}
+    done = {(line.layer, line.tokens, line.shrink) for line in read(options.out, Line)}
     model = load_model(MODEL)
     names = [f"smollm2.{block:02}.{layer}" for block in options.blocks for layer in LAYERS]
     layers = {name: layer for name, layer in named_layers(model).items() if name in names}
     held_out = [grams(model.network, layers, _batches(model, text)) for text in HELD_OUT]
     for tokens in options.tokens:
-        if missing := {name: layer for name, layer in layers.items() if (name, tokens) not in done}:
+        left = {name: [s for s in options.shrink if (name, tokens, s) not in done] for name in layers}
+        if missing := {name: layers[name] for name, shrinkages in left.items() if shrinkages}:
             ids = batch(sequences(model.tokenizer, load_text(CALIBRATION), tokens))
             for name, G in grams(model.network, missing, ids).items():
-                append(options.out, measure(name, tokens, layers[name], G, [found[name] for found in held_out]))
+                for shrinkage in left[name]:
+                    seen = [found[name] for found in held_out]
+                    append(options.out, measure(name, tokens, shrinkage, layers[name], G, seen))
                 print(name, tokens, flush=True)
 
 
@@ -71,17 +77,17 @@ def _batches(model: Model, text: str) -> Sequence[torch.Tensor]:
 
 
 def measure(
-    name: str, tokens: int, layer: torch.nn.Module, G: np.ndarray, held_out: Sequence[np.ndarray]
+    name: str, tokens: int, shrinkage: float, layer: torch.nn.Module, G: np.ndarray, held_out: Sequence[np.ndarray]
 ) -> list[Line]:
     """A line a method of one layer's sampled rows."""
     W = layer.weight.detach().numpy()  # type: ignore[operator, union-attr]
-    problem = Problem(name, W[chosen_rows(ROWS, len(W))], G, PATTERN)
+    problem = Problem(name, W[chosen_rows(ROWS, len(W))], shrunk(G, shrinkage), PATTERN)
     lines = []
     for method in METHODS:
         keep = pipeline.run(problem, pipeline.resolve(method), threads=1).keep
         lost = np.where(keep, 0.0, problem.W)
         errors = [float(row_errors(gram, lost).sum()) for gram in (G, *held_out)]
-        lines.append(Line(name, tokens, problem.rows, method, *errors))
+        lines.append(Line(name, tokens, shrinkage, problem.rows, method, *errors))
     return lines
 
 
