@@ -13,9 +13,10 @@ BASE = "wanda"
 Lines = Sequence[Mapping[str, str]]
 HEAD = """## How many tokens, and shrinkage
 
-Layer errors in units of Wanda's on the same layer, tokens and text, geometric means over {layers} layers (blocks {blocks};
-{rows} rows of each, sampled with a seed; 0.5): on the calibration text, `lee.cor` and Wikipedia, all in the dense model.
-Shrinkage s chooses masks by (1 − s)G + s diag(G) (`fwbench prune --shrink`); the errors are on the inputs as they are."""
+Layer errors in units of Wanda's on the same layer, tokens and text, geometric means over {layers} layers (blocks
+{blocks}; {rows} rows of each, sampled with a seed; 0.5): on the calibration text, `lee.cor` and Wikipedia, all in the
+dense model. Shrinkage s chooses masks by (1 − s)G + s diag(G) (`fwbench prune --shrink`); the errors are on the inputs
+as they are."""
 
 
 def section(path: Path) -> str:
