@@ -5,9 +5,10 @@
 
 Sequential, 0.5 of each row, everything else by default; in a process of its own. Seconds are wall time: ``solver`` is
 the stages' own, ``judge`` the rest of each layer's turn (the problem's hash, the mask judged in float64, Wanda's error
-beside), ``rest`` what no part's clock saw. Memory is resident: ``base_mb`` after the libraries are loaded and the
-kernels of the spec compiled, on a layer of ``mini``; ``peak_mb`` the largest while pruning, the base taken off;
-``needed_mb`` the model's float32 parameters, one block's float64 Gram matrices and all tokens' float32 activations.
+beside), ``rest`` what no part's clock saw. Memory is resident: ``peak_mb`` the largest of the process while pruning;
+``base_mb`` of another process that has loaded the libraries, compiled the spec's kernels on a layer of ``mini`` and let
+a model of a few weights generate; ``needed_mb`` the model's float32 parameters, one block's float64 Gram matrices and
+all tokens' float32 activations. What pruning takes is ``peak_mb - base_mb``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +32,7 @@ from fwbench.problems.collections import SHAPES, load
 from fwbench.prune import Options, prune
 
 PROFILE = "profile.csv"
-LAYER = "mini/n576.v_proj.whole*"  # solved first, so that kernels are compiled
+LAYER = "mini/n576.v_proj.whole*"  # real, and small
 INPUTS = ("q_proj", "o_proj", "gate_proj", "down_proj")  # a layer of each input: a block's Gram matrices
 
 
@@ -61,16 +64,27 @@ def resident(name: str) -> int:
     return 1024 * int(found[1])
 
 
-def profile(spec: str, tokens: int) -> Profile:
-    line = pipeline.resolve(spec)
+def base(spec: str) -> int:
+    """Resident size, bytes, of what stays whatever model is pruned: libraries and compiled kernels."""
+    import transformers as t
+
     [(_, problem)] = load(LAYER)
-    pipeline.run(problem, line, threads=THREADS)
-    base = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    pipeline.run(problem, pipeline.resolve(spec), threads=THREADS)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    network = t.AutoModelForCausalLM.from_config(t.LlamaConfig(vocab_size=8, **sizes))
+    network.generate(torch.ones(1, 2, dtype=torch.long), max_new_tokens=2, do_sample=False, pad_token_id=0)
+    return resident("VmRSS")
+
+
+def profile(spec: str, tokens: int) -> Profile:
+    command = [sys.executable, __file__, "--base", spec, str(tokens)]
+    libraries = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    pipeline.warm_up(pipeline.resolve(spec), next(load(LAYER))[1])
+    Path("/proc/self/clear_refs").write_text("5")  # compiling may have taken more
     with tempfile.TemporaryDirectory() as folder:
         summary = prune(MODEL, Path(folder) / "out", Options(pattern="0.5", spec=spec, tokens=tokens))
         seconds = json.loads((Path(folder) / "out" / "fwbench.json").read_text())["seconds"]
-    peak = resident("VmHWM") - base
+    peak = resident("VmHWM")
     solver = sum(record["seconds"] for record in summary["layers"])
     parts = {name: seconds[name] for name in ("load", "forward", "evaluate", "save")}
     grams = 8 * sum(SHAPES[layer][1] ** 2 for layer in INPUTS)
@@ -84,7 +98,7 @@ def profile(spec: str, tokens: int) -> Profile:
         judge=round(seconds["solve"] - solver, 2),
         rest=round(seconds["total"] - seconds["solve"] - sum(parts.values()), 2),
         total=round(seconds["total"], 2),
-        base_mb=round(base / 1e6, 1),
+        base_mb=round(libraries / 1e6, 1),
         peak_mb=round(peak / 1e6, 1),
         needed_mb=round(needed / 1e6, 1),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,8 +109,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec")
     parser.add_argument("tokens", type=int)
+    parser.add_argument("--base", action="store_true", help="print the resident size without a model, in bytes")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
+    if given.base:
+        print(base(given.spec))
+        return
     found = profile(given.spec, given.tokens)
     append(OUT / PROFILE, [found])
     print(found)

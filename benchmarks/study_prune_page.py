@@ -112,7 +112,8 @@ def _profiles(rows: Sequence[Mapping[str, str]]) -> str:
         total = float(row["total"])
         shares = [*(seconds[name] for name in PARTS), sum(seconds[name] for name in OTHER)]
         cells = [row["spec"], row["tokens"], f"{total:.0f}", *(f"{100 * share / total:.1f} %" for share in shares)]
-        lines.append(f"| {' | '.join(cells)} | {float(row['peak_mb']) / float(row['needed_mb']):.2f} |")
+        taken = float(row["peak_mb"]) - float(row["base_mb"])
+        lines.append(f"| {' | '.join(cells)} | {taken / float(row['needed_mb']):.2f} |")
     return "\n".join(lines)
 
 
@@ -150,5 +151,6 @@ PROFILES = """## Where the time and the memory go
 others used too. `forward`: the blocks and their Gram matrices; `evaluate`: perplexity and a sample before and after,
 forward passes too; `solver`: the stages. Other work is all the rest: loading, hashing and judging each layer in float64
 beside Wanda's mask, writing blocks, saving. Peak is the resident memory while pruning, libraries and compiled kernels
-taken off; needed are the model in float32, one block's Gram matrices in float64 and all activations. By
+taken off (as another process holds them); needed are the model in float32, one block's Gram matrices in float64 and all
+activations. By
 `python benchmarks/profile_prune.py`."""

@@ -134,7 +134,7 @@ class Problem:
     def error(self, keep: np.ndarray) -> float:
         """Error of the layer for a mask, float64; a mask that was asked for before costs its hash alone."""
         keep = np.ascontiguousarray(keep, dtype=bool)
-        key = keep.shape, hashlib.sha256(np.packbits(keep)).digest()
+        key = keep.shape, hashlib.sha256(np.packbits(keep).tobytes()).digest()
         if key not in self._errors:  # a run judges one mask several times: after a stage, before the next, at the end
             self._errors[key] = float(self.row_errors(~keep).sum())
         return self._errors[key]
