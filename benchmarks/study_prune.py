@@ -229,7 +229,8 @@ def page() -> None:
     from study_prune_page import write
 
     rows = read(RESULTS)
-    write(OUT, rows, read(LAYERS), MASKS, [key for key in plan() if key not in rows])
+    masks = {method for _, _, method in rows if method.partition(SHRUNK)[0] in MASKS}
+    write(OUT, rows, read(LAYERS), masks, [key for key in plan() if key not in rows])
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import study_tokens_page
@@ -16,7 +16,7 @@ COLUMNS = "| method | lee.cor | Wikipedia | error | error / Wanda's | best in la
 RULE = "|---|" + "---:|" * 7
 
 
-def write(folder: Path, rows: Rows, layers: Rows, masks: Sequence[str], missing: Sequence[Key]) -> None:
+def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missing: Sequence[Key]) -> None:
     """Write ``index.md`` beside the rows; methods in ``masks`` stand on the first board, all others on the second."""
     parts = [HEAD]
     for title, note, updating in BOARDS:
