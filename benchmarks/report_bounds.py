@@ -281,21 +281,25 @@ Random choices of columns of block {size_blocks}, each with a mask of its own; p
 logarithms of the medians.
 
 {fits}{size_figure}
-## Weights that the gap fixes
+{fixing}"""
+
+
+FIXING = """## Weights that the gap fixes
 
 A kept weight is fixed if the bound with it pruned exceeds the mask's error, and could be left out. Rows of block 7's
 gate_proj: the heaviest kept weights, one Shor solution each. The rise is that of the Shor bound; against the doubly
 nonnegative slack it is an estimate, not a proof. The tangent of the bound itself fixes none: at the relaxed optimum its
 slope is the same for all weights.
 
-{fixing}"""
+"""
 
 
-def page(lines: Lines, sizes: Lines, folder: Path) -> str:
+def page(lines: Lines, sizes: Lines, folder: Path, weights: int = 0) -> str:
     """The page's Markdown.
 
     Args:
         folder: where it will lie, with the figures that it shows.
+        weights: of the table of fixed weights, for each of its rows; 0 for none, as it takes minutes.
     """
     some = sampled(lines)
     return PAGE.format(
@@ -313,7 +317,7 @@ def page(lines: Lines, sizes: Lines, folder: Path) -> str:
         resisting=resisting(some),
         size_blocks=", ".join(sorted({part(line)[0] for line in sizes})),
         fits=fits(sizes),
-        fixing=fixing(),
+        fixing=FIXING + fixing(weights=weights) if weights else "",
         size_figure="\n![Gap against n](figures/gap-against-n.svg)\n" if sizes else "",
     )
 
@@ -323,6 +327,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("sizes", type=Path, nargs="?")
     parser.add_argument("-o", "--out", type=Path, default=Path("reports/bounds"))
+    parser.add_argument("--fixing", type=int, default=0, help="weights tried for the table of fixed weights")
     options = parser.parse_args()
     lines = read(options.rows, Measured)
     sizes = read(options.sizes, Measured) if options.sizes else []
@@ -333,7 +338,7 @@ def main() -> None:
     write_csv(options.out / "rows.csv", lines)
     if sizes:
         write_csv(options.out / "sizes.csv", sizes)
-    (options.out / "index.md").write_text(page(lines, sizes, options.out), encoding="utf-8")
+    (options.out / "index.md").write_text(page(lines, sizes, options.out, options.fixing), encoding="utf-8")
 
 
 if __name__ == "__main__":

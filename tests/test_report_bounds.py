@@ -27,7 +27,6 @@ def page(monkeypatch, tmp_path):
     """A function from lines to the page, through a CSV file."""
     monkeypatch.setattr(report_bounds, "row_count", lambda name: ROWS)
     monkeypatch.setattr(report_bounds, "condition", lambda name: 1000.0)
-    monkeypatch.setattr(report_bounds, "fixing", lambda: "")
 
     def write(lines: list[Measured], sizes: tuple[Measured, ...] = ()) -> str:
         append(tmp_path / "rows.csv", lines)
