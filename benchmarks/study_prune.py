@@ -37,7 +37,6 @@ from fwbench.problems.models import Model, load_model
 from fwbench.problems.text import load_text
 from fwbench.prune.engine import peak_memory
 from fwbench.result import pack_mask, unpack_mask
-from fwbench.solvers.scores import wanda_score
 from fwbench.stage import Context, Role, State
 
 OUT = Path(__file__).parents[1] / "reports" / "prune"
@@ -102,7 +101,7 @@ def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float])
     line = pipeline.resolve(base if update else spec)
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
     for _, real in collections.load(MODEL, [pattern]):
-        problem = replace(real, G=shrunk(real.G, float(shrinkage or 0)))
+        problem = replace(real, G=shrunk(real.G, float(shrinkage))) if shrinkage else real
         pipeline.warm_up(line, problem)
         found = solved(problem, line)
         weights = found["weights"]
@@ -116,18 +115,13 @@ def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float])
         if update is not None or shrinkage:
             error = real.error_of_weights(weights)
         errors[problem.name] = error
-        total += problem.total
-        wanda.append(_wanda(real) if shrinkage else float(found["wanda"]))
+        total += real.total
+        wanda.append(pipeline.wanda_error(real) if shrinkage else float(found["wanda"]))
         with torch.no_grad():
             layers[problem.name].weight.copy_(torch.from_numpy(weights))  # type: ignore[operator, union-attr]
         print(f"{problem.name} {error / wanda[-1]:.4f}", file=sys.stderr, flush=True)
     solver = f"{line.full} then {update}" if update else line.full
     return {**_summary(errors, wanda, total), **_minutes(cpu, wall), "solver": solver}
-
-
-def _wanda(problem: Problem) -> float:
-    """Error of Wanda's mask."""
-    return problem.error(~problem.pattern.prune(wanda_score(problem.W, problem.G)))
 
 
 def _update_stage(name: str) -> Any:

@@ -133,27 +133,33 @@ def _verify_mask(problem: Problem, entry: BestKnown, tolerance: float) -> Findin
 
 
 def _verify_extracted(entry: BestKnown, folder: Path) -> Iterator[Finding]:
-    twin = None
     try:
-        for problem in _candidates(entry.name.partition(".")[0], entry.name, entry.pattern):
-            if problem.hash == entry.hash:
-                yield from _verify_entry(problem, entry, folder)
-                return
-            if str(problem.pattern) == entry.pattern and problem.shape == (entry.rows, entry.n):
-                twin = twin or problem
-    except (ValueError, ProblemError) as error:
+        problem = _extracted(entry)
+    except ValueError as error:
         yield Finding(entry.name, "problem", None, f"cannot be extracted here: {error}")
         return
-    if twin is None:
+    if problem is None:
         yield Finding(entry.name, "problem", False, "its data is not found")
-        return
-    if entry.upper is not None:
-        yield _verify_mask(twin, entry, TWIN)
-    if entry.verified is not None:
-        detail = (
-            f"error >= {entry.verified:.9g} is of another extraction (hash {entry.hash[:12]}, here {twin.hash[:12]})"
-        )
-        yield Finding(entry.name, f"bound by {entry.verified_by}", None, detail)
+    elif problem.hash == entry.hash:
+        yield from _verify_entry(problem, entry, folder)
+    else:
+        if entry.upper is not None:
+            yield _verify_mask(problem, entry, TWIN)
+        if entry.verified is not None:
+            hashes = f"hash {entry.hash[:12]}, here {problem.hash[:12]}"
+            detail = f"error >= {entry.verified:.9g} is of another extraction ({hashes})"
+            yield Finding(entry.name, f"bound by {entry.verified_by}", None, detail)
+
+
+def _extracted(entry: BestKnown) -> Problem | None:
+    """The problem of an entry, or else its twin."""
+    twin = None
+    for problem in _candidates(entry.name.partition(".")[0], entry.name, entry.pattern):
+        if problem.hash == entry.hash:
+            return problem
+        if twin is None and str(problem.pattern) == entry.pattern and problem.shape == (entry.rows, entry.n):
+            twin = problem
+    return twin
 
 
 def update_registry(store: Store, folder: Path) -> list[str]:

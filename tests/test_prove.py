@@ -65,3 +65,12 @@ def test_what_cannot_be_extracted_is_open(listed):
     extracted.append(resources.ResourceError("pip cannot download it"))
     (found,) = verify().values()
     assert (found.ok, found.detail) == (None, "cannot be extracted here: pip cannot download it")
+
+
+def test_a_damaged_certificate_is_no_open_question(listed, tmp_path):
+    problem, extracted, verify = listed
+    extracted.append(problem)
+    (file,) = (tmp_path / registry.CERTIFICATES).iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=file.name):
+        verify()

@@ -42,7 +42,7 @@ def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> O
     error = judgement.error
     relaxed = next((r.relaxed_error for r in reversed(row.stages) if r.relaxed_error is not None), None)
     rounded = next((r.error for r in row.stages if r.role == Role.ROUND), None)
-    wanda = _wanda_error(problem)
+    wanda = wanda_error(problem)
     row = replace(
         row,
         status=Status.OPTIMAL if state.proven else Status.FEASIBLE,
@@ -127,7 +127,8 @@ def _wanda_error_by_hash(problem_hash: str, holder: _Holder) -> float:
     return problem.error(keep)
 
 
-def _wanda_error(problem: Problem) -> float:
+def wanda_error(problem: Problem) -> float:
+    """Error of Wanda's mask on the problem: the yardstick of ``ratio_to_wanda``."""
     return _wanda_error_by_hash(problem.hash, _Holder(weakref.ref(problem)))
 
 

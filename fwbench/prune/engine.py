@@ -24,7 +24,6 @@ from fwbench.prune.output import finish
 from fwbench.prune.plan import Layer, Options, Plan, Progress, PruneError
 from fwbench.prune.work import Block, Work, check_output
 from fwbench.result import Proof, pack_mask
-from fwbench.solvers.scores import wanda_score
 
 PROMPT = "The most surprising thing about the sea is"
 SAMPLE_TOKENS = 32
@@ -180,9 +179,8 @@ def _solve(plan: Plan, layer: Layer, G: np.ndarray) -> tuple[torch.Tensor, np.nd
     if outcome.weights is not None or solved is not problem:  # the error of what is saved, on the inputs as they are
         error = problem.error_of_weights(weight.float().numpy())
     if solved is not problem:
-        lower, ratio = None, None  # they are of the shrunk problem
-        if wanda := problem.error(~problem.pattern.prune(wanda_score(problem.W, G))):
-            ratio = error / wanda
+        wanda = pipeline.wanda_error(problem)
+        lower, ratio = None, error / wanda if wanda else None  # the row's are of the shrunk problem
     elif ratio is not None:
         ratio *= error / row.error if row.error else 1.0
     record = {
