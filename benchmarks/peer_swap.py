@@ -46,7 +46,7 @@ def pair_search(W: torch.Tensor, G: torch.Tensor, pruned: torch.Tensor) -> torch
     return pruned
 
 
-def compare(problem: Problem, rows: int, threads: int, repeats: int) -> dict[str, float]:
+def compare(problem: Problem, rows: int, threads: int, repeats: int, enough: float) -> dict[str, float]:
     """Errors of both from Wanda's mask, and medians of how many times faster ours is, timed in turns.
 
     CPU seconds are the process's, all threads together; wall seconds are of use on a quiet machine only.
@@ -61,7 +61,7 @@ def compare(problem: Problem, rows: int, threads: int, repeats: int) -> dict[str
 
     def ours() -> np.ndarray:
         pruned = start.copy()
-        Rows(problem.W, problem.G, problem.n, threads).descend(pruned, slice(0, rows), 10**9)
+        Rows(problem.W, problem.G, problem.n, threads, enough).descend(pruned, slice(0, rows), 10**9)
         return pruned
 
     pair_search(W[:2], G, torch.tensor(start[:2]))
@@ -97,10 +97,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--enough", type=float, default=1.0, help="the parameter of `swap`; 1 for the peer's own masks")
     options = parser.parse_args()
     for selector in options.problems:
         for _, problem in load(selector):
-            found = compare(problem, options.rows, options.threads, options.repeats)
+            found = compare(problem, options.rows, options.threads, options.repeats, options.enough)
             print(problem.name, ", ".join(f"{key} {value:.6g}" for key, value in found.items()), flush=True)
 
 

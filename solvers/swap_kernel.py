@@ -5,6 +5,7 @@ most, and the Wanda score ``s_j = |w_j| sqrt(G_jj)``, every other kept ``j`` has
 gains at best ``a_i + φ(c_i)`` with ``φ(c) = min_j b_j - 2c s_j``, which is concave: chords between a few values of
 ``c`` lie below it. The partners are tried one by one, everything else is scanned only if this bound beats the best
 exchange so far. The result is the exhaustive search's, ties included (lowest pruned index, then lowest kept index).
+With ``enough`` below 1, a line is scanned only if it may gain ``1/enough`` times as much as the best exchange so far.
 """
 
 from __future__ import annotations
@@ -33,18 +34,21 @@ class Rows:
         G: float64 ``(n, n)``.
         group: neighbours within which a row's weights may be exchanged; ``n`` for the whole row.
         threads: numba threads; the result does not depend on them.
+        enough: part of the largest gain, in (0, 1], with which an exchange is taken; 1 for the best. Where all pairs
+            of a group are tried (up to ``SMALL_GROUP`` weights) it is always the best.
     """
 
-    def __init__(self, W: np.ndarray, G: np.ndarray, group: int, threads: int) -> None:
+    def __init__(self, W: np.ndarray, G: np.ndarray, group: int, threads: int, enough: float = 1.0) -> None:
         self.W = W.astype(np.float64)
         self.G = np.ascontiguousarray(G)
         self.group = group
         self.partners, self.strongest, self.rest = _partners(self.G, PARTNERS)
         self.threads = threads
+        self.enough = enough
 
     def descend(self, pruned: np.ndarray, rows: slice, limit: int) -> tuple[int, int]:
         """Best 1-swaps in each row of ``pruned (rows, n)``, in place; numbers of swaps and of pairs evaluated."""
-        shared = (self.group, self.partners, self.strongest, self.rest)
+        shared = (self.group, self.partners, self.strongest, self.rest, self.enough)
         with numba_threads(self.threads):
             return _descend_rows(self.W[rows], self.G, pruned[rows], *shared, limit)
 
@@ -129,18 +133,18 @@ def _partners(G, count):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def _descend_rows(W, G, pruned, group, partners, strongest, rest, limit):  # type: ignore[no-untyped-def]
+def _descend_rows(W, G, pruned, group, partners, strongest, rest, enough, limit):  # type: ignore[no-untyped-def]
     rows = W.shape[0]
     swaps = np.zeros(rows, np.int64)
     looked = np.zeros(rows, np.int64)
     g = _products(W, G, pruned)
     for r in numba.prange(rows):
-        swaps[r], looked[r] = _descend(W[r], G, g[r], pruned[r], group, partners, strongest, rest, limit)
+        swaps[r], looked[r] = _descend(W[r], G, g[r], pruned[r], group, partners, strongest, rest, enough, limit)
     return swaps.sum(), looked.sum()
 
 
 @numba.njit(cache=True)
-def _descend(w, G, g, pruned, group, partners, strongest, rest, limit):  # type: ignore[no-untyped-def]
+def _descend(w, G, g, pruned, group, partners, strongest, rest, enough, limit):  # type: ignore[no-untyped-def]
     n = w.size
     q = np.empty(n)  # diagonal of Q
     error = 0.0
@@ -167,7 +171,7 @@ def _descend(w, G, g, pruned, group, partners, strongest, rest, limit):  # type:
         else:
             slack = 1e-12 * error + 1e-14 * largest  # what rounding may hide
             best, i, j, seen = _best_in_row(
-                w, G, a, b, no_a, score, near, far, partners, recent, -RELATIVE_GAIN * error, slack
+                w, G, a, b, no_a, score, near, far, partners, recent, -RELATIVE_GAIN * error, slack, enough
             )
         looked += seen
         if i < 0:
@@ -240,8 +244,8 @@ def _best_in_groups(w, G, a, b, group, best):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, best, slack):  # type: ignore[no-untyped-def]
-    """Best exchange in the row that beats ``best``: (change, pruned index, kept index, pairs tried)."""
+def _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, best, slack, enough):  # type: ignore[no-untyped-def]
+    """Best exchange in the row that beats ``best``, or ``enough`` of it: (change, pruned, kept index, pairs tried)."""
     n = w.size
     values = np.empty(n)  # scratch
     bounding.masked(near, no_a, values)
@@ -273,7 +277,7 @@ def _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, best, sla
     oldest = 0
     for x in range(count):
         i = hopeful[x]
-        if bound[i] > best + slack:
+        if bound[i] > (best / enough if best_i >= 0 else best) + slack:
             continue
         for k in range(partners.shape[1]):
             j = partners[i, k]
@@ -281,7 +285,7 @@ def _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, best, sla
             change = a[i] + (b[j] - 2 * w[i] * w[j] * G[i, j])
             if change < best or (change == best and _before(i, j, best_i, best_j)):
                 best, best_i, best_j = change, i, j
-        if a[i] + bounding.chord(lines, far[i]) <= best + slack:
+        if a[i] + bounding.chord(lines, far[i]) <= (best / enough if best_i >= 0 else best) + slack:
             looked += n
             if bounding.any_reaches(w, G[i], b, 2 * w[i], best - a[i] + slack):
                 level = bounding.gains(w, G[i], b, 2 * w[i], values) + slack

@@ -82,6 +82,33 @@ def test_equals_exhaustive_search_where_a_bound_chooses_what_is_tried(pattern, m
         assert after.counters["swaps"] == swaps
 
 
+@pytest.mark.parametrize("enough", [0.5, 0.1, 1e-3])
+@pytest.mark.parametrize("condition", [1e0, 1e8])
+def test_every_swap_gains_enough_of_the_largest_gain(condition, enough):
+    problem = random_layer("0.5", rows=1, n=48, condition=condition)
+    swaps = 0
+    for start in starts(problem, 2):
+        done, keep = 0, start.keep
+        while True:
+            after = Swap(enough=enough, limit=done + 1).run(problem, start, Context())
+            best = min(exchanges(problem, ~keep, [0]))[0]
+            if after.counters["swaps"] == done:
+                break
+            gained = problem.error(keep) - problem.error(after.keep)
+            assert 0 < gained <= -best * (1 + 1e-9)
+            assert gained >= -enough * best * (1 - 1e-9)
+            done, keep = done + 1, after.keep
+        assert best >= -1e-9 * problem.error(keep)  # ends at a 1-swap optimum all the same
+        swaps += done
+    assert swaps > 5
+
+
+@pytest.mark.parametrize("enough", [0.0, 1.5, -1.0, float("nan")])
+def test_a_part_of_the_gain_that_is_none_is_refused(enough):
+    with pytest.raises(ValueError, match="enough"):
+        Swap(enough=enough)
+
+
 @pytest.mark.parametrize("condition", [1e0, 1e8])
 def test_no_swap_is_missed_where_a_bound_chooses_what_is_tried(condition):
     problem = random_layer("0.5", rows=2, n=64, condition=condition)
