@@ -30,7 +30,7 @@ from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers.bound import LADDER, chosen_rows
 
-PRESET = "push+swap+anneal(rounds=5)"  # the preset ``best``
+PRESET = "push+swap+safeguard+tabu(iterations=100000)"  # the preset ``best``
 OUT = Path("reports/bounds/rows.csv")
 
 

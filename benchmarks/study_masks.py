@@ -44,11 +44,17 @@ VARIANTS = {  # step rules of each, at equal iterations
 }
 TIERS = {  # cheap ones first; a run's stage records also hold the error after each of its stages
     "start": ("wanda", "ria", "greedy"),
-    "swap": ("sparseswaps", "greedy+swap"),
+    "swap": ("sparseswaps", "wanda+swap(enough=0.1)", "greedy+swap"),
     "fw": ("sparsefw", "sparsefw+swap", "fw+swap", "fw+round(method=randomised)+swap"),
-    "search": ("wanda+swap+tabu(iterations=3000)", "greedy+swap+tabu(iterations=3000)"),
     "push": ("fast", "push+swap", "fw+push+swap"),
-    "best": ("best", "fw+swap+anneal(rounds=5)"),
+    "search": (
+        "wanda+swap+tabu(iterations=3000)",
+        "greedy+swap+tabu(iterations=3000)",
+        "push+swap+safeguard+tabu(iterations=3000)",
+        "push+swap+safeguard+tabu(iterations=20000)",
+        "best",
+        "push+swap+safeguard+anneal(rounds=5)",
+    ),
     "variants": tuple(
         f"fw(variant={variant},step={step},steps={STEPS},gap=0.0)+swap"
         for variant, rules in VARIANTS.items()
@@ -62,7 +68,7 @@ TIERS = {  # cheap ones first; a run's stage records also hold the error after e
         f"{SHARED}+push+swap",
         "fw(convexify=row)+swap",
     ),
-    "longest": ("greedy+swap+anneal(rounds=6)",),  # from elsewhere and for longer: what the best is measured against
+    "longest": ("greedy+swap+tabu(iterations=200000)",),  # from elsewhere, for longer: what the best is measured against
 }
 # One thread, and pools that do not spin beside each other: read when the libraries load
 ENVIRONMENT = {

@@ -16,7 +16,6 @@ import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.result import Moment
-from fwbench.solvers.scores import wanda_score
 from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -42,7 +41,7 @@ class Anneal(Stage):
 
     name: ClassVar[str] = "anneal"
     role: ClassVar[Role] = Role.REFINE
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     source: ClassVar[str] = "Kirkpatrick, Gelatt, Vecchi 1983"
     sweeps: int = 500  # proposals a weight in the first round; each further round doubles them
     rounds: int = 4
@@ -198,19 +197,7 @@ class Search:
         self._descend(rows, self.best)
         self.start = self.best.copy()
         self.error = kernel.errors(self.W, self.G, self.best)
-        if self.problem.pattern.separable:
-            self._never_above_wanda(rows)
         self.trace.append(Moment(self.context.seconds(), float(self.error.sum())))
-
-    def _never_above_wanda(self, rows: np.ndarray) -> None:
-        """Rows whose input is worse than what swaps make of Wanda's mask hold the latter as their best so far."""
-        from fwbench.solvers import anneal_kernel as kernel
-
-        rival = self.problem.pattern.prune(wanda_score(self.problem.W, self.problem.G))
-        self._descend(rows, rival)
-        errors = kernel.errors(self.W, self.G, rival)
-        better = errors < self.error
-        self.best[better], self.error[better] = rival[better], errors[better]
 
     def _keep(self, rows: np.ndarray, found: np.ndarray, error: np.ndarray, independent: bool) -> None:
         """Enter masks among the elites (best first, no error twice) and update the best."""

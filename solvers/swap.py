@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
+from fwbench.solvers.scores import wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
 CHUNK_ROWS = 64  # rows between two looks at the clock
@@ -59,3 +60,27 @@ class Swap(Stage):
             done, looked, stopped = rows.exchange(pruned, limit, context.expired)
             swaps, evaluated = swaps + done, evaluated + looked
         return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)
+
+
+@register
+@dataclass(frozen=True)
+class Safeguard(Stage):
+    """Take what swaps make of Wanda's mask wherever that is better: on no row is the mask then above Wanda + swap.
+
+    Row by row; of the whole layer at once where the pattern counts over it.
+    """
+
+    name: ClassVar[str] = "safeguard"
+    role: ClassVar[Role] = Role.REFINE
+    source: ClassVar[str] = Swap.source
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        if state.keep is None:
+            raise ValueError("there is no mask to refine")
+        start = State(keep=~problem.pattern.prune(wanda_score(problem.W, problem.G)))
+        rival = Swap().run(problem, start, context)
+        assert rival.keep is not None
+        mine, theirs = problem.row_errors(~state.keep), problem.row_errors(~rival.keep)
+        better = theirs < mine if problem.pattern.separable else np.full(problem.rows, theirs.sum() < mine.sum())
+        keep = np.where(better[:, None], rival.keep, state.keep)
+        return replace(state, keep=keep, stopped=rival.stopped).count(**rival.counters)

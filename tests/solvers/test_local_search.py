@@ -128,17 +128,6 @@ def test_stops_at_the_deadline(stage, left, pattern):
     assert problem.error(after.keep) <= problem.error(before.keep)
 
 
-@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
-def test_annealing_is_never_above_swaps_from_wanda_on_any_row(pattern):
-    problem = random_layer(pattern, rows=40, n=64, condition=1e4)
-    swapped = Swap().run(problem, start(problem), Context())
-    worse = Random().run(problem, State(), Context())
-    assert (problem.row_errors(~Swap().run(problem, worse, Context()).keep) > problem.row_errors(~swapped.keep)).any()
-    after = Anneal(sweeps=1, rounds=1).run(problem, worse, Context())
-    assert not count_reason(problem, after.keep)
-    assert (problem.row_errors(~after.keep) <= problem.row_errors(~swapped.keep) * (1 + 1e-9)).all()
-
-
 def test_settled_rows_leave_early():
     problem = random_layer("0.5", rows=4, n=12)
     after = Anneal(sweeps=100, seconds=60).run(problem, start(problem), Context())

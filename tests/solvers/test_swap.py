@@ -10,7 +10,7 @@ from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.solvers.scores import Random, Wanda
-from fwbench.solvers.swap import Swap
+from fwbench.solvers.swap import Safeguard, Swap
 from fwbench.stage import Context, State
 
 
@@ -219,3 +219,25 @@ def test_the_given_mask_is_not_written_to():
 def test_a_mask_is_needed():
     with pytest.raises(ValueError, match="no mask to refine"):
         Swap().run(random_layer("0.5"), State(), Context())
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_safeguard_takes_the_better_of_each_row_or_layer(pattern):
+    problem = random_layer(pattern, rows=20, n=24, condition=1e4)
+    first, second = starts(problem, 3)
+    swapped = Swap().run(problem, first, Context())
+    mine, theirs = (problem.row_errors(~keep) for keep in (second.keep, swapped.keep))
+    assert (theirs < mine).any()
+    after = Safeguard().run(problem, second, Context())
+    assert not count_reason(problem, after.keep)
+    expected = np.minimum(mine, theirs) if problem.pattern.separable else theirs
+    assert np.allclose(problem.row_errors(~after.keep), expected, rtol=1e-12)
+    assert np.array_equal(Safeguard().run(problem, swapped, Context()).keep, swapped.keep)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4", "2:4"])
+def test_safeguard_keeps_a_mask_that_swaps_cannot_reach(pattern):
+    problem = random_layer(pattern, rows=2 if pattern == "unstructured:0.4" else 4, n=6 if ":0." in pattern else 12)
+    error, keep = best_mask(problem)
+    after = Safeguard().run(problem, State(keep=keep), Context())
+    assert problem.error(after.keep) == pytest.approx(error, rel=1e-12)
