@@ -5,7 +5,7 @@
     python benchmarks/study_prune.py page                reports/prune/index.md from the rows
 
 One-shot rows solve the problems of the collection ``smollm2``: the dense model's Grams of 16,384 tokens of ``lee``,
-computed once and cached. Sequential rows call ``fwbench.prune``. Rows are only ever appended to ``results.csv``, each
+computed once and cached. Sequential rows, and those of more tokens, call ``fwbench.prune``. Rows are only ever appended to ``results.csv``, each
 layer's error to ``layers.csv``; masks are kept in the cache layer by layer, so that a kill loses one layer and a method
 with a weight update begins from the mask that it updates.
 """
@@ -46,6 +46,7 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 PATTERNS = ("0.5", "0.6", "2:4")
 DENSE, ONE_SHOT, SEQUENTIAL = "dense", "one-shot", "sequential"
 SHRUNK = ", shrink="  # what follows in a method's name: see fwbench.problem.shrunk
+TOKENED = ", tokens="  # the same: calibration tokens, where not the collection's 16,384
 OURS = "push(rounds=20)+swap"  # the preset ``fast``, the default of `fwbench prune`
 MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", OURS)
 UPDATES = ("sparsegpt", "wanda+refit", "admm", "wanda+admm", "wanda+swap+refit", f"{OURS}+refit", f"{OURS}+sparsegpt")
@@ -75,11 +76,11 @@ def one_row(mode: str, pattern: str, method: str) -> None:
     model = load_model(MODEL)
     errors: dict[str, float] = {}
     row: dict[str, Any] = {"mode": mode, "pattern": pattern, "method": method}
-    if mode == ONE_SHOT:
-        row |= _one_shot(model, pattern, method, errors)
-    elif mode == SEQUENTIAL:
-        model, more = _sequential(pattern, method, errors)
+    if mode == SEQUENTIAL or TOKENED in method:
+        model, more = _by_command(mode, pattern, method, errors)
         row |= more
+    elif mode == ONE_SHOT:
+        row |= _one_shot(model, pattern, method, errors)
     for name in TEXTS:
         row[name] = f"{perplexity(model, load_text(name), tokens=TOKENS).value:.4f}"
     row["peak_mb"] = round((peak_memory() or 0) / 1e6)
@@ -155,13 +156,17 @@ def solved(problem: Problem, line: pipeline.Pipeline) -> dict[str, Any]:
     return {**found, "keep": keep, "weights": weights}
 
 
-def _sequential(pattern: str, method: str, errors: dict[str, float]) -> tuple[Model, dict[str, Any]]:
+def _by_command(mode: str, pattern: str, method: str, errors: dict[str, float]) -> tuple[Model, dict[str, Any]]:
+    """What ``fwbench prune`` makes of the model; its minutes include the forward passes."""
     from fwbench.prune import Options, prune
 
+    spec, _, tokens = method.partition(TOKENED)
+    options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="")
+    options = replace(options, tokens=int(tokens)) if tokens else options
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         began = time.process_time(), time.monotonic()
-        summary = prune(MODEL, out, Options(pattern=pattern, spec=method, evaluate=""))
+        summary = prune(MODEL, out, options)
         cpu, wall = time.process_time() - began[0], time.monotonic() - began[1]
         model = load_model(out)
     records = summary["layers"]
@@ -223,7 +228,7 @@ def page() -> None:
     from study_prune_page import write
 
     rows = read(RESULTS)
-    masks = {method for _, _, method in rows if method.partition(SHRUNK)[0] in MASKS}
+    masks = {method for _, _, method in rows if method.partition(", ")[0] in MASKS}
     write(OUT, rows, read(LAYERS), masks, [key for key in plan() if key not in rows])
 
 

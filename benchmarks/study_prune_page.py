@@ -11,6 +11,7 @@ import study_why_page
 
 Key = tuple[str, str, str]  # mode, pattern, method
 Rows = Mapping[Key, Mapping[str, str]]
+TOKENS = ", tokens="
 TIE = 1 + 1e-6  # errors this close are equal
 COLUMNS = "| method | lee.cor | Wikipedia | error | error / Wanda's | best in layers | solver, CPU min | peak MB |"
 RULE = "|---|" + "---:|" * 7
@@ -23,12 +24,16 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
         parts.append(f"## {title}\n\n{note}")
         for pattern in ("0.5", "0.6", "2:4"):
             keys = [key for key in rows if key[:2] == ("one-shot", pattern) and (key[2] not in masks) == updating]
+            keys = [key for key in keys if TOKENS not in key[2]]
             if keys:
                 parts.append(_board(f"### {pattern}", [("dense", "", "dense"), *_sorted(keys, rows)], rows, layers))
     keys = [key for key in rows if key[0] == "sequential"]
     if keys:
         both = sorted({("one-shot", *key[1:]) for key in keys} & set(rows)) + keys
         parts.append(_board(SEQUENTIAL, [("dense", "", "dense"), *both], rows, {}))
+    if more := sorted(key for key in rows if TOKENS in key[2]):
+        fewer = sorted({(mode, pattern, method.partition(TOKENS)[0]) for mode, pattern, method in more} & set(rows))
+        parts.append(_board(MORE_TOKENS, [("dense", "", "dense"), *fewer, *more], rows, {}))
     if why := study_why_page.section(folder, rows, "push(rounds=20)+swap"):
         parts.append(why)
     if tokens := study_tokens_page.section(folder / "tokens.csv"):
@@ -138,6 +143,10 @@ SEQUENTIAL = """## Sequential or one-shot
 
 Sequential: each block calibrated with the blocks before it already pruned; its errors are on those inputs, so they do
 not compare with one-shot's, and its minutes include the forward passes.
+"""
+MORE_TOKENS = """## More calibration tokens
+
+The same text, read on. Errors are on each row's own inputs; where tokens are named, minutes include the forward passes.
 """
 PEERS = """## Beside llm-compressor
 

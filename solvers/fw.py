@@ -14,6 +14,7 @@ from fwbench.solvers import frank_wolfe as loop
 from fwbench.solvers.blocks import DRIFT, project
 from fwbench.solvers.convexify import layer_certificate, row_proofs, shared_e
 from fwbench.solvers.scores import wanda_score
+from fwbench.solvers.shor import RowProof
 from fwbench.stage import Context, Role, Stage, State, register
 
 CONVEXIFY = ("none", "shared", "row")
@@ -92,18 +93,23 @@ class FrankWolfe(Stage):
             self.correct,
             self.rounded,
         )
-        e, d, first, proofs = None, None, None, {}
+        e, d = None, None
+        proofs: dict[int, RowProof] = {}
+        runs: list[loop.Run] = []
+        source = f"fw(convexify={self.convexify})"
         if self.convexify != "none":
             rough = replace(options, steps=self.plain_steps, gap=max(self.gap, PLAIN_GAP))
-            first = _minimise(problem, start, None, rough, context)
-            start = _numpy(first.u)
+            runs.append(_minimise(problem, start, None, rough, context))
+            start = _numpy(runs[0].u)
+        if self.convexify != "none" and not context.expired():  # from an unfinished point e gains nothing
             e = shared_e(problem, start, device=context.device)
             d = problem.W.astype(np.float64) ** 2 * e
         if self.convexify == "row" and d is not None:
             proofs = row_proofs(problem, context)
             d = np.stack([proofs[row].d if row in proofs else d[row] for row in range(problem.rows)])
-        run = _minimise(problem, start, d, options, context)
-        source = f"fw(convexify={self.convexify})"
+        if d is not None or not runs:
+            runs.append(_minimise(problem, start, d, options, context))
+        run = runs[-1]
         certificate = layer_certificate(problem, proofs, e, _numpy(run.best_u), source)
         after = replace(
             state,
@@ -111,7 +117,7 @@ class FrankWolfe(Stage):
             stopped=run.stopped,
             trace=(*state.trace, *run.trace),
         ).bound(certificate.bound, certificate)
-        for part in (first, run) if first else (run,):
+        for part in runs:
             after = after.count(**part.counters)
         return after.count(iterations=run.iterations, row_proofs=len(proofs))
 

@@ -128,3 +128,16 @@ def test_an_indefinite_matrix_is_refused():
     object.__setattr__(problem, "G", np.array([[1.0, 2.0], [2.0, 1.0]]))
     with pytest.raises(ValueError, match="positive"):
         shared_e(problem, np.full((1, 2), 0.5))
+
+
+@pytest.mark.parametrize("convexify", ["shared", "row"])
+def test_out_of_time_the_plain_bound_is_kept_and_no_diagonal_is_sought(convexify, monkeypatch):
+    monkeypatch.setattr("fwbench.solvers.fw.shared_e", lambda *_, **__: pytest.fail("no time was left for e"))
+    problem = random_layer("0.5", rows=3, n=24, condition=1e3)
+    near = FrankWolfe(gap=1e-2).run(problem, Wanda().run(problem, State(), Context()), Context())
+    start = State(keep=None, relaxed=near.relaxed)
+    after = FrankWolfe(convexify=convexify).run(problem, start, Context(deadline=0.0))
+    assert after.stopped == "deadline"
+    assert after.certificate.bound == pytest.approx(bounds.certificate(problem, near.relaxed, None).bound, rel=1e-3)
+    assert after.certificate.bound > 0
+    assert verify.check(problem, after.certificate).ok
