@@ -114,7 +114,7 @@ class FrankWolfe(Stage):
         after = replace(
             state,
             relaxed=project(problem.pattern, _numpy(run.u), DRIFT),
-            stopped=run.stopped,
+            stopped=run.stopped if d is not None or self.convexify == "none" else "deadline",
             trace=(*state.trace, *run.trace),
         ).bound(certificate.bound, certificate)
         for part in runs:
