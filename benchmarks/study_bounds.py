@@ -2,11 +2,12 @@
 
     python -m benchmarks.study_bounds --problems smollm2/13.v_proj --bound dnn,mccormick --rows all --jobs 2
     python -m benchmarks.study_bounds --problems 'smollm2/07.*' --bound shor --rows 24 --sizes 64,128,256,384,576
+    python -m benchmarks.study_bounds --problems 'smollm2/*' --masks
     python -m benchmarks.report_bounds reports/bounds/rows.csv
 
 A row is one process on one thread. Its mask is by ``PRESET``; its bounds are a ladder (Shor, doubly nonnegative,
 McCormick), and a kind's seconds are those of its rung and all below, of the CPU. What is in the CSV is not computed
-again, so a killed run goes on.
+again, so a killed run goes on; ``--masks`` computes no bounds, but the masks of lines whose upper is not by ``PRESET``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +32,7 @@ from fwbench.problems.collections import load
 from fwbench.solvers.bound import LADDER, chosen_rows
 
 PRESET = "push+swap+safeguard+tabu(iterations=100000)"  # the preset ``best``
+SAME = 1 + 1e-6  # errors this close are one mask's, on Gram matrices that differ in last bits
 OUT = Path("reports/bounds/rows.csv")
 
 
@@ -111,6 +113,11 @@ def problem_of(selector: str, name: str) -> Problem:
     return next(problem for _, problem in load(selector) if problem.name == name)
 
 
+def upper(selector: str, name: str, row: int, n: int) -> float:
+    """``best_error`` of a row of a layer: a worker's part."""
+    return best_error(row_problem(problem_of(selector, name), row, n))
+
+
 # --- the run ---------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +141,32 @@ def tasks(options: argparse.Namespace, done: set[Key]) -> Iterator[Task]:
             yield from (Task(selector, problem.name, row, n, kinds) for (row, n), kinds in left.items() if kinds)
 
 
+def masks_anew(options: argparse.Namespace) -> None:
+    """Give every line of the CSV the mask of ``PRESET``, unless an older one is better."""
+    lines = read(options.out, Measured)
+    old: dict[tuple[str, int, int], float] = {}
+    for line in lines:
+        if line.masks != PRESET:
+            at = (line.problem, line.row, line.n)
+            old[at] = min(line.upper, old.get(at, np.inf))
+    names = {problem.name: selector for selector in options.problems for _, problem in load(selector)}
+    todo = [key for key in old if key[0] in names]
+    print(f"{len(todo)} masks to find", flush=True)
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), one_thread) as pool:
+        found = pool.map(upper, (names[key[0]] for key in todo), *zip(*todo, strict=True), chunksize=8) if todo else ()
+        new = dict(zip(todo, found, strict=True))
+    better = sum(error < old[key] / SAME for key, error in new.items())
+    print(f"{better} better, {sum(error > old[key] * SAME for key, error in new.items())} worse, not taken", flush=True)
+    options.out.unlink()
+    append(options.out, [_with_mask(line, new.get((line.problem, line.row, line.n))) for line in lines])
+
+
+def _with_mask(line: Measured, error: float | None) -> Measured:
+    if error is None or line.masks == PRESET or error > line.upper * SAME:
+        return line
+    return replace(line, upper=error, gap=1 - line.lower / error if error > 0 else 0.0, masks=PRESET)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", required=True, help="as for 'fwbench run'")
@@ -143,7 +176,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--masks", action="store_true", help="no bounds: the masks of the CSV's rows anew")
     options = parser.parse_args()
+    if options.masks:
+        masks_anew(options)
+        return
     done = {(line.problem, line.row, line.n, line.kind) for line in read(options.out, Measured)}
     todo = list(tasks(options, done))
     print(f"{len(todo)} rows to do", flush=True)
