@@ -161,7 +161,7 @@ def _descend(w, G, g, pruned, group, partners, strongest, rest, enough, limit): 
     near = np.abs(w) * strongest
     far = np.abs(w) * rest
     recent = np.full((RECENT, 2), -1)  # pairs that were the best for a while: likely to be so again
-    small = group <= SMALL_GROUP
+    small = group <= SMALL_GROUP or group < n
     swaps = 0
     looked = 0
     while swaps < limit:

@@ -67,6 +67,15 @@ def test_hostile_layers(pattern, stage):
 
 
 @STAGES
+def test_groups_larger_than_the_small_ones_keep_their_counts(stage):
+    problem = random_layer("20:40", rows=2, n=80, condition=1e3)
+    before = start(problem)
+    after = stage.run(problem, before, Context())
+    assert not count_reason(problem, after.keep)
+    assert problem.error(after.keep) <= problem.error(Swap().run(problem, before, Context()).keep)
+
+
+@STAGES
 @pytest.mark.parametrize("pattern", ["0.5", "2:4"])
 def test_finds_the_optimum_of_every_tiny_row(pattern, stage):
     for seed in range(4):

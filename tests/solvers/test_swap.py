@@ -82,6 +82,17 @@ def test_equals_exhaustive_search_where_a_bound_chooses_what_is_tried(pattern, m
         assert after.counters["swaps"] == swaps
 
 
+def test_groups_larger_than_the_small_ones_keep_their_counts():
+    """Groups of 40 in rows of 80: beyond the size up to which whole rows are searched by pairs."""
+    problem = random_layer("20:40", rows=2, n=80, condition=1e3)
+    for start in starts(problem, 0):
+        keep, swaps = by_definition(problem, start.keep)
+        after = Swap().run(problem, start, Context())
+        assert not count_reason(problem, after.keep)
+        assert np.array_equal(after.keep, keep)
+        assert after.counters["swaps"] == swaps
+
+
 @pytest.mark.parametrize("enough", [0.5, 0.1, 1e-3])
 @pytest.mark.parametrize("condition", [1e0, 1e8])
 def test_every_swap_gains_enough_of_the_largest_gain(condition, enough):
