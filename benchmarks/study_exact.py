@@ -38,6 +38,7 @@ SOLVERS = (
 )
 START = "wanda+swap"
 OUT = Path("reports/exact")
+ROWS, FRONTIER = "rows.csv", "frontier.csv"
 PACKAGES = ("gurobipy", "pyscipopt")
 
 
@@ -83,8 +84,8 @@ def rows(problem: Problem, number_of_rows: int) -> list[int]:
     return list(range(min(number_of_rows, problem.rows))) if problem.pattern.separable else [-1]
 
 
-def solve(whole: Problem, row: int, solver: str, limit: float) -> Measured:
-    """One solver on one row, from the mask of ``START``, after it has solved a tiny problem (imports, compilation)."""
+def solve(whole: Problem, row: int, solver: str, limit: float, start: str = START) -> Measured:
+    """One solver on one row, from the mask of ``start``, after it has solved a tiny problem (imports, compilation)."""
     problem = part(whole, row)
     resolved = pipeline.resolve(solver)
     software = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
@@ -100,11 +101,11 @@ def solve(whole: Problem, row: int, solver: str, limit: float) -> Measured:
     if reason := pipeline.skip_reason(problem, resolved):
         return replace(blank, reason=reason)
     stage = resolved.stages[-1]
-    start = pipeline.run(problem, pipeline.resolve(START), threads=1).keep
+    keep = pipeline.run(problem, pipeline.resolve(start), threads=1).keep
     tiny = Problem("tiny", problem.W[:1, :4], problem.G[:4, :4], "0.5")
     stage.run(tiny, State(), Context())
     cpu, wall = time.process_time(), time.monotonic()
-    after = stage.run(problem, State(keep=start), Context(deadline=wall + limit))
+    after = stage.run(problem, State(keep=keep), Context(deadline=wall + limit))
     return replace(
         blank,
         nodes=after.counters.get("nodes", 0),
@@ -121,7 +122,7 @@ def solve(whole: Problem, row: int, solver: str, limit: float) -> Measured:
 
 
 def study(options: argparse.Namespace) -> None:
-    path = options.out / "rows.csv"
+    path = options.out / ROWS
     done = {key(line) for line in read(path, Measured)}
     began = time.monotonic()
     for size in options.sizes.split(","):
@@ -141,7 +142,7 @@ def study(options: argparse.Namespace) -> None:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def page(lines: Sequence[Measured]) -> str:
+def page(lines: Sequence[Measured], frontier: Sequence[Measured] = ()) -> str:
     run = [line for line in lines if line.status != "skipped"]
     counts = (
         f"{len(lines)} runs on problems of `mini`: a row (`all`: the whole layer, where the pattern does not separate) "
@@ -175,8 +176,31 @@ def page(lines: Sequence[Measured]) -> str:
         "Nodes and CPU seconds are sums over the runs.\n",
         "## Every run\n",
         every,
+        *_frontier(frontier),
     )
     return "\n".join(text)
+
+
+def _frontier(lines: Sequence[Measured]) -> Iterable[str]:
+    """A section on ``study_frontier``'s runs, the longest of each."""
+    longest: dict[tuple[str, str], Measured] = {}
+    for line in sorted(lines, key=lambda line: line.limit):
+        longest[line.problem, line.solver] = line
+    if not longest:
+        return
+    yield "## The frontier\n"
+    yield (
+        "Single rows of layers of SmolLM2-135M at 0.5, cut to columns chosen at random (a problem is layer/row/columns), "
+        "from the mask of the preset `best`, with the wall's limit that is named: which close, and what gap is left on "
+        "the others. By `python -m benchmarks.study_frontier`, from [frontier.csv](frontier.csv).\n"
+    )
+    found = sorted(longest.values(), key=lambda line: (line.variables, line.problem, line.solver))
+    head = ("Problem", "Variables", "Solver", "Limit s", "Status", "Nodes", "CPU s", "Gap")
+    cells = (_run_line(line) for line in found)
+    numbers = (
+        [c[0], c[2], c[3], f"{line.limit:g}", c[4], c[5], c[6], c[8]] for c, line in zip(cells, found, strict=True)
+    )
+    yield _table(head, numbers)
 
 
 def _by_size(lines: Sequence[Measured]) -> Iterable[list[str]]:
@@ -257,7 +281,8 @@ def main() -> None:
         one_thread()
         with threadpool_limits(1):
             study(options)
-    (options.out / "index.md").write_text(page(read(options.out / "rows.csv", Measured)))
+    lines, frontier = (read(options.out / name, Measured) for name in (ROWS, FRONTIER))
+    (options.out / "index.md").write_text(page(lines, frontier))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
     python benchmarks/study_prune.py page                reports/prune/index.md from the rows
 
 One-shot rows solve the problems of the collection ``smollm2``: the dense model's Grams of 16,384 tokens of ``lee``,
-computed once and cached. Sequential rows, and those of more tokens, call ``fwbench.prune``. Rows are only ever appended to ``results.csv``, each
-layer's error to ``layers.csv``; masks are kept in the cache layer by layer, so that a kill loses one layer and a method
-with a weight update begins from the mask that it updates.
+computed once and cached. Sequential rows, and those of more tokens, call ``fwbench.prune``. Rows are only ever appended
+to ``results.csv``, each layer's error to ``layers.csv``; masks are kept in the cache layer by layer, so that a kill
+loses one layer and a method with a weight update begins from the mask that it updates.
 """
 
 from __future__ import annotations

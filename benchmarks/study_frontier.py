@@ -1,0 +1,57 @@
+"""Where exact solution ends today: rows of real layers, whole or cut to columns chosen at random, minutes to hours each.
+
+    python -m benchmarks.study_frontier --layers smollm2/03.gate_proj smollm2/13.o_proj --sizes 256,384 --seconds 600
+    python -m benchmarks.study_exact --page
+
+As in ``study_exact``, one row and one thread a run, but from the mask of the preset ``best``, so that what is left is
+the proof. The rows are the first of the seeded sample that the bounds' study measures. A run in the CSV is not made
+again; one with a longer limit is another run, and the page shows the longest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from benchmarks.common import one_thread
+from benchmarks.csv_lines import append, read
+from benchmarks.study_bounds import PRESET, row_problem
+from benchmarks.study_exact import FRONTIER, OUT, Measured, key, solve
+from fwbench.problems.collections import one
+from fwbench.solvers.bound import chosen_rows
+
+
+def study(options: argparse.Namespace) -> None:
+    path = options.out / FRONTIER
+    for size in map(int, options.sizes.split(",")):
+        for selector in options.layers:
+            _, layer = one(selector)
+            for row in chosen_rows(options.rows, layer.rows, 0):
+                problem = row_problem(layer, row, min(size, layer.n))
+                for solver in options.solvers:
+                    if (problem.name, 0, solver, options.seconds) in {key(line) for line in read(path, Measured)}:
+                        continue
+                    line = solve(problem, 0, solver, options.seconds, start=PRESET)
+                    append(path, [line])
+                    shown = f"{line.nodes} nodes, {line.cpu:.0f} s CPU, gap {line.gap:.2%}"
+                    print(f"{line.problem} n {line.variables} {solver}: {line.status}, {shown}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", nargs="+", required=True, help="one layer each, as smollm2/03.gate_proj")
+    parser.add_argument("--sizes", default="256", help="numbers of columns; the layer's own for a whole row")
+    parser.add_argument("--rows", default="1", help="N of the seeded sample, or a list such as 3,7,100-120")
+    parser.add_argument("--solvers", nargs="+", default=["bnb(largest=2000)", "gurobi(convexify=shared)"])
+    parser.add_argument("--seconds", type=float, default=600.0, help="limit of a run")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    one_thread()
+    with threadpool_limits(1):
+        study(options)
+
+
+if __name__ == "__main__":
+    main()
