@@ -190,17 +190,17 @@ def _frontier(lines: Sequence[Measured]) -> Iterable[str]:
         return
     yield "## The frontier\n"
     yield (
-        "Single rows of layers of SmolLM2-135M at 0.5, cut to columns chosen at random (a problem is layer/row/columns), "
-        "from the mask of the preset `best`, with the wall's limit that is named: which close, and what gap is left on "
+        "Single rows of layers of SmolLM2-135M at 0.5, cut to columns chosen at random (a problem is "
+        "layer/row/columns), from the mask of the preset `best`, with the wall's limit that is named: which close, and what gap is left on "
         "the others. By `python -m benchmarks.study_frontier`, from [frontier.csv](frontier.csv).\n"
     )
     found = sorted(longest.values(), key=lambda line: (line.variables, line.problem, line.solver))
     head = ("Problem", "Variables", "Solver", "Limit s", "Status", "Nodes", "CPU s", "Gap")
-    cells = (_run_line(line) for line in found)
-    numbers = (
-        [c[0], c[2], c[3], f"{line.limit:g}", c[4], c[5], c[6], c[8]] for c, line in zip(cells, found, strict=True)
-    )
-    yield _table(head, numbers)
+    cells = []
+    for line in found:
+        problem, _, variables, solver, status, nodes, cpu, _, gap = _run_line(line)
+        cells.append([problem, variables, solver, f"{line.limit:g}", status, nodes, cpu, gap])
+    yield _table(head, cells)
 
 
 def _by_size(lines: Sequence[Measured]) -> Iterable[list[str]]:

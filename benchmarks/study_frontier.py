@@ -1,4 +1,4 @@
-"""Where exact solution ends today: rows of real layers, whole or cut to columns chosen at random, minutes to hours each.
+"""Where exact solution ends today: rows of real layers, whole or cut to random columns, minutes to hours each.
 
     python -m benchmarks.study_frontier --layers smollm2/03.gate_proj smollm2/13.o_proj --sizes 256,384 --seconds 600
     python -m benchmarks.study_exact --page

@@ -68,9 +68,7 @@ TIERS = {  # cheap ones first; a run's stage records also hold the error after e
         f"{SHARED}+push+swap",
         "fw(convexify=row)+swap",
     ),
-    "longest": (
-        "greedy+swap+tabu(iterations=200000)",
-    ),  # from elsewhere, for longer: what the best is measured against
+    "longest": ("greedy+swap+tabu(iterations=200000)",),  # from elsewhere, for longer
 }
 # One thread, and pools that do not spin beside each other: read when the libraries load
 ENVIRONMENT = {

@@ -12,7 +12,7 @@ from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.solvers import anneal, anneal_kernel, tabu
 from fwbench.solvers.anneal import Anneal
-from fwbench.solvers.scores import Random, Wanda
+from fwbench.solvers.scores import Wanda
 from fwbench.solvers.swap import Swap
 from fwbench.solvers.tabu import Tabu
 from fwbench.solvers.threads import numba_threads
