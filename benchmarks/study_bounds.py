@@ -7,7 +7,8 @@
 
 A row is one process on one thread. Its mask is by ``PRESET``; its bounds are a ladder (Shor, doubly nonnegative,
 McCormick), and a kind's seconds are those of its rung and all below, of the CPU. What is in the CSV is not computed
-again, so a killed run goes on; ``--masks`` computes no bounds, but the masks of lines whose upper is not by ``PRESET``.
+again, so a killed run goes on; ``--masks`` computes no bounds, but the masks of lines whose upper is not by ``PRESET``,
+and writes the file once, at its end.
 """
 
 from __future__ import annotations
@@ -157,8 +158,11 @@ def masks_anew(options: argparse.Namespace) -> None:
         new = dict(zip(todo, found, strict=True))
     better = sum(error < old[key] / SAME for key, error in new.items())
     print(f"{better} better, {sum(error > old[key] * SAME for key, error in new.items())} worse, not taken", flush=True)
-    options.out.unlink()
-    append(options.out, [_with_mask(line, new.get((line.problem, line.row, line.n))) for line in lines])
+    partial = options.out.with_suffix(".partial.csv")
+    partial.unlink(missing_ok=True)
+    lines = read(options.out, Measured)  # with what another run has appended meanwhile
+    append(partial, [_with_mask(line, new.get((line.problem, line.row, line.n))) for line in lines])
+    partial.replace(options.out)
 
 
 def _with_mask(line: Measured, error: float | None) -> Measured:

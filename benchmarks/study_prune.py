@@ -160,6 +160,8 @@ def _by_command(mode: str, pattern: str, method: str, errors: dict[str, float]) 
     """What ``fwbench prune`` makes of the model; its minutes include the forward passes."""
     from fwbench.prune import Options, prune
 
+    if SHRUNK in method:
+        raise SystemExit(f"{method}: shrinkage is for one-shot rows of the collection's tokens")
     spec, _, tokens = method.partition(TOKENED)
     options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="")
     options = replace(options, tokens=int(tokens)) if tokens else options

@@ -27,7 +27,7 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
             keys = [key for key in keys if TOKENS not in key[2]]
             if keys:
                 parts.append(_board(f"### {pattern}", [("dense", "", "dense"), *_sorted(keys, rows)], rows, layers))
-    keys = [key for key in rows if key[0] == "sequential"]
+    keys = [key for key in rows if key[0] == "sequential" and TOKENS not in key[2]]
     if keys:
         both = sorted({("one-shot", *key[1:]) for key in keys} & set(rows)) + keys
         parts.append(_board(SEQUENTIAL, [("dense", "", "dense"), *both], rows, {}))

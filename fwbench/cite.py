@@ -33,6 +33,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "qp": ("qpsolvers",),
     "round": ("roux2025sparsefw",),
     "swap": ("zimmer2025sparseswaps",),
+    "safeguard": ("zimmer2025sparseswaps", "sun2024wanda"),
     "tabu": ("glover1989tabu", "wu2013hybrid"),
     "anneal": ("kirkpatrick1983optimization",),
     "sparsegpt": ("frantar2023sparsegpt",),

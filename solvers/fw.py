@@ -101,7 +101,7 @@ class FrankWolfe(Stage):
             rough = replace(options, steps=self.plain_steps, gap=max(self.gap, PLAIN_GAP))
             runs.append(_minimise(problem, start, None, rough, context))
             start = _numpy(runs[0].u)
-        if self.convexify != "none" and not context.expired():  # from an unfinished point e gains nothing
+        if self.convexify != "none" and not context.expired():  # too late for e: the plain bound is better
             e = shared_e(problem, start, device=context.device)
             d = problem.W.astype(np.float64) ** 2 * e
         if self.convexify == "row" and d is not None:

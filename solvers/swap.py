@@ -27,9 +27,9 @@ CHUNK_ROWS = 64  # rows between two looks at the clock
 class Swap(Stage):
     """Repeat the best 1-swap of each row until none lowers the error: ends at a proven 1-swap optimum.
 
-    On a GPU all rows descend side by side; swaps between rows, for a count over the layer, stay on the CPU. With
-    ``enough=0.1`` a swap is taken as soon as no other can gain more than ten times as much: twice as fast where
-    weights correlate (o_proj), and the optimum it ends at is no worse.
+    On CUDA all rows descend side by side; swaps between rows, for a count over the layer, stay on the CPU. With
+    ``enough=0.1`` a swap is taken as soon as no other of its row can gain more than ten times as much: twice as fast
+    where weights correlate (o_proj), and the optimum it ends at is no worse. In N:M groups it is always the best.
     """
 
     name: ClassVar[str] = "swap"
@@ -50,16 +50,15 @@ class Swap(Stage):
         pruned = ~state.keep
         group = min(problem.pattern.group_size(problem.shape), problem.n)
         limit = self.limit or np.iinfo(np.int64).max
-        if context.device == "cpu" or not problem.pattern.separable:
-            rows = kernel.Rows(problem.W, problem.G, group, context.threads, self.enough)
-        if context.device == "cpu":
-            swaps, evaluated, stopped = _descend(rows, pruned, limit, context)
-        else:
+        rows = kernel.Rows(problem.W, problem.G, group, context.threads, self.enough)
+        if context.device.startswith("cuda"):
             from fwbench.solvers import swap_torch
 
             swaps, evaluated, stopped = swap_torch.descend(
                 problem.W, problem.G, pruned, group, limit, self.enough, context.device, context.expired
             )
+        else:
+            swaps, evaluated, stopped = _descend(rows, pruned, limit, context)
         if not problem.pattern.separable and not stopped:
             done, looked, stopped = rows.exchange(pruned, limit, context.expired)
             swaps, evaluated = swaps + done, evaluated + looked
@@ -82,7 +81,8 @@ def _descend(rows: Rows, pruned: np.ndarray, limit: int, context: Context) -> tu
 class Safeguard(Stage):
     """Take what swaps make of Wanda's mask wherever that is better: on no row is the mask then above Wanda + swap.
 
-    Row by row; of the whole layer at once where the pattern counts over it.
+    Row by row; where the pattern counts over the layer, the better of the two whole masks. A deadline leaves the
+    swaps, and so the promise, unfinished.
     """
 
     name: ClassVar[str] = "safeguard"

@@ -20,10 +20,11 @@ from fwbench.solvers.threads import numba_threads
 
 # A gain below this part of the row's error is rounding, not improvement: float64 products of length n
 RELATIVE_GAIN = 1e-11
+ABSOLUTE_GAIN = 1e-15  # the same in units of the largest entry of Q: of a row without error every gain is rounding
 PARTNERS = 16  # of each weight, tried one by one; more pays only where whole heads correlate
 RECENT = 8  # pairs remembered from one search to the next
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 512  # of the first products: what the nearest cache holds
-SMALL_GROUP = 32  # up to this size all pairs of a group are tried
+SMALL_ROW = 32  # up to this size all pairs of a row are tried, as they are of groups within a row
 
 
 class Rows:
@@ -34,8 +35,8 @@ class Rows:
         G: float64 ``(n, n)``.
         group: neighbours within which a row's weights may be exchanged; ``n`` for the whole row.
         threads: numba threads; the result does not depend on them.
-        enough: part of the largest gain, in (0, 1], with which an exchange is taken; 1 for the best. Where all pairs
-            of a group are tried (up to ``SMALL_GROUP`` weights) it is always the best.
+        enough: part of the largest gain, in (0, 1], with which an exchange is taken; 1 for the best. Groups within a
+            row, and rows of up to ``SMALL_ROW`` weights, are searched whole: there it is always the best.
     """
 
     def __init__(self, W: np.ndarray, G: np.ndarray, group: int, threads: int, enough: float = 1.0) -> None:
@@ -82,7 +83,11 @@ class Rows:
                 return swaps, looked, "deadline"
             frees, takes = _best_two_rows(best_a, best_b)
             looked += len(pruned)
-            if frees < 0 or not best_a[frees] + best_b[takes] < -RELATIVE_GAIN * errors.sum():
+            if (
+                frees < 0
+                or not best_a[frees] + best_b[takes]
+                < -RELATIVE_GAIN * max(errors.sum(), 0.0) - ABSOLUTE_GAIN * diagonal.max()
+            ):
                 break
             pruned[frees, at_a[frees]], pruned[takes, at_b[takes]] = False, True
             swaps += 1
@@ -152,6 +157,7 @@ def _descend(w, G, g, pruned, group, partners, strongest, rest, enough, limit): 
         q[j] = w[j] * w[j] * G[j, j]
         if pruned[j]:
             error += g[j]
+    error = max(error, 0.0)
     a = np.empty(n)  # change when i is kept again, infinite if it is kept
     b = np.empty(n)  # change when j is pruned, infinite if it is pruned
     no_a = np.where(pruned, 0.0, np.inf)  # added instead of chosen: branches on a mask are mispredicted
@@ -161,25 +167,24 @@ def _descend(w, G, g, pruned, group, partners, strongest, rest, enough, limit): 
     near = np.abs(w) * strongest
     far = np.abs(w) * rest
     recent = np.full((RECENT, 2), -1)  # pairs that were the best for a while: likely to be so again
-    small = group <= SMALL_GROUP or group < n
+    by_pairs = group < n or n <= SMALL_ROW
     swaps = 0
     looked = 0
     while swaps < limit:
         _changes(q, g, no_a, no_b, a, b)
-        if small:
-            best, i, j, seen = _best_in_groups(w, G, a, b, group, -RELATIVE_GAIN * error)
+        least = -RELATIVE_GAIN * error - ABSOLUTE_GAIN * largest
+        if by_pairs:
+            best, i, j, seen = _best_in_groups(w, G, a, b, group, least)
         else:
             slack = 1e-12 * error + 1e-14 * largest  # what rounding may hide
-            best, i, j, seen = _best_in_row(
-                w, G, a, b, no_a, score, near, far, partners, recent, -RELATIVE_GAIN * error, slack, enough
-            )
+            best, i, j, seen = _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, least, slack, enough)
         looked += seen
         if i < 0:
             break
         pruned[i], pruned[j] = False, True
         no_a[i], no_b[i], no_a[j], no_b[j] = np.inf, 0.0, 0.0, np.inf
         _exchange(w, g, w[j], G[j], w[i], G[i])
-        error += best
+        error = max(error + best, 0.0)  # below 0 by rounding, it would let exchanges that gain nothing go on for ever
         swaps += 1
     return swaps, looked
 

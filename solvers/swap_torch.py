@@ -3,7 +3,7 @@
 The bound is that of ``swap_kernel`` without its list of partners: ``Q_ij ≤ c_i s_j`` with ``c_i = |w_i|`` times the
 largest ``|G_ij| / sqrt(G_jj)`` and ``s_j = |w_j| sqrt(G_jj)``, so a pruned ``i`` gains at best ``a_i + φ(c_i)``, where
 ``φ(c) = min_j b_j - 2c s_j`` is concave and lies above its chords. Lines ``i`` are examined a few at a time, the most
-hopeful first, and only in rows where the next one may still win. Result and ties are the kernel's.
+hopeful first, and only in rows where the next one may still win. Result and ties are the kernel's, up to rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fwbench.solvers.swap_kernel import RELATIVE_GAIN
+from fwbench.solvers.swap_kernel import ABSOLUTE_GAIN, RELATIVE_GAIN
 
 LINES = 16  # pruned weights of a row examined together
 KNOTS = 8  # values of c between which φ is bounded by chords
@@ -34,20 +34,27 @@ def descend(
 
     Args:
         W: ``(rows, n)``.
-        G: ``(n, n)``.
+        G: float64 ``(n, n)``.
+        pruned: bool ``(rows, n)``.
         group: neighbours within which a row's weights may be exchanged; ``n`` for the whole row.
         limit: swaps a row at most.
         enough: part of the largest gain with which an exchange is taken, in (0, 1]; 1 for the best.
+        device: a CUDA device, or ``cpu``.
+        expired: asked before every swap.
 
     Returns:
-        Numbers of swaps and of pairs evaluated, and ``"deadline"`` if it was cut short.
+        Numbers of swaps and of pairs evaluated (whole lines, kept and pruned alike), and ``"deadline"`` if
+        it was cut short.
     """
     gram = torch.tensor(G, dtype=torch.float64, device=device)
+    strongest = _strongest(gram)
     size = max(1, ENTRIES // (W.shape[1] * min(LINES if group == W.shape[1] else group, W.shape[1])))
     swaps = looked = 0
     for first in range(0, len(W), size):
         part = slice(first, first + size)
-        batch = _Batch(torch.tensor(W[part], dtype=torch.float64, device=device), gram, pruned[part], group, enough)
+        batch = _Batch(
+            torch.tensor(W[part], dtype=torch.float64, device=device), gram, strongest, pruned[part], group, enough
+        )
         late = False
         for _ in range(limit):
             if late := expired():
@@ -62,21 +69,27 @@ def descend(
     return swaps, looked, ""
 
 
+def _strongest(G: torch.Tensor) -> torch.Tensor:
+    """Of each weight, the largest ``|G_ij| / sqrt(G_jj)`` of another, ``(n,)``."""
+    root = G.diagonal().sqrt()
+    strength = torch.where(root > 0, G.abs() / root, 0.0)
+    return strength.fill_diagonal_(0.0).amax(dim=1)
+
+
 class _Batch:
     """Rows under descent; those that are at their optimum are left out of the work."""
 
-    def __init__(self, W: torch.Tensor, G: torch.Tensor, pruned: np.ndarray, group: int, enough: float) -> None:
+    def __init__(
+        self, W: torch.Tensor, G: torch.Tensor, strongest: torch.Tensor, pruned: np.ndarray, group: int, enough: float
+    ) -> None:
         self.W, self.G, self.group, self.enough = W, G, group, enough
         self.u = torch.tensor(pruned, device=W.device)
         self.q = W**2 * G.diagonal()
         self.g = W * ((W * self.u) @ G)
-        self.error = (self.g * self.u).sum(dim=1)
+        self.error = (self.g * self.u).sum(dim=1).clamp(min=0)
         self.active = torch.arange(len(W), device=W.device)
         self.score = self.q.sqrt()
-        root = G.diagonal().sqrt()
-        strength = torch.where(root > 0, G.abs() / root, 0.0)
-        strength.fill_diagonal_(0.0)
-        self.near = W.abs() * strength.amax(dim=1)
+        self.near = W.abs() * strongest
 
     def swap(self) -> tuple[int, int]:
         """One swap in every active row that gains by one; numbers of swaps and of pairs evaluated."""
@@ -84,7 +97,7 @@ class _Batch:
         w, u, g, q = self.W[rows], self.u[rows], self.g[rows], self.q[rows]
         a = torch.where(u, q - 2 * g, torch.inf)
         b = torch.where(u, torch.inf, q + 2 * g)
-        least = -RELATIVE_GAIN * self.error[rows]
+        least = -RELATIVE_GAIN * self.error[rows] - ABSOLUTE_GAIN * q.amax(dim=1)
         find = self._in_row if self.group == w.shape[1] else self._in_groups
         change, at, looked = find(w, a, b, rows, least)
         gains = at >= 0
@@ -93,7 +106,7 @@ class _Batch:
         self.u[rows, i], self.u[rows, j] = False, True
         each = torch.arange(len(rows), device=w.device)
         self.g[rows] += w * (w[each, j][:, None] * self.G[j] - w[each, i][:, None] * self.G[i])
-        self.error[rows] += change
+        self.error[rows] = (self.error[rows] + change).clamp(min=0)  # below 0 by rounding, it would never end
         self.active = rows
         return len(rows), looked
 

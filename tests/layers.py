@@ -35,6 +35,7 @@ def hostile_layers(pattern: str, rows: int = 3, n: int = 8) -> list[Problem]:
     W, X = rng.standard_normal((rows, n)), rng.standard_normal((n, 30))
     zero_row, zero_input, twins, opposite = W.copy(), X.copy(), X.copy(), X.copy()
     zero_row[0] = 0
+    sparse = np.where(rng.random(W.shape) < 0.6, 0.0, W)
     zero_input[[0, 3]] = 0
     twins[1::2] = twins[::2]
     opposite[1] = -opposite[0]
@@ -42,6 +43,7 @@ def hostile_layers(pattern: str, rows: int = 3, n: int = 8) -> list[Problem]:
         "zero row": (zero_row, X),
         "zero inputs": (W, zero_input),
         "all zero": (0 * W, 0 * X),
+        "pruned before": (sparse, X),
         "equal weights": (np.ones_like(W), np.eye(n)),
         "duplicate inputs": (np.ones_like(W), twins),
         "opposite inputs": (np.ones_like(W), opposite),

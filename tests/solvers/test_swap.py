@@ -170,6 +170,18 @@ def test_hostile_layers(pattern):
             assert problem.error(after.keep) <= problem.error(start.keep) * (1 + 1e-12) + 1e-13 * problem.total
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_ends_at_a_mask_without_error(seed):
+    """Of a layer that was pruned before: the running error may come out below 0 by rounding."""
+    rng = np.random.default_rng(seed)
+    dense = random_layer("0.5", rows=4, n=40, seed=seed)
+    problem = Problem("sparse", np.where(rng.random(dense.W.shape) < 0.6, 0.0, dense.W), dense.G, "0.5")
+    start = Random().run(problem, State(), Context(seed=seed + 100))
+    after = Swap(limit=1000).run(problem, start, Context())
+    assert after.counters["swaps"] < 200
+    assert problem.error(after.keep) < problem.error(start.keep)
+
+
 @pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.4", "2:4"])
 def test_threads_and_chunks_do_not_change_the_mask(pattern, monkeypatch):
     problem = random_layer(pattern, rows=9, n=24)
