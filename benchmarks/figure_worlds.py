@@ -33,7 +33,7 @@ from fwbench.result import Result
 
 NAME = "three-worlds"
 WORLDS = {  # world -> specs; the ladder's seconds are given
-    "mask": ("wanda", "wanda+swap", "push(rounds=20)+swap", "push+swap", "push+swap+safeguard+tabu(iterations=100000)"),
+    "mask": ("wanda", "wanda+swap", "push(rounds=20)+swap", "push+swap", "push+swap+safeguard+tabu+anneal(rounds=5)"),
     "relaxation": ("fw", "fw(convexify=shared)"),
     "ladder": ("wanda+bound(kind=best,seconds={seconds})",),
 }

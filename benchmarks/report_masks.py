@@ -45,6 +45,7 @@ INGREDIENTS = (  # what is added, without it, with it
     ("20,000 iterations", "push+swap", TABU.format(20000)),
     ("100,000 iterations", "push+swap", TABU.format(100000)),
     ("annealing after pushing and swaps", "push+swap", "push+swap+safeguard+anneal(rounds=5)"),
+    ("20,000 iterations of tabu search and then annealing", "push+swap", "best"),
 )
 
 

@@ -52,6 +52,7 @@ TIERS = {  # cheap ones first; a run's stage records also hold the error after e
         "greedy+swap+tabu(iterations=3000)",
         "push+swap+safeguard+tabu(iterations=3000)",
         "push+swap+safeguard+tabu(iterations=20000)",
+        "push+swap+safeguard+tabu(iterations=100000)",
         "best",
         "push+swap+safeguard+anneal(rounds=5)",
     ),
