@@ -63,7 +63,7 @@ def _sorted(keys: Sequence[Key], rows: Rows) -> list[Key]:
 
 def _board(title: str, keys: Sequence[Key], rows: Rows, layers: Rows) -> str:
     wins = best_layers({key: layers[key] for key in keys if key in layers})
-    lines = [title, "", COLUMNS, RULE]
+    lines = [title.rstrip(), "", COLUMNS, RULE]
     for key in keys:
         row = rows.get(key)
         if row is None:
