@@ -41,6 +41,7 @@ INGREDIENTS = (  # what is added, without it, with it
     ("solving the relaxation before pushing", "push+swap", "fw+push+swap"),
     ("3,000 iterations of tabu search after Wanda + swap", SWAP, "wanda+swap+tabu(iterations=3000)"),
     ("a swap that gains a tenth of the most, in place of the best", SWAP, "wanda+swap(enough=0.1)"),
+    ("100 kicks of iterated local search after pushing and swaps", "push+swap", "push+swap+safeguard+ils"),
     ("3,000 iterations of tabu search after pushing and swaps", "push+swap", TABU.format(3000)),
     ("20,000 iterations", "push+swap", TABU.format(20000)),
     ("100,000 iterations", "push+swap", TABU.format(100000)),

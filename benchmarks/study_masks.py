@@ -51,6 +51,7 @@ TIERS = {  # cheap ones first; a run's stage records also hold the error after e
         "wanda+swap+tabu(iterations=3000)",
         "greedy+swap+tabu(iterations=3000)",
         "push+swap+safeguard+tabu(iterations=3000)",
+        "push+swap+safeguard+ils",
         "push+swap+safeguard+tabu(iterations=20000)",
         "push+swap+safeguard+tabu(iterations=100000)",
         "best",

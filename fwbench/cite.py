@@ -35,6 +35,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "swap": ("zimmer2025sparseswaps",),
     "safeguard": ("zimmer2025sparseswaps", "sun2024wanda"),
     "tabu": ("glover1989tabu", "wu2013hybrid"),
+    "ils": ("lourenco2003iterated",),
     "anneal": ("kirkpatrick1983optimization",),
     "sparsegpt": ("frantar2023sparsegpt",),
     "admm": ("boza2024fast",),

@@ -5,8 +5,8 @@ PRESETS = {
     "sparsefw": "wanda+fw(variant=vanilla,step=open,steps=2000,alpha=0.9)+round(method=topk)",
     # Zimmer et al., SparseSwaps, arXiv 2512.10922: exact 1-swaps from Wanda's mask (there at most 100 a row)
     "sparseswaps": "wanda+swap",
-    # ours, chosen from the study in reports/masks (blocks 3, 13 and 23): tabu search finds more where a row is one group,
-    # annealing in N:M; both go on after all cheaper stages have ended, at some 40 times their cost
+    # ours, chosen from the study in reports/masks (blocks 3, 13 and 23): tabu search finds more where a row is one
+    # group, annealing in N:M; both go on after all cheaper stages have ended, at some 40 times their cost
     "best": "push+swap+safeguard+tabu+anneal(rounds=5)",
     # twice as far below Wanda's swaps as the relaxation rounded and swapped, for the same CPU time on sampled rows
     "fast": "push(rounds=20)+swap",

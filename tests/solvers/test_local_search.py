@@ -10,15 +10,16 @@ from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
-from fwbench.solvers import anneal, anneal_kernel, tabu
+from fwbench.solvers import anneal, anneal_kernel, ils, tabu
 from fwbench.solvers.anneal import Anneal
+from fwbench.solvers.ils import IteratedLocalSearch, kicked
 from fwbench.solvers.scores import Wanda
 from fwbench.solvers.swap import Swap
 from fwbench.solvers.tabu import Tabu
 from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Stage, State
 
-SHORT = [Tabu(iterations=300), Anneal(sweeps=40, rounds=3)]
+SHORT = [Tabu(iterations=300), Anneal(sweeps=40, rounds=3), IteratedLocalSearch(rounds=60, kicks=3)]
 STAGES = pytest.mark.parametrize("stage", SHORT, ids=lambda stage: stage.name)
 
 
@@ -97,9 +98,9 @@ def test_threads_chunks_steps_and_other_rows_do_not_change_a_row(pattern, stage,
     problem = random_layer(pattern, rows=9, n=32)
     whole = stage.run(problem, start(problem), Context(threads=1, seed=3))
     assert np.array_equal(stage.run(problem, start(problem), Context(threads=1, seed=3)).keep, whole.keep)
-    for module in (anneal, tabu):
+    for module in (anneal, ils, tabu):
         monkeypatch.setattr(module, "CHUNK_ROWS", 2)
-        monkeypatch.setattr(module, "STEP", 2 * 32 * 7)
+        monkeypatch.setattr(module, "STEP", 2 * 32 * 7, raising=False)
     split = stage.run(problem, start(problem), Context(threads=2, seed=3))
     assert np.array_equal(split.keep, whole.keep)
     assert split.counters == whole.counters
@@ -108,7 +109,13 @@ def test_threads_chunks_steps_and_other_rows_do_not_change_a_row(pattern, stage,
 
 
 @pytest.mark.parametrize(
-    "stage", [Tabu(iterations=10**9, seconds=0.3), Anneal(sweeps=10**6, seconds=0.3), Anneal(sweeps=50, seconds=0.3)]
+    "stage",
+    [
+        Tabu(iterations=10**9, seconds=0.3),
+        Anneal(sweeps=10**6, seconds=0.3),
+        Anneal(sweeps=50, seconds=0.3),
+        IteratedLocalSearch(rounds=0, seconds=0.3),
+    ],
 )
 def test_keeps_its_own_time_without_calling_it_a_deadline(stage):
     problem = random_layer("0.5", rows=80, n=128)
@@ -122,7 +129,10 @@ def test_keeps_its_own_time_without_calling_it_a_deadline(stage):
     assert problem.error(after.keep) < problem.error(before.keep)
 
 
-@pytest.mark.parametrize("stage", [Tabu(iterations=10**9), Anneal(sweeps=10**7), Anneal(sweeps=50, rounds=40)])
+@pytest.mark.parametrize(
+    "stage",
+    [Tabu(iterations=10**9), Anneal(sweeps=10**7), Anneal(sweeps=50, rounds=40), IteratedLocalSearch(rounds=10**6)],
+)
 @pytest.mark.parametrize("left", [0.0, 0.3])
 @pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.5"])
 def test_stops_at_the_deadline(stage, left, pattern):
@@ -165,7 +175,15 @@ def test_keys_differ():
     assert (keys > 0).all()
 
 
-@pytest.mark.parametrize("make", [lambda: Anneal(sweeps=0), lambda: Anneal(hot=0.1), lambda: Tabu(candidates=0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Anneal(sweeps=0),
+        lambda: Anneal(hot=0.1),
+        lambda: Tabu(candidates=0),
+        lambda: IteratedLocalSearch(rounds=0),
+    ],
+)
 def test_refuses_parameters_out_of_range(make):
     with pytest.raises(ValueError, match="must"):
         make()
@@ -175,3 +193,18 @@ def test_refuses_parameters_out_of_range(make):
 def test_needs_a_mask(stage: Stage):
     with pytest.raises(ValueError, match="no mask"):
         stage.run(random_layer("0.5"), State(), Context())
+
+
+@pytest.mark.parametrize("pattern", [p for p in PATTERNS if not p.startswith("unstructured")])
+def test_a_kick_keeps_the_counts_and_moves_so_many_weights(pattern):
+    problem = random_layer(pattern, rows=6, n=24)
+    pruned = ~start(problem).keep
+    moved = kicked(pruned, problem.pattern.group_size(problem.shape), 2, [0, 1])
+    assert not count_reason(problem, ~moved)
+    changed = (moved != pruned).sum(axis=1)
+    possible = (pruned.sum(axis=1) > 0) & (pruned.sum(axis=1) < problem.n)
+    assert (changed <= 4).all()
+    assert (changed[~possible] == 0).all()
+    assert changed.sum() > 0
+    others = kicked(pruned, problem.pattern.group_size(problem.shape), 2, [1, 1])
+    assert (others != moved).any()
