@@ -92,7 +92,7 @@ advantage of `ours` is about half as large on `lee.cor`, news as the calibration
 `ours` has the greater error in most layers of every kind but o_proj. Most of the advantage over Wanda's masks, too, is
 of the calibration text. So layer error and perplexity agree in their order, where the error is measured on the text
 that the perplexity is of: the better a solver fits the Gram matrix of 16,384 tokens of one kind of text, the more of
-its gain belongs to them alone. More text mends it, as far as layer errors go: see the section on tokens.
+its gain belongs to them alone. More text mends it: see the sections on more calibration tokens, and on how many.
 
 **First tokens bear a part of it.** Every token attends to the first of its window, whose activations are unlike all
 others and which is one of 512 in the calibration. `ours` sacrifices its keys and values to the rest more than
