@@ -19,7 +19,7 @@ from fwbench.stage import Context, State
 
 PROBLEM = random_layer("0.5", rows=3, n=12, seed=5)
 HONEST = (
-    Bound(kind="dnn")
+    Bound(kind="dnn", seconds=3600)  # the kernels may have to be compiled first, beside other tests
     .run(PROBLEM, State(keep=~PROBLEM.pattern.prune(wanda_score(PROBLEM.W, PROBLEM.G))), Context(threads=1))
     .certificate
 )

@@ -99,7 +99,7 @@ def test_own_diagonals_bound_best_and_below_every_mask(pattern, dtype):
         assert shared.lower * (1 - 1e-6) <= own.lower <= best * (1 + 1e-9)
         assert verify.check(problem, own.certificate).bound == pytest.approx(own.lower, rel=1e-6)
         semidefinite = (
-            Bound(kind="shor").run(problem, state, context).lower
+            Bound(kind="shor", seconds=3600).run(problem, state, context).lower
         )  # the same bound, by another solver's point
         assert own.lower >= semidefinite * (1 - 5e-3)
         assert own.counters["row_proofs"] > 0

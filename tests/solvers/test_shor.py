@@ -32,7 +32,7 @@ def start(problem: Problem) -> State:
 
 
 def bounded(problem: Problem, **parameters: object) -> State:
-    return Bound(**parameters).run(problem, start(problem), Context(threads=1))
+    return Bound(**{"seconds": 3600, **parameters}).run(problem, start(problem), Context(threads=1))
 
 
 def relaxation(form: RowForm, nonnegative: bool, all_products: bool = False) -> float:
@@ -227,8 +227,8 @@ def test_best_starts_where_the_rung_below_ended():
 
 def test_threads_change_nothing():
     problem = random_layer("0.5", rows=4, n=12, seed=1)
-    one = Bound(kind="shor").run(problem, start(problem), Context(threads=1))
-    two = Bound(kind="shor").run(problem, start(problem), Context(threads=2))
+    one = Bound(kind="shor", seconds=3600).run(problem, start(problem), Context(threads=1))
+    two = Bound(kind="shor", seconds=3600).run(problem, start(problem), Context(threads=2))
     assert one.certificate is not None
     assert two.certificate is not None
     assert one.certificate.to_bytes() == two.certificate.to_bytes()
