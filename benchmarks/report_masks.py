@@ -259,7 +259,8 @@ PAGE = """# Which ingredients find the best masks
 {problems} problems: the seven matrices of blocks {blocks} of SmolLM2-135M (16,384 calibration tokens), patterns
 {patterns}; {rows} rows of each layer, sampled with a seed; one seed of each solver. Every mask was judged by
 `fwbench.pipeline`; seconds are CPU seconds of one thread on a machine that others loaded, so up to four times those of
-a quiet one, and compare roughly. Means over problems are geometric. Written by `benchmarks/report_masks.py` from the store of `benchmarks/study_masks.py`; one line a run in
+a quiet one, and compare roughly. Means over problems are geometric. Written by `benchmarks/report_masks.py` from the
+store of `benchmarks/study_masks.py`; one line a run in
 [problems.csv](problems.csv). The best of a row is the best mask that any solver here found: no bound, and it moves as
 more is run. Lines with fewer problems than {problems} are unfinished; their means do not compare with the others'.
 
