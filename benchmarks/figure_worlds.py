@@ -30,10 +30,11 @@ from fwbench.problems.collections import one
 from fwbench.report import figures
 from fwbench.report.text import percent
 from fwbench.result import Result
+from fwbench.solvers.presets import PRESETS
 
 NAME = "three-worlds"
 WORLDS = {  # world -> specs; the ladder's seconds are given
-    "mask": ("wanda", "wanda+swap", "push(rounds=20)+swap", "push+swap", "push+swap+safeguard+tabu+anneal(rounds=5)"),
+    "mask": ("wanda", "wanda+swap", "push(rounds=20)+swap", "push+swap", PRESETS["best"]),
     "relaxation": ("fw", "fw(convexify=shared)"),
     "ladder": ("wanda+bound(kind=best,seconds={seconds})",),
 }

@@ -31,8 +31,9 @@ from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers.bound import LADDER, chosen_rows
+from fwbench.solvers.presets import PRESETS
 
-PRESET = "push+swap+safeguard+tabu+anneal(rounds=5)"  # the preset ``best``
+PRESET = PRESETS["best"]
 SAME = 1 + 1e-6  # errors this close are one mask's, on Gram matrices that differ in last bits
 OUT = Path("reports/bounds/rows.csv")
 

@@ -25,13 +25,14 @@ from fwbench.solvers.bound import chosen_rows
 
 def study(options: argparse.Namespace) -> None:
     path = options.out / FRONTIER
+    done = {key(line) for line in read(path, Measured)}
     for size in map(int, options.sizes.split(",")):
         for selector in options.layers:
             _, layer = one(selector)
-            for row in chosen_rows(options.rows, layer.rows, 0):
+            for row in chosen_rows(options.rows, layer.rows):
                 problem = row_problem(layer, row, min(size, layer.n))
                 for solver in options.solvers:
-                    if (problem.name, 0, solver, options.seconds) in {key(line) for line in read(path, Measured)}:
+                    if (problem.name, 0, solver, options.seconds) in done:
                         continue
                     line = solve(problem, 0, solver, options.seconds, start=PRESET)
                     append(path, [line])

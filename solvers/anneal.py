@@ -182,12 +182,9 @@ class Search:
         from fwbench.solvers import swap_kernel
 
         descent = swap_kernel.Rows(self.W[rows], self.G, self.group, self.context.threads)
-        for first in range(0, len(rows), CHUNK_ROWS):
-            if self.context.expired():
-                return
-            done, looked = descent.descend(pruned, slice(first, first + CHUNK_ROWS), np.iinfo(np.int64).max)
-            self.counts["swaps"] += done
-            self.counts["swap_evaluations"] += looked
+        done, looked, _ = descent.descend_all(pruned, np.iinfo(np.int64).max, self.context.expired)
+        self.counts["swaps"] += done
+        self.counts["swap_evaluations"] += looked
 
     def descend_input(self) -> None:
         """The input's 1-swap optimum is the first best mask, and not an elite: annealing starts from it."""

@@ -101,9 +101,9 @@ class FrankWolfe(Stage):
             rough = replace(options, steps=self.plain_steps, gap=max(self.gap, PLAIN_GAP))
             runs.append(_minimise(problem, start, None, rough, context))
             start = _numpy(runs[0].u)
-        if self.convexify != "none" and not context.expired():  # too late for e: the plain bound is better
-            e = shared_e(problem, start, device=context.device)
-            d = problem.W.astype(np.float64) ** 2 * e
+            if not context.expired():  # else it is too late for e, and the plain bound is better
+                e = shared_e(problem, start, device=context.device)
+                d = problem.W.astype(np.float64) ** 2 * e
         if self.convexify == "row" and d is not None:
             proofs = row_proofs(problem, context)
             d = np.stack([proofs[row].d if row in proofs else d[row] for row in range(problem.rows)])

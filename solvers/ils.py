@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,7 +12,6 @@ from fwbench.problem import Problem
 from fwbench.result import Moment
 from fwbench.stage import Context, Role, Stage, State, register
 
-CHUNK_ROWS = 64  # rows between two looks at the clock
 MOST = 1_000_000  # rounds when the time alone is to end it
 
 
@@ -52,22 +52,19 @@ class IteratedLocalSearch(Stage):
         def late() -> bool:
             return context.expired() or context.seconds() >= end
 
-        def descend(pruned: np.ndarray, ends: bool = True) -> bool:
-            for first in range(0, len(pruned), CHUNK_ROWS):
-                if context.expired() or (ends and late()):
-                    return False
-                done, looked = descent.descend(pruned, slice(first, first + CHUNK_ROWS), unlimited)
-                counts["swaps"] += done
-                counts["swap_evaluations"] += looked
-            return True
+        def descend(pruned: np.ndarray, expired: Callable[[], bool]) -> bool:
+            done, looked, cut = descent.descend_all(pruned, unlimited, expired)
+            counts["swaps"] += done
+            counts["swap_evaluations"] += looked
+            return not cut
 
         best = ~state.keep
-        descend(best, ends=False)
+        descend(best, context.expired)
         error = errors(descent.W, problem.G, best)
         trace = [Moment(context.seconds(), float(error.sum()))]
         for number in range(self.rounds or MOST):
             found = kicked(best, group, self.kicks, [context.seed, number])
-            if late() or not descend(found):
+            if late() or not descend(found, late):
                 break
             counts["iterations"] += problem.rows
             reached = errors(descent.W, problem.G, found)

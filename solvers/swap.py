@@ -8,18 +8,13 @@ With ``g = 2Qu`` the exchange of pruned ``i`` and kept ``j`` of one row changes 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.solvers.scores import wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
-
-if TYPE_CHECKING:
-    from fwbench.solvers.swap_kernel import Rows
-
-CHUNK_ROWS = 64  # rows between two looks at the clock
 
 
 @register
@@ -58,22 +53,11 @@ class Swap(Stage):
                 problem.W, problem.G, pruned, group, limit, self.enough, context.device, context.expired
             )
         else:
-            swaps, evaluated, stopped = _descend(rows, pruned, limit, context)
+            swaps, evaluated, stopped = rows.descend_all(pruned, limit, context.expired)
         if not problem.pattern.separable and not stopped:
             done, looked, stopped = rows.exchange(pruned, limit, context.expired)
             swaps, evaluated = swaps + done, evaluated + looked
         return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)
-
-
-def _descend(rows: Rows, pruned: np.ndarray, limit: int, context: Context) -> tuple[int, int, str]:
-    """Best 1-swaps in each row on the CPU, in place: swaps, pairs evaluated, why it stopped early."""
-    swaps = evaluated = 0
-    for first in range(0, len(pruned), CHUNK_ROWS):
-        if context.expired():
-            return swaps, evaluated, "deadline"
-        done, looked = rows.descend(pruned, slice(first, first + CHUNK_ROWS), limit)
-        swaps, evaluated = swaps + done, evaluated + looked
-    return swaps, evaluated, ""
 
 
 @register

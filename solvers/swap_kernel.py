@@ -11,6 +11,7 @@ With ``enough`` below 1, a line is scanned only if it may gain ``1/enough`` time
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numba
 import numpy as np
@@ -24,6 +25,7 @@ ABSOLUTE_GAIN = 1e-15  # the same in units of the largest entry of Q: of a row w
 PARTNERS = 16  # of each weight, tried one by one; more pays only where whole heads correlate
 RECENT = 8  # pairs remembered from one search to the next
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 512  # of the first products: what the nearest cache holds
+CHUNK_ROWS = 64  # rows between two looks at the clock
 SMALL_ROW = 32  # up to this size all pairs of a row are tried, as they are of groups within a row
 
 
@@ -43,15 +45,29 @@ class Rows:
         self.W = W.astype(np.float64)
         self.G = np.ascontiguousarray(G)
         self.group = group
-        self.partners, self.strongest, self.rest = _partners(self.G, PARTNERS)
         self.threads = threads
         self.enough = enough
 
+    @cached_property
+    def partners(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What ``_partners`` finds, when a descent first asks."""
+        return _partners(self.G, PARTNERS)
+
     def descend(self, pruned: np.ndarray, rows: slice, limit: int) -> tuple[int, int]:
         """Best 1-swaps in each row of ``pruned (rows, n)``, in place; numbers of swaps and of pairs evaluated."""
-        shared = (self.group, self.partners, self.strongest, self.rest, self.enough)
+        shared = (self.group, *self.partners, self.enough)
         with numba_threads(self.threads):
             return _descend_rows(self.W[rows], self.G, pruned[rows], *shared, limit)
+
+    def descend_all(self, pruned: np.ndarray, limit: int, expired: Callable[[], bool]) -> tuple[int, int, str]:
+        """``descend`` on all rows, some after the other while there is time; ``"deadline"`` if there was too little."""
+        swaps = looked = 0
+        for first in range(0, len(pruned), CHUNK_ROWS):
+            if expired():
+                return swaps, looked, "deadline"
+            done, seen = self.descend(pruned, slice(first, first + CHUNK_ROWS), limit)
+            swaps, looked = swaps + done, looked + seen
+        return swaps, looked, ""
 
     def exchange(self, pruned: np.ndarray, limit: int, expired: Callable[[], bool]) -> tuple[int, int, str]:
         """Swaps between rows as well, until none is left: for a count over the whole layer, in place.

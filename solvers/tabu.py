@@ -70,9 +70,8 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
         counts["iterations"] += iterations
 
     def descend() -> None:
-        for chunk in chunks:
-            if not context.expired():
-                add(*descent.descend(pruned, chunk, unlimited))
+        done, looked, _ = descent.descend_all(pruned, unlimited, context.expired)
+        add(done, looked)
 
     descend()
     random = keys(context.seed, np.arange(problem.rows), 0)

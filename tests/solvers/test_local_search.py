@@ -10,7 +10,7 @@ from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
-from fwbench.solvers import anneal, anneal_kernel, ils, tabu
+from fwbench.solvers import anneal, anneal_kernel, swap_kernel, tabu
 from fwbench.solvers.anneal import Anneal
 from fwbench.solvers.ils import IteratedLocalSearch, kicked
 from fwbench.solvers.scores import Wanda
@@ -98,9 +98,10 @@ def test_threads_chunks_steps_and_other_rows_do_not_change_a_row(pattern, stage,
     problem = random_layer(pattern, rows=9, n=32)
     whole = stage.run(problem, start(problem), Context(threads=1, seed=3))
     assert np.array_equal(stage.run(problem, start(problem), Context(threads=1, seed=3)).keep, whole.keep)
-    for module in (anneal, ils, tabu):
+    monkeypatch.setattr(swap_kernel, "CHUNK_ROWS", 2)
+    for module in (anneal, tabu):
         monkeypatch.setattr(module, "CHUNK_ROWS", 2)
-        monkeypatch.setattr(module, "STEP", 2 * 32 * 7, raising=False)
+        monkeypatch.setattr(module, "STEP", 2 * 32 * 7)
     split = stage.run(problem, start(problem), Context(threads=2, seed=3))
     assert np.array_equal(split.keep, whole.keep)
     assert split.counters == whole.counters

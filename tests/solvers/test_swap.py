@@ -187,7 +187,7 @@ def test_threads_and_chunks_do_not_change_the_mask(pattern, monkeypatch):
     problem = random_layer(pattern, rows=9, n=24)
     start = starts(problem, 0)[1]
     whole = Swap().run(problem, start, Context(threads=1))
-    monkeypatch.setattr("fwbench.solvers.swap.CHUNK_ROWS", 2)
+    monkeypatch.setattr("fwbench.solvers.swap_kernel.CHUNK_ROWS", 2)
     parts = Swap().run(problem, start, Context(threads=2))
     assert np.array_equal(whole.keep, parts.keep)
     assert whole.counters == parts.counters
@@ -220,7 +220,7 @@ def test_the_limit_is_for_each_row(pattern):
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_deadline_leaves_a_feasible_mask(pattern, looks, monkeypatch):
     clock = iter([False] * (looks - 1) + [True])
-    monkeypatch.setattr("fwbench.solvers.swap.CHUNK_ROWS", 2)
+    monkeypatch.setattr("fwbench.solvers.swap_kernel.CHUNK_ROWS", 2)
     monkeypatch.setattr(Context, "expired", lambda self: next(clock))
     problem = random_layer(pattern, rows=8, n=16)
     start = Random().run(problem, State(), Context())
