@@ -190,9 +190,10 @@ def _frontier(lines: Sequence[Measured]) -> Iterable[str]:
         return
     yield "## The frontier\n"
     yield (
-        "Single rows of layers of SmolLM2-135M at 0.5, cut to columns chosen at random (a problem is "
-        "layer/row/columns), from the mask of the preset `best`, with the wall's limit that is named: which close, and "
-        "what gap is left on the others. By `python -m benchmarks.study_frontier`, from [frontier.csv](frontier.csv).\n"
+        "Single rows of layers of SmolLM2-135M, whole or cut to columns chosen at random (a problem is "
+        "layer/row/columns@pattern), from the mask of the preset `best`, with the wall's limit that is named: which "
+        "close, and what gap is left on the others. By `python -m benchmarks.study_frontier`, from "
+        "[frontier.csv](frontier.csv).\n"
     )
     found = sorted(longest.values(), key=lambda line: (line.variables, line.problem, line.solver))
     head = ("Problem", "Variables", "Solver", "Limit s", "Status", "Nodes", "CPU s", "Gap")

@@ -1,6 +1,7 @@
 """Where exact solution ends today: rows of real layers, whole or cut to random columns, minutes to hours each.
 
     python -m benchmarks.study_frontier --layers smollm2/03.gate_proj smollm2/13.o_proj --sizes 256,384 --seconds 600
+    python -m benchmarks.study_frontier --layers smollm2/03.gate_proj --sizes 576 --patterns 0.05,0.1
     python -m benchmarks.study_exact --page
 
 As in ``study_exact``, one row and one thread a run, but from the mask of the preset ``best``, so that what is left is
@@ -11,6 +12,8 @@ again; one with a longer limit is another run, and the page shows the longest.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -26,24 +29,27 @@ from fwbench.solvers.bound import chosen_rows
 def study(options: argparse.Namespace) -> None:
     path = options.out / FRONTIER
     done = {key(line) for line in read(path, Measured)}
-    for size in map(int, options.sizes.split(",")):
-        for selector in options.layers:
-            _, layer = one(selector)
-            for row in chosen_rows(options.rows, layer.rows):
-                problem = row_problem(layer, row, min(size, layer.n))
-                for solver in options.solvers:
-                    if (problem.name, 0, solver, options.seconds) in done:
-                        continue
-                    line = solve(problem, 0, solver, options.seconds, start=PRESET)
-                    append(path, [line])
-                    shown = f"{line.nodes} nodes, {line.cpu:.0f} s CPU, gap {line.gap:.2%}"
-                    print(f"{line.problem} n {line.variables} {solver}: {line.status}, {shown}", flush=True)
+    grid = product(map(int, options.sizes.split(",")), options.patterns.split(","), options.layers)
+    for size, pattern, selector in grid:
+        _, whole = one(selector)
+        layer = whole.with_pattern(pattern)
+        for row in chosen_rows(options.rows, layer.rows):
+            problem = row_problem(layer, row, min(size, layer.n))
+            problem = replace(problem, name=f"{problem.name}@{pattern}")
+            for solver in options.solvers:
+                if (problem.name, 0, solver, options.seconds) in done:
+                    continue
+                line = solve(problem, 0, solver, options.seconds, start=PRESET)
+                append(path, [line])
+                shown = f"{line.nodes} nodes, {line.cpu:.0f} s CPU, gap {line.gap:.2%}"
+                print(f"{line.problem} n {line.variables} {solver}: {line.status}, {shown}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", nargs="+", required=True, help="one layer each, as smollm2/03.gate_proj")
     parser.add_argument("--sizes", default="256", help="numbers of columns; the layer's own for a whole row")
+    parser.add_argument("--patterns", default="0.5", help="as for 'fwbench run', one or more")
     parser.add_argument("--rows", default="1", help="N of the seeded sample, or a list such as 3,7,100-120")
     parser.add_argument("--solvers", nargs="+", default=["bnb(largest=2000)", "gurobi(convexify=shared)"])
     parser.add_argument("--seconds", type=float, default=600.0, help="limit of a run")

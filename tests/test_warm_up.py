@@ -1,0 +1,72 @@
+"""The warm-up before a clock starts: every stage is reached, also where those before it compile for long."""
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from layers import random_layer
+
+from fwbench import pipeline
+from fwbench.pipeline import Pipeline, running
+from fwbench.problem import Problem
+from fwbench.stage import Context, Role, Stage, State
+
+
+@dataclass(frozen=True)
+class Slow(Stage):
+    """Takes ``first`` seconds when it is first called, as compilation does, and ``always`` seconds in every call."""
+
+    first: float = 0.0
+    always: float = 0.0
+    number: int = 0
+
+    name: ClassVar[str] = "slow"
+    role: ClassVar[Role] = Role.REFINE
+    calls: ClassVar[dict[int, int]] = {}
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        if context.expired():
+            return state
+        known = Slow.calls.get(self.number, 0)
+        Slow.calls[self.number] = known + 1
+        time.sleep(self.always if known else self.first + self.always)
+        return state
+
+
+@dataclass(frozen=True)
+class Start(Stage):
+    name: ClassVar[str] = "some-mask"
+    role: ClassVar[Role] = Role.START
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        return State(keep=~problem.pattern.prune(np.abs(problem.W)))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    monkeypatch.setattr(running, "WARM_UP_LIMIT", 0.05)
+    monkeypatch.setattr(Slow, "calls", {})
+    running._warm_up.cache_clear()
+    yield Slow.calls
+    running._warm_up.cache_clear()
+
+
+def warm(*stages: Stage) -> None:
+    pipeline.warm_up(Pipeline((Start(), *stages)), random_layer("0.5", n=8))
+
+
+def test_stages_after_one_that_compiles_are_reached(calls):
+    warm(*(Slow(first=0.1 + 0.1 * i, number=i) for i in range(4)))
+    assert all(calls.get(i, 0) >= 1 for i in range(4))
+
+
+def test_a_stage_that_always_takes_too_long_is_not_tried_again_and_again(calls):
+    warm(Slow(always=0.2))
+    assert calls[0] == 2
+
+
+def test_quick_stages_run_once(calls):
+    warm(Slow(), Slow(number=1))
+    assert calls == {0: 1, 1: 1}
