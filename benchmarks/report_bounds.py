@@ -2,8 +2,9 @@
 
     python -m benchmarks.report_bounds rows.csv sizes.csv -o reports/bounds
 
-The second file, of ``--sizes``, is optional. Every figure of the page comes from the lines; run it again when there
-are more. The figure of the three worlds is that of ``figure_worlds``, if it lies in the page's folder ``figures``.
+The second file, of ``--sizes``, is optional, and so is ``methods.csv`` of ``study_methods`` beside the first. Every
+figure of the page comes from the lines; run it again when there are more. The figure of the three worlds is that of
+``figure_worlds``, if it lies in the page's folder ``figures``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from benchmarks import figure_worlds
 from benchmarks.csv_lines import append, read
 from benchmarks.study_bounds import Measured, best_error, row_problem
+from benchmarks.study_methods import METHODS, METHODS_CSV, Method
 from fwbench.problems.collections import LAYERS, one
 from fwbench.report import figures
 from fwbench.report.text import number, percent
@@ -58,6 +60,12 @@ def best(lines: Lines, kinds: Sequence[str] = LADDER) -> list[float]:
 def row_count(name: str) -> int:
     """Rows of the whole layer."""
     return one(_selector(name))[1].rows
+
+
+@cache
+def row_length(name: str) -> int:
+    """Weights of a whole row."""
+    return one(_selector(name))[1].n
 
 
 def sampled(lines: Lines) -> list[Measured]:
@@ -143,6 +151,45 @@ def aims(lines: Lines) -> str:
     count = sum(line[-1] == "met" for line in found)
     text = table(("Matrix", "Bound", "Aim", "Mean of the blocks' medians", "Median gap of each block", "Aim is"), found)
     return f"{count} of the {len(found)} aims are met on the rows measured so far.\n\n{text}"
+
+
+def above_optimum(lines: Lines, methods: Sequence[Method]) -> str:
+    """The section on methods: how far their masks are above the optimum, at least and at most; empty without them.
+
+    Geometric means over a layer's rows, and over layers, so that all layers weigh the same.
+    """
+    rows = grouped(
+        [line for line in lines if line.n == row_length(line.problem)], lambda line: (line.problem, line.row)
+    )
+    bounded = {
+        key: some
+        for key, some in rows.items()
+        if {line.kind for line in some} >= set(LADDER) and max(line.lower for line in some) > 0
+    }
+    errors = {(line.problem, line.row, line.method): line.error for line in methods}
+    known = {
+        key: min([line.upper for line in some] + [errors[*key, name] for name in METHODS if (*key, name) in errors])
+        for key, some in bounded.items()
+    }
+    found = []
+    for method in METHODS:
+        layers = defaultdict(list)
+        for key, some in bounded.items():
+            if (*key, method) in errors:
+                error, lower = errors[*key, method], max(line.lower for line in some)
+                layers[part(some[0])].append((np.log(error / known[key]), np.log(error / lower)))
+        means = {layer: np.mean(logs, axis=0) for layer, logs in layers.items()}
+        if not means or len(means) < len({part(some[0]) for some in bounded.values()}):
+            continue  # not on every layer yet
+        cells = []
+        for matrix in (*(name for name in LAYERS if any(layer == name for _, layer in means)), ""):
+            least, most = np.expm1(np.mean([m for (_, layer), m in means.items() if matrix in ("", layer)], axis=0))
+            cells.append(f"{percent(least)} to {percent(most)}")
+        found.append([f"`{method}`", *cells])
+    if not found:
+        return ""
+    head = ("Method", *(name for name in LAYERS if any(part(some[0])[1] == name for some in bounded.values())), "All")
+    return METHODS_SECTION.format(rows=len(bounded), table=table(head, found))
 
 
 def worlds(folder: Path) -> str:
@@ -240,7 +287,7 @@ def draw(folder: Path, lines: Lines, sizes: Lines) -> None:
             (folder / f"{name}.svg").write_text(figures.standalone(finish(label)), encoding="utf-8")
 
 
-def write_csv(path: Path, lines: Lines) -> None:
+def write_csv(path: Path, lines: Sequence) -> None:
     path.unlink(missing_ok=True)
     append(path, lines)
 
@@ -255,7 +302,7 @@ for caches and memory raises them. {unconverged} of {bounds} interior points did
 hold all the same. Lower bounds here are computed in float64; those of `fwbench certify` are proved by `fwbench verify`.
 Written by `benchmarks/report_bounds.py`; one line a bound in [rows.csv](rows.csv){sizes_link}.
 
-{worlds}## By matrix and block
+{worlds}{methods}## By matrix and block
 
 The first {sample} rows of a seeded sample of each layer, or as many of them as are measured.
 
@@ -284,6 +331,16 @@ logarithms of the medians.
 {fixing}"""
 
 
+METHODS_SECTION = """## How far each method's masks are from the optimum
+
+On the {rows} rows that have all bounds of the ladder: error above the optimum's, at least (against the best mask known)
+and at most (against the best bound). Geometric means over a layer's rows and over layers. By
+`benchmarks/study_methods.py`, from [methods.csv](methods.csv).
+
+{table}
+"""
+
+
 FIXING = """## Weights that the gap fixes
 
 A kept weight is fixed if the bound with it pruned exceeds the mask's error, and could be left out. Rows of block 7's
@@ -294,12 +351,13 @@ slope is the same for all weights.
 """
 
 
-def page(lines: Lines, sizes: Lines, folder: Path, weights: int = 0) -> str:
+def page(lines: Lines, sizes: Lines, folder: Path, weights: int = 0, methods: Sequence[Method] = ()) -> str:
     """The page's Markdown.
 
     Args:
         folder: where it will lie, with the figures that it shows.
         weights: of the table of fixed weights, for each of its rows; 0 for none, as it takes minutes.
+        methods: errors of methods' masks on some of the rows.
     """
     some = sampled(lines)
     return PAGE.format(
@@ -310,6 +368,7 @@ def page(lines: Lines, sizes: Lines, folder: Path, weights: int = 0) -> str:
         bounds=len(lines),
         sizes_link=" and [sizes.csv](sizes.csv)" if sizes else "",
         worlds=worlds(folder),
+        methods=above_optimum(lines, methods),
         sample=SAMPLE,
         main=main_table(some),
         whole=whole_table(lines),
@@ -331,6 +390,7 @@ def main() -> None:
     options = parser.parse_args()
     lines = read(options.rows, Measured)
     sizes = read(options.sizes, Measured) if options.sizes else []
+    methods = read(options.rows.parent / METHODS_CSV, Method)
     if not lines:
         raise SystemExit(f"{options.rows}: no lines")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -338,7 +398,10 @@ def main() -> None:
     write_csv(options.out / "rows.csv", lines)
     if sizes:
         write_csv(options.out / "sizes.csv", sizes)
-    (options.out / "index.md").write_text(page(lines, sizes, options.out, options.fixing), encoding="utf-8")
+    if methods:
+        write_csv(options.out / METHODS_CSV, methods)
+    text = page(lines, sizes, options.out, options.fixing, methods)
+    (options.out / "index.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from benchmarks import figure_worlds, report_bounds
 from benchmarks.csv_lines import append, read
 from benchmarks.figure_worlds import Point
 from benchmarks.study_bounds import Measured
-from fwbench.solvers.bound import chosen_rows
+from benchmarks.study_methods import Method
+from fwbench.solvers.bound import LADDER, chosen_rows
 
 ROWS = 100
 CHOSEN = chosen_rows(report_bounds.SAMPLE, ROWS)
@@ -26,11 +27,12 @@ def line(block: str, row: int, kind: str, lower: float, layer: str = "q_proj", u
 def page(monkeypatch, tmp_path):
     """A function from lines to the page, through a CSV file."""
     monkeypatch.setattr(report_bounds, "row_count", lambda name: ROWS)
+    monkeypatch.setattr(report_bounds, "row_length", lambda name: 576)
     monkeypatch.setattr(report_bounds, "condition", lambda name: 1000.0)
 
-    def write(lines: list[Measured], sizes: tuple[Measured, ...] = ()) -> str:
+    def write(lines: list[Measured], sizes: tuple[Measured, ...] = (), methods: tuple[Method, ...] = ()) -> str:
         append(tmp_path / "rows.csv", lines)
-        return report_bounds.page(read(tmp_path / "rows.csv", Measured), sizes, tmp_path)
+        return report_bounds.page(read(tmp_path / "rows.csv", Measured), sizes, tmp_path, methods=methods)
 
     return write
 
@@ -145,3 +147,23 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path):
     assert read(path, Measured) == lines[:1]
     append(path, lines[1:])
     assert read(path, Measured) == lines
+
+
+def test_methods_lie_between_the_best_mask_known_and_the_best_bound(page):
+    lines = []
+    for name, row, lower, upper in (("03", 0, 0.5, 1.0), ("03", 1, 0.8, 1.0), ("13", 0, 0.8, 0.8)):
+        lines += [line(name, row, kind, lower, upper=upper) for kind in LADDER]
+    lines += [line("13", 9, "shor", 0.1)]  # without the whole ladder: not of these rows
+    found = {("03", 0): 1.0, ("03", 1): 2.0, ("13", 0): 1.6}
+    methods = [Method(f"toy.{block}.q_proj", row, "wanda", error) for (block, row), error in found.items()]
+    methods += [Method("toy.03.q_proj", 1, "best", 0.8)]  # better than the line's own mask, on one layer only
+    text = page(lines, methods=tuple(methods))
+    # above the best known: 1, 2.5 and 2 times it, above the bound: 2, 2.5 and 2 times; layers weigh the same
+    least, most = (np.sqrt(np.sqrt(a * 2.5) * 2) - 1 for a in (1, 2))
+    assert cells(text, "`wanda`")[1:] == [f"{100 * least:.1f} % to {100 * most:.1f} %"] * 2
+    assert "`best` |" not in text
+    assert "On the 3 rows" in text
+
+
+def test_no_section_without_methods(page):
+    assert "How far each method" not in page([line("03", 0, kind, 0.5) for kind in LADDER])
