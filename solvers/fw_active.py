@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fwbench.solvers.fw_kernels import AWAY, BCG, PAIRWISE, dot, jit, towards_vertex
+from fwbench.solvers.fw_jit import jit
+from fwbench.solvers.fw_kernels import AWAY, BCG, PAIRWISE, dot, towards_vertex
 
 BY_RULE, FORCED, DESCENT, EXACT = range(4)  # how the step along a direction is chosen
 VANISHED = 1e-14  # a weight that is rounding

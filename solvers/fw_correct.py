@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fwbench.solvers.fw_active import Atoms, add_bits
-from fwbench.solvers.fw_kernels import jit
+from fwbench.solvers.fw_jit import jit
 
 RIDGE = 1e-13  # of the mean diagonal
 REPEATS = 3  # full steps at the end

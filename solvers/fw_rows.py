@@ -20,7 +20,8 @@ from fwbench.solvers import fw_active as active
 from fwbench.solvers import fw_kernels as kernels
 from fwbench.solvers.fw_active import Atoms
 from fwbench.solvers.fw_correct import correct
-from fwbench.solvers.fw_kernels import jit
+from fwbench.solvers.fw_jit import jit
+from fwbench.solvers.fw_oracle import oracle
 from fwbench.solvers.threads import torch_threads
 
 BLOCK_ROWS = 128  # rows whose arrays stay in a core's cache
@@ -92,7 +93,7 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
         w, d, u, g, delta, P, T = f.W[r], f.d[r], f.u[r], f.g[r], f.delta[r], f.P[r], f.T[r]
         fresh = True  # no conjugate direction from the last step
         if t >= 0 and variant == kernels.VANILLA:
-            curvature = kernels.curvature_towards(d, u, f.toward[r], P, T)
+            curvature = 0.0 if rule == kernels.OPEN else kernels.curvature_towards(d, u, f.toward[r], P, T)
             square = (
                 kernels.square_towards(u, f.toward[r]) if rule == kernels.SHORT or rule == kernels.ADAPTIVE else 1.0
             )
@@ -122,9 +123,9 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
                 f.drops[r] += step >= most
         if f.fixed.size:
             kernels.masked(g, f.fixed[r], score)
-            kernels.oracle(score, f.counts[r], f.guess[r, 0], v, scratch)
+            oracle(score, f.counts[r], f.guess[r, 0], v, scratch)
         else:
-            kernels.oracle(g, f.counts[r], f.guess[r, 0], v, scratch)
+            oracle(g, f.counts[r], f.guess[r, 0], v, scratch)
         gap = 0.0
         if variant == kernels.VANILLA:
             gap = f.slope[r] = kernels.aim(w, u, g, v, f.toward[r], P)

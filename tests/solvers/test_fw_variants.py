@@ -14,7 +14,7 @@ from fwbench import patterns
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers import fw_active, fw_correct, fw_kernels, fw_rows, round_
+from fwbench.solvers import fw_active, fw_correct, fw_oracle, fw_rows, round_
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.fw_torch import minimise_torch
 from fwbench.solvers.qp import QuadraticProgram
@@ -356,12 +356,12 @@ def test_the_oracle_is_the_patterns_own(dtype):
         counts, guess = np.array([rng.integers(0, n + 1)]), np.full(2, np.nan)
         for again in (x, x + dtype(0.1) * x[::-1] if np.isfinite(x).all() else x):
             v = np.empty(n, dtype)
-            fw_kernels.oracle(again, counts, guess, v, np.empty(2 * n, dtype))
+            fw_oracle.oracle(again, counts, guess, v, np.empty(2 * n, dtype))
             assert np.array_equal(v > 0, patterns.smallest(again[None], counts)[0])
     for size in (2, 4, 8):
         x = rng.integers(-2, 3, 64).astype(dtype)
         counts, v = np.full(64 // size, size // 2), np.empty(64, dtype)
-        fw_kernels.oracle(x, counts, np.full(2, np.nan), v, np.empty(128, dtype))
+        fw_oracle.oracle(x, counts, np.full(2, np.nan), v, np.empty(128, dtype))
         assert np.array_equal(v > 0, patterns.smallest(x.reshape(-1, size), counts).ravel())
 
 
