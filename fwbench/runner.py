@@ -30,7 +30,10 @@ from fwbench.problem import Problem
 from fwbench.result import Result, Status
 from fwbench.store import AlreadyStored, Store, outlasts
 
-WARM_UP_SECONDS = 60.0
+WARM_UP_SECONDS, OWN_WARM_UP_SECONDS = (
+    60.0,
+    900.0,
+)  # our own stages do not hang: they compile, minutes on a busy machine
 _SECONDS_PER_FLOP = 1e-10  # of a slow core, for the time a judge or one matrix product may take past the limit
 
 
@@ -50,6 +53,12 @@ class Settings:
     @property
     def threads(self) -> int:
         return 1 if self.jobs > 1 else os.cpu_count() or 1
+
+    def warm_up_seconds(self, line: Pipeline) -> float:
+        """How long a pipeline may take to load and compile; without a time limit nothing is killed for its time."""
+        if math.isinf(self.time_limit):
+            return math.inf
+        return max(self.warm_up_limit, OWN_WARM_UP_SECONDS) if line.own else self.warm_up_limit
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ def run_grid(
         retry_failed: run failed rows again; else they are reused like the others.
         files: Python files that register solvers.
         on_event: told of every start, end and progress, in this process.
-        warm_up_limit: seconds for loading and compiling on a tiny problem.
+        warm_up_limit: seconds for loading and compiling on a tiny problem; our own stages have more.
 
     Raises:
         SpecError: a spec that cannot be resolved, before anything has run.
@@ -207,8 +216,7 @@ class _Grid:
         limits = Limits(
             self.settings.time_limit,
             grace(self.settings.time_limit, job.problem),
-            # without a time limit nothing is killed for its time
-            self.settings.warm_up_limit if math.isfinite(self.settings.time_limit) else math.inf,
+            self.settings.warm_up_seconds(job.line),
             self.settings.memory_limit,
         )
         order = (job.collection, job.line.text, job.seed, warm_up, self.settings)

@@ -1,5 +1,6 @@
 """The warm-up before a clock starts: every stage is reached, also where those before it compile for long."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from layers import random_layer
 
-from fwbench import pipeline
+from fwbench import pipeline, runner
 from fwbench.pipeline import Pipeline, running
 from fwbench.problem import Problem
 from fwbench.stage import Context, Role, Stage, State
@@ -70,3 +71,10 @@ def test_a_stage_that_always_takes_too_long_is_not_tried_again_and_again(calls):
 def test_quick_stages_run_once(calls):
     warm(Slow(), Slow(number=1))
     assert calls == {0: 1, 1: 1}
+
+
+def test_our_own_stages_have_longer_to_compile_than_a_plug_in():
+    settings = runner.Settings(time_limit=20.0, warm_up_limit=2.0)
+    assert settings.warm_up_seconds(pipeline.resolve("best")) == runner.OWN_WARM_UP_SECONDS
+    assert settings.warm_up_seconds(Pipeline((*pipeline.resolve("wanda").stages, Slow()))) == 2.0
+    assert runner.Settings(warm_up_limit=2.0).warm_up_seconds(Pipeline((Start(),))) == math.inf

@@ -38,6 +38,11 @@ class Pipeline:
         return f"{Spec(tuple(_shown(stage, only_changed=False) for stage in self.stages))} versions {versions}"
 
     @property
+    def own(self) -> bool:
+        """Whether all stages are fwbench's, none a plug-in's."""
+        return all(type(stage).__module__.startswith("fwbench.solvers.") for stage in self.stages)
+
+    @property
     def updates_weights(self) -> bool:
         return any(stage.role is Role.UPDATE for stage in self.stages)
 

@@ -296,7 +296,6 @@ def test_corrections_take_float32_far():
 
 MINI = [problem for _, problem in load("mini")]
 QUICK = [problem for problem in MINI if problem.n <= 96]
-BLOCKS = [problem for problem in MINI if problem.n < 576]
 
 
 @cache
@@ -324,12 +323,10 @@ def test_corrected_variants_reach_1e_6_on_mini(problem, variant):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("problem", BLOCKS, ids=[problem.name for problem in BLOCKS])
-def test_vanilla_reaches_1e_3_on_the_sub_blocks_of_mini(problem):
-    """In at most 80,000 steps, as 1/t has it. Measured, to the next thousand: four take over 10,000 (n128.o_proj
-    20,000), and n064.o_proj takes 57,000.
-
-    The whole v_proj layer is not among them: nobody has measured yet what it takes.
+@pytest.mark.parametrize("problem", MINI, ids=[problem.name for problem in MINI])
+def test_vanilla_reaches_1e_3_on_mini(problem):
+    """In at most 80,000 steps, as 1/t has it. Measured, to the next thousand: n064.o_proj takes 57,000, n128.o_proj
+    20,000, the whole v_proj layer 10,000, three others up to 12,000, all others at most 9,000.
     """
     state = State(keep=_wanda(problem))
     for _ in range(80):
