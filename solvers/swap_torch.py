@@ -116,10 +116,9 @@ class _Batch:
         """All pairs of each group: the best change, its pair ``i n + j`` or -1, and how many pairs were evaluated."""
         n, size = w.shape[1], self.group
         shape = (len(w), n // size, size)
-        blocks = self.G.reshape(n // size, size, n // size, size)
-        own = torch.arange(n // size, device=w.device)
+        blocks = self.G.reshape(n // size, size, n // size, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         grouped = w.reshape(shape)
-        Q = 2 * grouped[:, :, :, None] * grouped[:, :, None, :] * blocks[own, :, own]
+        Q = 2 * grouped[:, :, :, None] * grouped[:, :, None, :] * blocks
         change = (a.reshape(shape)[:, :, :, None] + (b.reshape(shape)[:, :, None, :] - Q)).flatten(1)
         best = change.amin(dim=1)
         index = torch.arange(n, device=w.device).reshape(n // size, size)
@@ -162,6 +161,7 @@ class _Batch:
         phi = torch.stack([(b - 2 * x * top * score).amin(dim=1) for x in grid], dim=1)
         part = (near / top).clamp(max=1)
         left = (torch.bucketize(part, grid, right=True) - 1).clamp(max=KNOTS - 2)
-        share = (part - grid[left]) / (grid[left + 1] - grid[left])
+        lowest = grid.take(left)
+        share = (part - lowest) / (grid.take(left + 1) - lowest)
         low, high = phi.gather(1, left), phi.gather(1, left + 1)
         return low + share * (high - low)

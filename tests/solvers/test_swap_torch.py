@@ -93,3 +93,19 @@ def test_the_stage_on_a_gpu_equals_the_stage_on_the_cpu(pattern):
     for start in starts(problem):
         on_cpu, on_gpu = (Swap().run(problem, start, Context(device=device)) for device in ("cpu", "cuda"))
         assert np.array_equal(on_cpu.keep, on_gpu.keep)
+
+
+def test_a_batch_keeps_to_its_device():
+    """On tensors without data, a mixture with the host's raises; what asks for data is not reached."""
+    W, G = (torch.empty(shape, device="meta", dtype=torch.float64) for shape in ((3, 16), (16, 16)))
+    with pytest.raises(RuntimeError, match="device"):
+        W * torch.ones(3, 16)
+    strongest = swap_torch._strongest(G)
+    for group in (4, 16):
+        batch = swap_torch._Batch(W, G, strongest, np.zeros((3, 16), bool), group, 0.5)
+        a, b = batch.q - 2 * batch.g, batch.q + 2 * batch.g
+        partner = batch._best_partner(b, batch.near, batch.score)
+        change, at, looked = batch._in_groups(W, a, b, batch.active, batch.error)
+        assert {x.device for x in (batch.u, batch.error, partner, change, at)} == {W.device}
+        assert (partner.shape, change.shape, at.dtype) == ((3, 16), (3,), torch.int64)
+        assert looked == 3 * 16 * group
