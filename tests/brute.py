@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import combinations, product
 
 import numpy as np
+import pytest
 
+from fwbench.judge import count_reason
 from fwbench.problem import Problem
+from fwbench.stage import State
 
 LIMIT = 2_000_000  # masks of one row (of the layer, where the pattern does not separate)
 
@@ -48,3 +51,17 @@ def _best(W: np.ndarray, G: np.ndarray, pruned: np.ndarray) -> tuple[float, np.n
     errors = np.einsum("mri,ij,mrj->m", change, G, change, optimize=True)
     best = int(errors.argmin())
     return float(errors[best]), ~pruned[best]
+
+
+def assert_optimal(problem: Problem, after: State, relative: float = 1e-9, absolute: float = 1e-14) -> None:
+    """An exact solver's answer is feasible, as good as enumeration's, proven, and its bound the optimum.
+
+    The slack is ``relative`` to the optimum, and ``absolute`` to the layer's output.
+    """
+    best, _ = best_mask(problem)
+    slack = relative * best + absolute * problem.total
+    assert not count_reason(problem, after.keep), problem.name
+    assert problem.error(after.keep) <= best + slack, problem.name
+    assert after.lower == pytest.approx(best, abs=slack), problem.name
+    assert after.proven, (problem.name, after.stopped)
+    assert after.relaxed is None

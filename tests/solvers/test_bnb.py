@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from brute import best_mask
+from brute import assert_optimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import PATTERNS, hostile_layers, integer_layer, pattern_of, random_layer
@@ -26,14 +26,8 @@ def solve(problem: Problem, **parameters) -> State:
     return BranchAndBound(**parameters).run(problem, State(), Context())
 
 
-def assert_optimal(problem: Problem, after: State) -> None:
-    best, _ = best_mask(problem)
-    slack = 1e-9 * best + 1e-14 * problem.total
-    assert not count_reason(problem, after.keep), problem.name
-    assert problem.error(after.keep) <= best + slack, problem.name
-    assert after.lower == pytest.approx(best, abs=slack), problem.name
-    assert after.proven, problem.name
-    assert after.relaxed is None
+def assert_optimal_and_proved(problem: Problem, after: State) -> None:
+    assert_optimal(problem, after)
     assert_proved(problem, after)
 
 
@@ -49,13 +43,13 @@ def assert_proved(problem: Problem, after: State) -> None:
 def test_equals_enumeration(pattern):
     n = 4 if pattern.startswith("unstructured") else 12
     for problem in (random_layer(pattern, n=n), integer_layer(pattern, n=n), random_layer(pattern, n=n, condition=1e6)):
-        assert_optimal(problem, solve(problem))
+        assert_optimal_and_proved(problem, solve(problem))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_hostile_layers(pattern):
     for problem in hostile_layers(pattern, rows=2):
-        assert_optimal(problem, solve(problem))
+        assert_optimal_and_proved(problem, solve(problem))
 
 
 @st.composite
@@ -85,7 +79,7 @@ def layers(draw) -> Problem:
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(layers(), st.sampled_from([1, 2, 7, 1000]))
 def test_equals_enumeration_on_any_layer(problem, subtree):
-    assert_optimal(problem, solve(problem, subtree=subtree))
+    assert_optimal_and_proved(problem, solve(problem, subtree=subtree))
 
 
 @pytest.mark.parametrize("selector", ["n032", "n064.v_proj", "n064.down_proj"])
