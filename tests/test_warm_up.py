@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -33,7 +33,7 @@ class Slow(Stage):
         known = Slow.calls.get(self.number, 0)
         Slow.calls[self.number] = known + 1
         time.sleep(self.always if known else self.first + self.always)
-        return state
+        return replace(state, stopped="deadline") if context.expired() else state
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,13 @@ def test_stages_after_one_that_compiles_are_reached(calls):
 
 def test_a_stage_that_always_takes_too_long_is_not_tried_again_and_again(calls):
     warm(Slow(always=0.2))
-    assert calls[0] == 2
+    assert calls[0] == 3
+
+
+def test_a_stage_that_compiles_in_parts_is_reached_again(calls):
+    """Its first part ends just past the limit, so that the try as a whole takes hardly longer than the limit."""
+    warm(Slow(first=0.051, number=0), Slow(first=0.051, number=1), Slow(first=0.2, number=2))
+    assert calls.keys() == {0, 1, 2}
 
 
 def test_quick_stages_run_once(calls):

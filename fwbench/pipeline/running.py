@@ -17,7 +17,7 @@ from fwbench.problem import Problem
 from fwbench.result import Certificate, Moment, StageRecord, Status
 from fwbench.stage import Context, Role, Stage, State
 
-WARM_UP_LIMIT, WARM_UPS = 1.0, 8  # seconds a try, tries
+WARM_UP_LIMIT, WARM_UPS = 1.0, 12  # seconds a try, tries
 FEASIBILITY_TOLERANCE = 1e-4  # of a relaxed point computed in float32, absolute for each weight
 
 
@@ -37,14 +37,18 @@ def _warm_up(pipeline: Pipeline, pattern: Pattern | None, device: str, dtype: st
     tiny = Problem("warm-up", rng.standard_normal((2, size)), X @ X.T, pattern or Rows(np.full(2, size // 2)))
     if skip_reason(tiny, pipeline) is not None:
         return
-    last = 0.0
-    for _ in range(WARM_UPS):  # while one stage compiles the limit passes, and those after it are not reached
+    tries: list[float] = []
+    while len(tries) < WARM_UPS:  # while one stage compiles the limit passes, and what comes after it is not reached
         began = time.monotonic()
-        run(tiny, pipeline, device=device, dtype=dtype, time_limit=WARM_UP_LIMIT)
-        seconds = time.monotonic() - began
-        if seconds < 1.1 * WARM_UP_LIMIT or 0.9 * last < seconds < 1.1 * last:  # at once, or it always takes so long
+        outcome = run(tiny, pipeline, device=device, dtype=dtype, time_limit=WARM_UP_LIMIT)
+        tries.append(time.monotonic() - began)
+        if outcome.result.status is not Status.TIMEOUT or _steady(tries):
             break
-        last = seconds
+
+
+def _steady(seconds: list[float]) -> bool:
+    """Whether three tries took the same time: it is what the solver takes, not what compilation does."""
+    return len(seconds) >= 3 and max(seconds[-3:]) < 1.1 * min(seconds[-3:])
 
 
 def run(
