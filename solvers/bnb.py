@@ -81,7 +81,7 @@ class BranchAndBound(Stage):
                     (context.seed + block) % 2**32,
                     self.subtree,
                 )
-                search.run(lambda: context.seconds() >= end, self.nodes or 2**62)
+                search.run(lambda: end - context.seconds(), self.nodes or 2**62)
                 reason = "" if search.done else "deadline" if context.seconds() >= end else "nodes"
                 answer = _Answer(search.pruned, search.lower(), search.tree(), search.nodes, search.diagonals, reason)
             clock.left -= 1

@@ -7,6 +7,7 @@ smaller and with a diagonal made for them. The least bound of the open ones boun
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -92,15 +93,24 @@ class Search:
         self.root = Node(fixed, u, 0.0)
         self.open = [(0.0, 0, self.root)]
 
-    def run(self, expired: Callable[[], bool], nodes: int) -> None:
-        """Search until done, out of time, or past so many nodes."""
+    def run(self, left: Callable[[], float], nodes: int) -> None:
+        """Search until done, out of time (``left`` tells the seconds), or past so many nodes.
+
+        A subtree is not interrupted, so near the end it gets no more nodes than the slowest pace so far allows.
+        """
         if self.trivial:
             return
         if self.root is None:
             self.begin()
-        while self.open and not expired() and self.nodes < nodes:
+        pace = 0.0  # seconds a node
+        while self.open and (seconds := left()) > 0 and self.nodes < nodes:
             _, _, node = heapq.heappop(self.open)
-            self._search(node, min(self.budget, nodes - self.nodes))
+            budget = min(self.budget, nodes - self.nodes)
+            if budget * pace > seconds:
+                budget = max(1, int(seconds / pace))
+            began, before = time.perf_counter(), self.nodes
+            self._search(node, budget)
+            pace = max(pace, (time.perf_counter() - began) / max(1, self.nodes - before))
             for child in node.children:
                 self.serial += 1
                 heapq.heappush(self.open, (child.bound, self.serial, child))

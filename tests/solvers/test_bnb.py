@@ -1,6 +1,7 @@
 """Branch and bound against enumeration and Gurobi; its proof, its clock, its threads."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.result import Certificate
 from fwbench.solvers import bnb_relax as relax
-from fwbench.solvers import gurobi_
+from fwbench.solvers import bnb_search, gurobi_
 from fwbench.solvers.bnb import BranchAndBound
 from fwbench.solvers.bnb_diagonal import best_diagonal
 from fwbench.solvers.gurobi_ import Gurobi
@@ -241,3 +242,22 @@ def test_the_bound_of_a_point(seed):
         left = need[group] - int(low[6 * group : 6 * group + 6].sum())
         v[sorted(part, key=lambda i: g[i])[:left]] = 1
     assert lower == pytest.approx(value + g @ (v - u))
+
+
+def test_the_last_subtree_gets_no_more_nodes_than_there_is_time_for(monkeypatch):
+    """A node takes a second of a made-up clock: 1000 s are three subtrees of 300 and one of 100."""
+    now, asked = [0.0], []
+
+    def search(self: bnb_search.Search, node: bnb_search.Node, budget: int) -> None:
+        asked.append(budget)
+        self.nodes += budget
+        now[0] += budget
+        node.children = [bnb_search.Node(node.fixed, node.u, 0.0)]
+
+    monkeypatch.setattr(bnb_search.Search, "_search", search)
+    monkeypatch.setattr(bnb_search, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    block = bnb_search.Block(np.eye(8), np.array([4]))
+    tried = bnb_search.Search(block, np.arange(8) < 4, 0.0, 0)
+    tried.run(lambda: 1000 - now[0], 2**62)
+    assert asked == [300, 300, 300, 100]
+    assert not tried.done
