@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import figure_worlds
 from benchmarks.csv_lines import append, read
-from benchmarks.study_bounds import Measured, best_error, row_problem
+from benchmarks.study_bounds import Measured, best_error, row_problem, selector_of
 from benchmarks.study_methods import METHODS, METHODS_CSV, Method
 from fwbench.problems.collections import LAYERS, one
 from fwbench.report import figures
@@ -59,13 +59,13 @@ def best(lines: Lines, kinds: Sequence[str] = LADDER) -> list[float]:
 @cache
 def row_count(name: str) -> int:
     """Rows of the whole layer."""
-    return one(_selector(name))[1].rows
+    return one(selector_of(name))[1].rows
 
 
 @cache
 def row_length(name: str) -> int:
     """Weights of a whole row."""
-    return one(_selector(name))[1].n
+    return one(selector_of(name))[1].n
 
 
 def sampled(lines: Lines) -> list[Measured]:
@@ -92,12 +92,8 @@ def _line(cells: Sequence[str]) -> str:
 @cache
 def condition(name: str) -> float:
     """Largest over smallest eigenvalue of ``G``; infinite if rounding makes the latter negative."""
-    values = np.linalg.eigvalsh(one(_selector(name))[1].G)
+    values = np.linalg.eigvalsh(one(selector_of(name))[1].G)
     return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
-
-
-def _selector(name: str) -> str:
-    return name.replace(".", "/", 1)
 
 
 def main_table(lines: Lines) -> str:
@@ -171,25 +167,23 @@ def above_optimum(lines: Lines, methods: Sequence[Method]) -> str:
         key: min([line.upper for line in some] + [errors[*key, name] for name in METHODS if (*key, name) in errors])
         for key, some in bounded.items()
     }
+    matrix = {some[0].problem: part(some[0])[1] for some in bounded.values()}
+    matrices = [name for name in LAYERS if name in matrix.values()]
     found = []
     for method in METHODS:
-        layers = defaultdict(list)
+        logs = defaultdict(list)
         for key, some in bounded.items():
-            if (*key, method) in errors:
-                error, lower = errors[*key, method], max(line.lower for line in some)
-                layers[part(some[0])].append((np.log(error / known[key]), np.log(error / lower)))
-        means = {layer: np.mean(logs, axis=0) for layer, logs in layers.items()}
-        if not means or len(means) < len({part(some[0]) for some in bounded.values()}):
+            if error := errors.get((*key, method)):
+                logs[key[0]].append(np.log([error / known[key], error / max(line.lower for line in some)]))
+        if not logs or len(logs) < len(matrix):
             continue  # not on every layer yet
+        means = {name: np.mean(mine, axis=0) for name, mine in logs.items()}
         cells = []
-        for matrix in (*(name for name in LAYERS if any(layer == name for _, layer in means)), ""):
-            least, most = np.expm1(np.mean([m for (_, layer), m in means.items() if matrix in ("", layer)], axis=0))
+        for wanted in (*([name] for name in matrices), matrices):
+            least, most = np.expm1(np.mean([mean for name, mean in means.items() if matrix[name] in wanted], axis=0))
             cells.append(f"{percent(least)} to {percent(most)}")
         found.append([f"`{method}`", *cells])
-    if not found:
-        return ""
-    head = ("Method", *(name for name in LAYERS if any(part(some[0])[1] == name for some in bounded.values())), "All")
-    return METHODS_SECTION.format(rows=len(bounded), table=table(head, found))
+    return METHODS_SECTION.format(rows=len(bounded), table=table(("Method", *matrices, "All"), found)) if found else ""
 
 
 def worlds(folder: Path) -> str:
@@ -235,13 +229,13 @@ def fits(lines: Lines) -> str:
     return table(head, found) if found else "Not run.\n"
 
 
-def fixing(selector: str = "smollm2/07.gate_proj", count: int = 2, weights: int = 48) -> str:
+def fixing(chosen: str = "smollm2/07.gate_proj", count: int = 2, weights: int = 48) -> str:
     """How many of the heaviest kept weights must be kept: pruned, the row's bound passes its mask; computed here.
 
     The tangent says nothing of it: at the relaxed optimum its slope is the same for all weights. So the Shor bound is
     solved again with the weight pruned.
     """
-    layer = one(selector)[1]
+    layer = one(chosen)[1]
     found = []
     for row in chosen_rows(count, layer.rows):
         problem = row_problem(layer, row, layer.n)

@@ -105,6 +105,11 @@ def row_problem(layer: Problem, row: int, n: int) -> Problem:
     )
 
 
+def selector_of(name: str) -> str:
+    """What loads the layer of that name."""
+    return name.replace(".", "/", 1)
+
+
 def best_error(problem: Problem) -> float:
     """The error of the mask that ``PRESET`` finds for a row."""
     return problem.error(pipeline.run(problem, pipeline.resolve(PRESET), threads=1).keep)

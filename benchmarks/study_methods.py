@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.common import one_thread
 from benchmarks.csv_lines import append, read
-from benchmarks.study_bounds import Measured
+from benchmarks.study_bounds import Measured, selector_of
 from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
@@ -43,7 +43,7 @@ class Method:
 
 
 def bounded_rows(lines: Sequence[Measured]) -> dict[str, list[int]]:
-    """Whole rows with the last bound of the ladder, by layer."""
+    """Rows with the last bound of the ladder, by layer."""
     found: dict[str, set[int]] = defaultdict(set)
     for line in lines:
         if line.kind == LADDER[-1]:
@@ -53,7 +53,7 @@ def bounded_rows(lines: Sequence[Measured]) -> dict[str, list[int]]:
 
 def solve(name: str, rows: Sequence[int], method: str) -> list[Method]:
     """One method on some rows of a layer."""
-    _, layer = one(name.replace(".", "/", 1))
+    _, layer = one(selector_of(name))
     part = Problem(f"{layer.name}.rows", layer.W[list(rows)], layer.G, layer.pattern)
     keep = pipeline.run(part, pipeline.resolve(method), threads=1).keep
     if keep is None:

@@ -30,10 +30,8 @@ from fwbench.problem import Problem
 from fwbench.result import Result, Status
 from fwbench.store import AlreadyStored, Store, outlasts
 
-WARM_UP_SECONDS, OWN_WARM_UP_SECONDS = (
-    60.0,
-    900.0,
-)  # our own stages do not hang: they compile, minutes on a busy machine
+WARM_UP_SECONDS = 60.0
+OWN_WARM_UP_SECONDS = 900.0  # our own stages do not hang: they compile, minutes on a busy machine
 _SECONDS_PER_FLOP = 1e-10  # of a slow core, for the time a judge or one matrix product may take past the limit
 
 
