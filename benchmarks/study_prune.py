@@ -2,12 +2,13 @@
 
     python benchmarks/study_prune.py run                 every row that is missing, cheapest first, a process each
     python benchmarks/study_prune.py row 0.5 wanda+swap  one row
+    python benchmarks/study_prune.py row 0.6 sparsefw --device cuda
     python benchmarks/study_prune.py page                reports/prune/index.md from the rows
 
 One-shot rows solve the problems of the collection ``smollm2``: the dense model's Grams of 16,384 tokens of ``lee``,
-computed once and cached. Sequential rows, and those of more tokens, call ``fwbench.prune``. Rows are only ever appended
-to ``results.csv``, each layer's error to ``layers.csv``; masks are kept in the cache layer by layer, so that a kill
-loses one layer and a method with a weight update begins from the mask that it updates.
+computed once and cached. Sequential rows, those of more tokens and those of a GPU call ``fwbench.prune``. Rows are only
+ever appended to ``results.csv``, each layer's error to ``layers.csv``; masks are kept in the cache layer by layer, so
+that a kill loses one layer and a method with a weight update begins from the mask that it updates.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ UPDATES = ("sparsegpt", "wanda+refit", "admm", "wanda+admm", "wanda+swap+refit",
 UPDATES += (f"{OURS}+admm",)
 IN_SEQUENCE = ("wanda", "wanda+swap", "sparsegpt", OURS)
 FIELDS = ("mode", "pattern", "method", *TEXTS, "error", "relative_error", "ratio_to_wanda")
-FIELDS += ("solve_cpu_minutes", "solve_wall_minutes", "peak_mb", "solver", "commit", "created")
+FIELDS += ("solve_cpu_minutes", "solve_wall_minutes", "peak_mb", "solver", "commit", "created", "device")
 
 
 def plan() -> list[tuple[str, str, str]]:
@@ -71,21 +72,23 @@ def plan() -> list[tuple[str, str, str]]:
 # --- one row ---------------------------------------------------------------------------------------------------------
 
 
-def one_row(mode: str, pattern: str, method: str) -> None:
+def one_row(mode: str, pattern: str, method: str, device: str = "cpu") -> None:
     torch.set_num_threads(THREADS)
     model = load_model(MODEL)
     errors: dict[str, float] = {}
     row: dict[str, Any] = {"mode": mode, "pattern": pattern, "method": method}
-    if mode == SEQUENTIAL or TOKENED in method:
-        model, more = _by_command(mode, pattern, method, errors)
+    if mode == SEQUENTIAL or TOKENED in method or (device != "cpu" and mode != DENSE):
+        model, more = _by_command(mode, pattern, method, device, errors)
         row |= more
     elif mode == ONE_SHOT:
         row |= _one_shot(model, pattern, method, errors)
+    model.network.to(device)
     for name in TEXTS:
         row[name] = f"{perplexity(model, load_text(name), tokens=TOKENS).value:.4f}"
     row["peak_mb"] = round((peak_memory() or 0) / 1e6)
     row["commit"] = str(machine.describe().get("commit", ""))[:12]
     row["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    row["device"] = torch.cuda.get_device_name(device) if device != "cpu" else device
     if errors:
         names = ("mode", "pattern", "method", *errors)
         values = {layer: f"{error:.6g}" for layer, error in errors.items()}
@@ -156,14 +159,16 @@ def solved(problem: Problem, line: pipeline.Pipeline) -> dict[str, Any]:
     return {**found, "keep": keep, "weights": weights}
 
 
-def _by_command(mode: str, pattern: str, method: str, errors: dict[str, float]) -> tuple[Model, dict[str, Any]]:
-    """What ``fwbench prune`` makes of the model; its minutes include the forward passes."""
+def _by_command(
+    mode: str, pattern: str, method: str, device: str, errors: dict[str, float]
+) -> tuple[Model, dict[str, Any]]:
+    """What ``fwbench prune`` makes of the model; its minutes are of the whole command."""
     from fwbench.prune import Options, prune
 
     if SHRUNK in method:
         raise SystemExit(f"{method}: shrinkage is for one-shot rows of the collection's tokens")
     spec, _, tokens = method.partition(TOKENED)
-    options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="")
+    options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="", device=device)
     options = replace(options, tokens=int(tokens)) if tokens else options
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
@@ -171,6 +176,7 @@ def _by_command(mode: str, pattern: str, method: str, errors: dict[str, float]) 
         summary = prune(MODEL, out, options)
         cpu, wall = time.process_time() - began[0], time.monotonic() - began[1]
         model = load_model(out)
+    print(", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in summary["seconds"].items()), flush=True)
     records = summary["layers"]
     errors |= {record["layer"]: record["error"] for record in records}
     wanda = [record["error"] / record["ratio_to_wanda"] for record in records]
@@ -245,10 +251,11 @@ def main() -> None:
     single.add_argument("pattern")
     single.add_argument("method")
     single.add_argument("--mode", default=ONE_SHOT, choices=(DENSE, ONE_SHOT, SEQUENTIAL))
+    single.add_argument("--device", default="cpu")
     given = parser.parse_args()
     OUT = given.out
     if given.command == "row":
-        one_row(given.mode, given.pattern.strip("-"), given.method)
+        one_row(given.mode, given.pattern.strip("-"), given.method, given.device)
     else:
         {"run": run, "page": page}[given.command]()
 

@@ -101,11 +101,16 @@ def project(pattern: Pattern, u: np.ndarray, tolerance: float = 0.0) -> np.ndarr
     """
     x = pattern.groups(np.asarray(u, dtype=np.float64))
     counts = pattern.counts((u.shape[-2], u.shape[-1]))[:, None]
-    low, high = x.min(axis=1, keepdims=True) - 1, x.max(axis=1, keepdims=True)
-    for _ in range(60):
-        t = (low + high) / 2
-        too_many = np.clip(x - t, 0, 1).sum(axis=1, keepdims=True) > counts
-        low, high = np.where(too_many, t, low), np.where(too_many, high, t)
     off = np.abs(x.sum(axis=1, keepdims=True) - counts) > tolerance
     off |= ((x < 0) | (x > 1)).any(axis=1, keepdims=True)
-    return np.where(off, np.clip(x - (low + high) / 2, 0, 1), x).reshape(u.shape)
+    if not off.any():
+        return x.reshape(u.shape)
+    moved, wanted = x[off[:, 0]], counts[off[:, 0]]
+    low, high = moved.min(axis=1, keepdims=True) - 1, moved.max(axis=1, keepdims=True)
+    for _ in range(60):
+        t = (low + high) / 2
+        too_many = np.clip(moved - t, 0, 1).sum(axis=1, keepdims=True) > wanted
+        low, high = np.where(too_many, t, low), np.where(too_many, high, t)
+    x = x.copy()  # of a caller's float64 array it is a view
+    x[off[:, 0]] = np.clip(moved - (low + high) / 2, 0, 1)
+    return x.reshape(u.shape)

@@ -4,9 +4,9 @@ Everything is in pruned indicators ``u``. For each row the objective is ``h(u) =
 ``Q = diag(w) G diag(w)``, ``D = diag(d)``; ``d = 0`` is the plain error. The gradient is carried along, so an iteration
 costs one Gram product, that of the direction.
 
-Two executions of one loop: fused numba kernels on the CPU (``fw_rows``), and torch on any device (``fw_torch``), which
-is also their reference. Variants with an active set run on the CPU, on part of the rows after the other where their
-sets would not fit into memory.
+Three executions of one loop: fused numba kernels on the CPU (``fw_rows``), fused Triton kernels on CUDA for vanilla
+(``fw_triton``), and torch on any device (``fw_torch``), which is also their reference. Variants with an active set run
+on the CPU, on part of the rows after the other where their sets would not fit into memory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 
 import numpy as np
 import psutil
@@ -150,6 +151,11 @@ def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context) 
     context = replace(context, deadline=min(context.deadline, time.monotonic() + options.seconds))
     if layer.W.device.type == "cpu":
         return _minimise_parts(layer, u, options, context)
+    if find_spec("triton"):
+        from fwbench.solvers import fw_triton
+
+        if fw_triton.fits(layer, options):
+            return fw_triton.minimise_triton(layer, u, options, context)
     return minimise_torch(layer, u, options, context)
 
 

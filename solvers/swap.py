@@ -7,7 +7,9 @@ With ``g = 2Qu`` the exchange of pruned ``i`` and kept ``j`` of one row changes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import ClassVar
 
 import numpy as np
@@ -45,19 +47,31 @@ class Swap(Stage):
         pruned = ~state.keep
         group = min(problem.pattern.group_size(problem.shape), problem.n)
         limit = self.limit or np.iinfo(np.int64).max
-        rows = kernel.Rows(problem.W, problem.G, group, context.threads, self.enough)
         if context.device.startswith("cuda"):
-            from fwbench.solvers import swap_torch
-
-            swaps, evaluated, stopped = swap_torch.descend(
+            descend = _on_device(problem.n, group)
+            swaps, evaluated, stopped = descend(
                 problem.W, problem.G, pruned, group, limit, self.enough, context.device, context.expired
             )
         else:
+            rows = kernel.Rows(problem.W, problem.G, group, context.threads, self.enough)
             swaps, evaluated, stopped = rows.descend_all(pruned, limit, context.expired)
         if not problem.pattern.separable and not stopped:
+            rows = kernel.Rows(problem.W, problem.G, group, context.threads, self.enough)
             done, looked, stopped = rows.exchange(pruned, limit, context.expired)
             swaps, evaluated = swaps + done, evaluated + looked
         return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)
+
+
+def _on_device(n: int, group: int) -> Callable[..., tuple[int, int, str]]:
+    """The descent for a CUDA device: a kernel that holds a row where there is Triton and the row fits, else batches."""
+    from fwbench.solvers import swap_torch
+
+    if find_spec("triton"):
+        from fwbench.solvers import swap_triton
+
+        if swap_triton.fits(n, group):
+            return swap_triton.descend
+    return swap_torch.descend
 
 
 @register

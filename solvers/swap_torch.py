@@ -47,13 +47,13 @@ def descend(
         it was cut short.
     """
     gram = torch.tensor(G, dtype=torch.float64, device=device)
-    strongest = _strongest(gram)
+    near = strongest(gram)
     size = max(1, ENTRIES // (W.shape[1] * min(LINES if group == W.shape[1] else group, W.shape[1])))
     swaps = looked = 0
     for first in range(0, len(W), size):
         part = slice(first, first + size)
         batch = _Batch(
-            torch.tensor(W[part], dtype=torch.float64, device=device), gram, strongest, pruned[part], group, enough
+            torch.tensor(W[part], dtype=torch.float64, device=device), gram, near, pruned[part], group, enough
         )
         late = False
         for _ in range(limit):
@@ -69,7 +69,7 @@ def descend(
     return swaps, looked, ""
 
 
-def _strongest(G: torch.Tensor) -> torch.Tensor:
+def strongest(G: torch.Tensor) -> torch.Tensor:
     """Of each weight, the largest ``|G_ij| / sqrt(G_jj)`` of another, ``(n,)``."""
     root = G.diagonal().sqrt()
     strength = torch.where(root > 0, G.abs() / root, 0.0)

@@ -100,7 +100,7 @@ def test_a_batch_keeps_to_its_device():
     W, G = (torch.empty(shape, device="meta", dtype=torch.float64) for shape in ((3, 16), (16, 16)))
     with pytest.raises(RuntimeError, match="device"):
         W * torch.ones(3, 16)
-    strongest = swap_torch._strongest(G)
+    strongest = swap_torch.strongest(G)
     for group in (4, 16):
         batch = swap_torch._Batch(W, G, strongest, np.zeros((3, 16), bool), group, 0.5)
         a, b = batch.q - 2 * batch.g, batch.q + 2 * batch.g

@@ -1,0 +1,239 @@
+"""Vanilla Frank-Wolfe on a CUDA device in Triton: an iteration is one product and one kernel, and 50 are one graph.
+
+A program holds a row in registers: it steps along the direction whose product came in, finds the oracle's threshold by
+bisection on the bits of the gradient (no sort), and writes the next direction. Same results as ``fw_torch``, up to
+rounding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+
+from fwbench.patterns import NM
+from fwbench.result import Moment
+from fwbench.solvers.fw_rows import REFRESH
+from fwbench.stage import Context
+
+if TYPE_CHECKING:
+    from fwbench.solvers.frank_wolfe import Layer, Options, Run
+
+LOOK = 50  # iterations between two looks at the clock, the stops and the bound: each waits for the device
+MOST = 1 << 14  # entries of a row that fit into a program's registers
+RULES = {"open": 0, "linesearch": 1}
+
+
+def fits(layer: Layer, options: Options) -> bool:
+    """Whether this loop can run it; what it cannot run ``fw_torch`` can."""
+    pattern, n = layer.pattern, layer.W.shape[1]
+    groups = pattern.of if isinstance(pattern, NM) else 1
+    return (
+        options.variant == "vanilla"
+        and options.step in RULES
+        and pattern.separable
+        and not groups & (groups - 1)
+        and 0 < n <= MOST
+        and layer.W.numel() < 1 << 31
+    )
+
+
+@triton.jit
+def _smallest(x, inside, k, LOWEST: tl.constexpr, HIGHEST: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Mark the ``k`` smallest of ``x``, ties to the lower index: bisection on integers in the order of the floats."""
+    x = tl.where(x == 0, 0.0, x)  # no negative zero, which compares equal and has other bits
+    key = x.to(tl.int32 if x.dtype == tl.float32 else tl.int64, bitcast=True)
+    key = tl.where(key < 0, key ^ HIGHEST, key)
+    low = tl.min(tl.where(inside, key, HIGHEST), axis=0)
+    high = tl.max(tl.where(inside, key, LOWEST), axis=0)
+    exact = 0
+    while low < high:
+        middle = (low & high) + ((low ^ high) >> 1)
+        count = tl.sum((inside & (key <= middle)).to(tl.int32), axis=0)
+        exact = (count == k).to(tl.int32)
+        low = tl.where(count >= k, low, middle + 1)
+        high = tl.where(count >= k, middle, high)
+        low = tl.where(count == k, high, low)
+    chosen = inside & (key <= high)
+    if exact == 0:
+        below = inside & (key < high)
+        tied = inside & (key == high)
+        left = k - tl.sum(below.to(tl.int32), axis=0)
+        chosen = below | (tied & (tl.cumsum(tied.to(tl.int32), axis=0) <= left))
+    return chosen & (k > 0)
+
+
+@triton.jit
+def _smallest_of_groups(x, k, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The same in each group of ``SIZE`` neighbours, by ranks."""
+    mine = tl.reshape(x, (BLOCK // SIZE, SIZE))
+    column = tl.arange(0, SIZE)[None, :]
+    rank = tl.zeros((BLOCK // SIZE, SIZE), tl.int32)
+    for j in tl.static_range(SIZE):
+        other = tl.sum(tl.where(column == j, mine, 0.0), axis=1)[:, None]
+        rank += ((other < mine) | ((other == mine) & (column > j))).to(tl.int32)
+    return tl.reshape((rank < k).to(tl.int32), (BLOCK,)) != 0
+
+
+@triton.jit(do_not_specialize=["offset"])
+def _iterate(  # type: ignore[no-untyped-def]
+    w_, d_, fixed_, counts_, u_, g_, v_, p_, t_, slope_, value_, best_, best_u_, done_, began_,
+    n, offset, ell, gap,
+    HAS_D: tl.constexpr, HAS_FIXED: tl.constexpr, MOVE: tl.constexpr, CHECK: tl.constexpr, RULE: tl.constexpr,
+    SIZE: tl.constexpr, LOWEST: tl.constexpr, HIGHEST: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Step along the direction whose product is in ``t_`` (if ``MOVE``), then the next direction, its slope and ``p_``.
+
+    ``CHECK``: also the objective, and the best bound with its point.
+    """
+    row = tl.program_id(0)
+    column = tl.arange(0, BLOCK)
+    inside = column < n
+    at = row * n + column
+    w = tl.load(w_ + at, inside, other=0)
+    u = tl.load(u_ + at, inside, other=0)
+    g = tl.load(g_ + at, inside, other=0)
+    d = tl.load(d_ + at, inside, other=0) if HAS_D else w
+    done = tl.load(done_ + row)
+    if MOVE:
+        move = tl.load(v_ + at, inside, other=0).to(w.dtype) - u
+        change = 2 * w * tl.load(t_ + at, inside, other=0)
+        if HAS_D:
+            change -= 2 * d * move
+        slope = tl.load(slope_ + row)
+        if RULE == 0:
+            step = tl.cast(ell, w.dtype) / (tl.load(began_) + offset + ell).to(w.dtype)
+        else:
+            curvature = tl.sum(change * move, axis=0)
+            step = tl.where(slope < curvature, slope / tl.where(curvature > 0, curvature, 1.0), 1.0)
+        step = tl.where((slope > 0) & (done == 0), step, 0.0).to(w.dtype)
+        u += step * move
+        u = tl.where(u < EPS, 0.0, tl.where(u > 1 - EPS, 1.0, u))
+        g += step * change
+        tl.store(u_ + at, u, inside)
+        tl.store(g_ + at, g, inside)
+    score = g
+    if HAS_FIXED:
+        score = tl.where(tl.load(fixed_ + at, inside, other=0) != 0, float("inf"), g)
+    k = tl.load(counts_ + row)
+    if SIZE > 1:
+        pruned = _smallest_of_groups(score, k, SIZE, BLOCK)
+    else:
+        pruned = _smallest(score, inside, k, LOWEST, HIGHEST)
+    v = pruned.to(w.dtype)
+    slope = tl.sum(tl.where(inside, g * (u - v), 0.0), axis=0)
+    tl.store(slope_ + row, slope)
+    tl.store(v_ + at, pruned.to(tl.uint8), inside)
+    tl.store(p_ + at, w * (v - u), inside)
+    if CHECK:
+        h = (g + d) * u if HAS_D else g * u
+        value = tl.sum(tl.where(inside, h, 0.0), axis=0) / 2
+        tl.store(value_ + row, value)
+        if value - slope > tl.load(best_ + row):
+            tl.store(best_ + row, value - slope)
+            tl.store(best_u_ + at, u, inside)
+        tl.store(done_ + row, ((done != 0) | ((gap > 0) & (slope <= gap * tl.maximum(value, 0.0)))).to(tl.uint8))
+
+
+class Loop:
+    """A layer's arrays on the device, and the kernels' launches on them."""
+
+    def __init__(self, layer: Layer, u: torch.Tensor, options: Options) -> None:
+        rows, n = u.shape
+        integer = torch.iinfo(torch.int32 if u.dtype == torch.float32 else torch.int64)
+        size = layer.pattern.of if isinstance(layer.pattern, NM) else 1
+        counts = layer.pattern.counts((rows, n)).reshape(rows, -1)[:, 0]  # in N:M all groups' are equal
+        self.layer, self.W, self.d = layer, layer.W.contiguous(), layer.d
+        self.fixed = options.fixed
+        self.counts = torch.tensor(counts, dtype=torch.int32, device=u.device)
+        self.u, self.g, self.P, self.T, self.best_u = (u.clone().contiguous() for _ in range(5))
+        self.v = torch.zeros_like(u, dtype=torch.uint8)
+        self.slope, self.value, self.best = (u.new_zeros(rows) for _ in range(3))
+        self.best -= torch.inf
+        self.done = torch.zeros(rows, dtype=torch.uint8, device=u.device)
+        self.began = torch.zeros((), dtype=torch.int32, device=u.device)
+        self.scalars = (n, float(options.ell), float(options.gap))
+        block = max(triton.next_power_of_2(n), size)
+        self.constants = {
+            "HAS_D": self.d is not None,
+            "HAS_FIXED": self.fixed is not None,
+            "RULE": RULES[options.step],
+            "SIZE": size,
+            "LOWEST": integer.min,
+            "HIGHEST": integer.max,
+            "EPS": 2 * torch.finfo(u.dtype).eps,
+            "BLOCK": block,
+            "num_warps": max(1, min(16, block // 256)),
+        }
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def refresh(self) -> None:
+        """The gradient afresh, and the next direction."""
+        self.g.copy_(self.layer.gradient(self.u, self.layer.product(self.u)))
+        self._launch(0, move=False, check=True)
+
+    def step(self, offset: int, check: bool) -> None:
+        """Iteration ``began + offset``."""
+        torch.mm(self.P, self.layer.G, out=self.T)
+        self._launch(offset, move=True, check=check)
+
+    def steps(self, count: int) -> None:
+        """``count`` iterations, the last one with a check; a whole ``LOOK`` of them is one graph from the second on."""
+        if count == LOOK and self.W.device.type == "cuda" and self.graph is None and int(self.began) >= LOOK:
+            self.graph = self._captured()
+        if count == LOOK and self.graph is not None:
+            self.graph.replay()
+        else:
+            for offset in range(count):
+                self.step(offset, check=offset + 1 == count)
+        self.began += count
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for offset in range(LOOK):
+                self.step(offset, check=offset + 1 == LOOK)
+        return graph
+
+    def _launch(self, offset: int, move: bool, check: bool) -> None:
+        n, ell, gap = self.scalars
+        d = self.W if self.d is None else self.d
+        fixed = self.v if self.fixed is None else self.fixed
+        _iterate[(len(self.u),)](
+            self.W, d, fixed, self.counts, self.u, self.g, self.v, self.P, self.T, self.slope, self.value, self.best,
+            self.best_u, self.done, self.began, n, offset, ell, gap, MOVE=move, CHECK=check, **self.constants,
+        )  # fmt: skip
+
+
+def minimise_triton(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
+    """As ``frank_wolfe.minimise``, for what :func:`fits`; the trace has a moment every ``LOOK`` iterations."""
+    from fwbench.solvers.frank_wolfe import Run
+
+    loop = Loop(layer, u, options)
+    loop.refresh()
+    trace: list[Moment] = []
+    t, products, stopped = 0, 1, ""
+    while True:
+        total, lower = (float(x.sum(dtype=torch.float64)) for x in (loop.value, loop.best.clamp(min=0)))
+        upper = layer.rounded_error(loop.u) if options.rounded else None
+        trace.append(Moment(context.seconds(), upper, lower, t, total))
+        finished = t >= options.steps or (options.gap > 0 and bool(loop.done.all()))
+        if finished or context.expired():
+            stopped = "" if finished else "deadline"
+            break
+        count = min(LOOK, options.steps - t)
+        loop.steps(count)
+        t, products = t + count, products + count
+        if t % REFRESH == 0:
+            loop.refresh()
+            products += 1
+    counters: dict[str, Any] = {
+        "lmo_calls": products,
+        "gram_products": products,
+        "drop_steps": 0,
+        "active_set_max": 0,
+        "corrections": 0,
+    }
+    return Run(loop.u, loop.best_u, loop.best[:, None], t, stopped, trace, counters)

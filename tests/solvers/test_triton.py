@@ -1,0 +1,212 @@
+"""The Triton kernels, which a CUDA device runs: on one where there is one, else in Triton's interpreter on the CPU."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+if not torch.cuda.is_available():  # read when the kernels are decorated
+    os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip("triton", reason="needs Triton")
+
+from layers import hostile_layers, integer_layer, random_layer
+from test_swap_torch import starts
+
+from fwbench.judge import count_reason
+from fwbench.problem import Problem
+from fwbench.solvers import frank_wolfe as loop
+from fwbench.solvers import fw_triton, swap_torch, swap_triton
+from fwbench.solvers.fw_torch import minimise_torch
+from fwbench.solvers.push import middle
+from fwbench.solvers.swap import Swap
+from fwbench.stage import Context, State
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KINDS = ["0.5", "2:4", "rows"]
+
+
+def both(problem, dtype="float64", e=None, **options):
+    """The runs of the torch loop and of the fused one, from the middle of the polytope."""
+    context = Context(DEVICE, dtype)
+    layer = loop.Layer.of(problem, context, None if e is None else problem.W.astype(float) ** 2 * e)
+    u = torch.tensor(middle(problem), dtype=layer.W.dtype, device=DEVICE)
+    given = loop.Options(variant="vanilla", **options)
+    assert fw_triton.fits(layer, given)
+    return [minimise(layer, u, given, context) for minimise in (minimise_torch, fw_triton.minimise_triton)]
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+@pytest.mark.parametrize("step", ["open", "linesearch"])
+@pytest.mark.parametrize("pattern", KINDS)
+def test_iterates_equal_the_torch_loop_s_ties_included(pattern, step, steps):
+    problem = integer_layer(pattern, rows=2, n=24)
+    e = np.full(problem.n, 0.5 * np.linalg.eigvalsh(problem.G)[0])
+    fixed = torch.tensor(np.random.default_rng(0).random(problem.shape) < 0.1, device=DEVICE)
+    for more in ({}, {"e": e}, {"fixed": fixed}):
+        theirs, mine = both(problem, step=step, steps=steps, **more)
+        assert torch.allclose(mine.u, theirs.u, rtol=0, atol=1e-12)
+        assert mine.iterations == theirs.iterations == steps
+        assert mine.counters["gram_products"] == steps + 1
+        assert float(mine.bound.sum()) <= float(mine.trace[-1].relaxed) + 1e-9
+        value = problem.row_errors(mine.u.cpu().numpy()).sum() if not more else None
+        assert value is None or mine.trace[-1].relaxed == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the slope, which is not looked at
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("pattern", KINDS)
+def test_the_vertex_is_the_pattern_s(pattern, dtype):
+    """Thresholds by bits: ties, zeros of both signs, infinities and subnormal numbers."""
+    rng = np.random.default_rng(1)
+    awkward = [0.0, -0.0, 1.0, -1.0, 1e-310 if dtype == "float64" else 1e-42, np.inf, 3e38, -3e38]
+    for scores in (rng.choice(awkward, (3, 24)), rng.integers(-3, 4, (3, 24)), rng.standard_normal((3, 24))):
+        pattern_ = random_layer(pattern, rows=3, n=24).pattern
+        W = torch.zeros(scores.shape, dtype=getattr(torch, dtype), device=DEVICE)
+        layer = loop.Layer(W, torch.zeros(24, 24, dtype=W.dtype, device=DEVICE), None, pattern_)
+        work = fw_triton.Loop(layer, torch.full_like(W, 0.5), loop.Options(steps=1))
+        work.g.copy_(torch.tensor(scores))
+        work._launch(0, move=False, check=False)
+        expected = pattern_.prune(torch.tensor(scores, dtype=W.dtype))
+        assert torch.equal(work.v.bool().cpu(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # of float32, on the layer "huge"
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_hostile_layers_stay_in_the_polytope(pattern):
+    for problem in hostile_layers(pattern):
+        _, run = both(problem, dtype="float32", steps=4, step="linesearch")
+        u = run.u.double().cpu().numpy()
+        assert u.min() >= 0
+        assert u.max() <= 1
+        counts = problem.pattern.counts(problem.shape)
+        np.testing.assert_allclose(problem.pattern.groups(u).sum(axis=-1), counts, atol=1e-5)
+        assert run.trace[-1].relaxed <= run.trace[0].relaxed * (1 + 1e-5)
+
+
+def test_stops_refreshes_and_looks(monkeypatch):
+    problem = random_layer("0.5", rows=2, n=16)
+    monkeypatch.setattr(fw_triton, "LOOK", 5)
+    monkeypatch.setattr(fw_triton, "REFRESH", 10)
+    theirs, mine = both(problem, steps=23, step="linesearch")
+    assert torch.allclose(mine.u, theirs.u, atol=1e-9)
+    assert [moment.iterations for moment in mine.trace] == [0, 5, 10, 15, 20, 23]
+    assert mine.counters["gram_products"] == 1 + 23 + 2
+    assert np.diff([moment.lower for moment in mine.trace]).min() >= 0
+    _, early = both(problem, steps=500, step="linesearch", gap=0.5)
+    assert early.iterations < 500
+    assert early.trace[-1].relaxed - early.trace[-1].lower <= 0.5 * early.trace[-1].relaxed
+    late = Context(DEVICE, "float32", deadline=0.0)
+    layer = loop.Layer.of(problem, late)
+    run = fw_triton.minimise_triton(layer, torch.full_like(layer.W, 0.5), loop.Options(steps=50), late)
+    assert (run.stopped, run.iterations) == ("deadline", 0)
+
+
+def test_what_does_not_fit_is_left_to_torch():
+    problem = random_layer("0.5", rows=2, n=16)
+    layer = loop.Layer.of(problem, Context())
+    assert fw_triton.fits(layer, loop.Options())
+    for options in (loop.Options(variant="dicg"), loop.Options(step="adaptive"), loop.Options(step="short")):
+        assert not fw_triton.fits(layer, options)
+    for pattern in ("unstructured:0.5", "1:6"):
+        other = random_layer("0.5", rows=2, n=12).with_pattern(pattern)
+        assert not fw_triton.fits(loop.Layer.of(other, Context()), loop.Options())
+    assert not swap_triton.fits(12, 6)
+    assert not swap_triton.fits(swap_triton.MOST + 1, swap_triton.MOST + 1)
+
+
+def descended(problem, start, limit=10**9, enough=1.0, expired=lambda: False, descend=swap_triton.descend):
+    pruned = ~start.keep
+    group = min(problem.pattern.group_size(problem.shape), problem.n)
+    found = descend(problem.W, problem.G, pruned, group, limit, enough, DEVICE, expired)
+    return ~pruned, *found
+
+
+@pytest.mark.parametrize("limit", [1, 3, 0])
+@pytest.mark.parametrize("make", [integer_layer, random_layer])
+@pytest.mark.parametrize("pattern", KINDS)
+def test_swaps_equal_the_kernel_s_swap_by_swap_ties_included(pattern, make, limit):
+    problem = make(pattern, rows=3, n=40, seed=3)
+    for start in starts(problem):
+        keep, swaps, looked, stopped = descended(problem, start, limit or 10**9)
+        expected = Swap(limit=limit).run(problem, start, Context())
+        assert np.array_equal(keep, expected.keep)
+        assert (swaps, stopped) == (expected.counters["swaps"], "")
+        assert looked <= (swaps + problem.rows) * problem.n**2
+
+
+@pytest.mark.parametrize("pattern", KINDS)
+def test_swaps_on_hostile_layers(pattern):
+    for problem in hostile_layers(pattern):
+        for start in starts(problem):
+            keep, *_ = descended(problem, start)
+            assert not count_reason(problem, keep), problem.name
+            assert problem.error(keep) <= problem.error(start.keep) * (1 + 1e-12) + 1e-13 * problem.total
+
+
+def test_swaps_end_at_an_optimum_and_examine_few_lines(monkeypatch):
+    problem = random_layer("0.5", rows=3, n=48, condition=1e2)
+    start = starts(problem)[1]
+    keep, swaps, looked, _ = descended(problem, start)
+    batches = descended(problem, start, descend=swap_torch.descend)
+    assert np.array_equal(keep, batches[0])
+    assert looked < batches[2]
+    less = descended(problem, start, enough=0.1)
+    assert less[2] < looked
+    assert Swap().run(problem, State(keep=less[0]), Context()).counters["swaps"] == 0
+    monkeypatch.setattr(swap_triton, "SWAPS", 3)  # of a launch
+    assert np.array_equal(descended(problem, start)[0], keep)
+    looks = iter([False, True])
+    part = descended(problem, start, expired=lambda: next(looks))
+    assert part[1:] == (9, part[2], "deadline")
+    assert np.array_equal(part[0], Swap(limit=3).run(problem, start, Context()).keep)
+    assert swaps > 9
+
+
+def test_rows_that_nothing_can_move():
+    problem = Problem("edge", np.ones((2, 4)), np.eye(4), random_layer("0.5", rows=2, n=4).pattern)
+    for pattern in ("0.0", "1.0"):
+        edge = problem.with_pattern(pattern)
+        keep = np.full(edge.shape, pattern == "0.0")
+        assert descended(edge, State(keep=keep))[1:] == (0, 0, "")
+
+
+COMPILE = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+from fwbench.solvers import fw_triton, swap_triton
+
+
+def build(kernel, types, **constants):
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    built = compile(ASTSource(kernel, signature, constexprs=constants), target=GPUTarget("cuda", 90, 32))
+    print(kernel.__name__, len(built.asm["cubin"]) > 0)
+
+
+narrow = {"n": "i32", "offset": "i32", "limit": "i32"}
+small = dict.fromkeys(["ell", "gap", "relative", "absolute", "enough"], "fp32")
+for real, bits in (("fp32", 31), ("fp64", 63)):
+    arrays = {name: f"*{real}" for kernel in (fw_triton._iterate, swap_triton._descend) for name in kernel.arg_names}
+    arrays = {name: kind for name, kind in arrays.items() if name.endswith("_")}
+    arrays |= {"fixed_": "*i1", "counts_": "*i32", "v_": "*u8", "done_": "*u8", "began_": "*i32", "swaps_": "*i32"}
+    arrays |= {"lines_": "*i32"}
+    known = dict(LOWEST=-(1 << bits), HIGHEST=(1 << bits) - 1, EPS=1e-6, BLOCK=1024)
+    for size, rule, on in ((1, 0, True), (1, 1, False), (4, 1, True)):
+        known |= dict(SIZE=size, RULE=rule, HAS_D=on, HAS_FIXED=on, MOVE=on, CHECK=not on)
+        build(fw_triton._iterate, arrays | narrow | small, **known)
+arrays |= {"u_": "*u8"}
+for size in (1, 4):
+    build(swap_triton._descend, arrays | narrow | small, SIZE=size, KNOTS=swap_triton.KNOTS, BLOCK=1024)
+"""
+
+
+def test_the_kernels_compile_for_a_gpu(tmp_path):
+    """The interpreter runs any Python, the compiler does not; it needs no device."""
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    clean |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["_iterate", "True"] * 6 + ["_descend", "True"] * 2
