@@ -89,8 +89,8 @@ def iterations(name: str, problem: Problem, dtype: str, tf32: bool) -> list[dict
     }
     rows = []
     for kind, (layer, options) in kinds.items():
-        work = Loop(layer, start, options)
-        work.refresh()
+        work = Loop(layer, options)
+        work.begin(start, layer.d)
 
         def products(work: Loop = work) -> None:
             for _ in range(LOOK):
@@ -102,11 +102,11 @@ def iterations(name: str, problem: Problem, dtype: str, tf32: bool) -> list[dict
 
         def kernels(work: Loop = work) -> None:
             for offset in range(LOOK):
-                work._launch(offset, move=True, check=offset + 1 == LOOK)
+                work.launch(offset, move=True, check=offset + 1 == LOOK)
 
         product, step, kernel = (on_device(piece, LOOK) for piece in (products, steps, kernels))
         host = 1e6 * on_host(steps, 5) / LOOK
-        torch_loop = 1e6 * on_host(lambda layer=layer, o=options: minimise_torch(layer, start, o, context), 3) / LOOK
+        torch_loop = 1e6 * on_host(lambda layer=layer, o=options: minimise_torch(layer, start, o, context), 1) / LOOK
         rows.append(
             {
                 "layer": name, "rows": problem.rows, "n": problem.n, "dtype": "tf32" if tf32 else dtype, "loop": kind,

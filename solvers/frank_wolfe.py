@@ -15,6 +15,7 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -27,6 +28,9 @@ from fwbench.solvers import fw_kernels as kernels
 from fwbench.solvers import fw_rows
 from fwbench.solvers.fw_active import Atoms, atom_bytes, set_up
 from fwbench.stage import Context
+
+if TYPE_CHECKING:
+    from fwbench.solvers.fw_triton import Loop
 
 ADAPTIVE_START = 1e-3  # of the Lipschitz bound: adaptive estimates grow by themselves
 CHECK_EVERY = 10  # iterations between two looks at the clock, the stops and the bound
@@ -137,11 +141,23 @@ class Run:
     counters: dict[str, int] = field(default_factory=dict)
 
 
-def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
+def fused(layer: Layer, options: Options) -> Loop | None:
+    """The loop on the device that can be handed to one call of :func:`minimise` after the other; None where none is.
+
+    Its buffers, and the launches that it has recorded, serve every ``d`` and ``u`` of this layer.
+    """
+    if layer.W.device.type == "cpu" or not find_spec("triton"):
+        return None
+    from fwbench.solvers import fw_triton
+
+    return fw_triton.Loop(layer, options) if fw_triton.fits(layer, options) else None
+
+
+def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context, loop: Loop | None = None) -> Run:
     """Minimise ``h`` over the pattern's polytope from ``u (rows, n)``.
 
     A row stops at its relative gap, all stop after ``options.steps`` or at the deadline; the gap
-    ``gradientᵀ(u - vertex)`` bounds the distance to the minimum (Jaggi 2013, eq. 2).
+    ``gradientᵀ(u - vertex)`` bounds the distance to the minimum (Jaggi 2013, eq. 2). ``loop``: see :func:`fused`.
 
     Raises:
         ValueError: an active-set variant on a device other than the CPU.
@@ -151,11 +167,10 @@ def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context) 
     context = replace(context, deadline=min(context.deadline, time.monotonic() + options.seconds))
     if layer.W.device.type == "cpu":
         return _minimise_parts(layer, u, options, context)
-    if find_spec("triton"):
-        from fwbench.solvers import fw_triton
+    if (loop := loop or fused(layer, options)) is not None:
+        from fwbench.solvers.fw_triton import minimise_triton
 
-        if fw_triton.fits(layer, options):
-            return fw_triton.minimise_triton(layer, u, options, context)
+        return minimise_triton(layer, u, options, context, loop)
     return minimise_torch(layer, u, options, context)
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from fwbench.patterns import smallest
 from fwbench.problem import Problem
 from fwbench.solvers import frank_wolfe as loop
 from fwbench.solvers.blocks import DRIFT, project
@@ -143,8 +144,7 @@ def _fixed(problem: Problem, alpha: float, context: Context) -> torch.Tensor | N
         return None
     score = problem.pattern.groups(wanda_score(problem.W, problem.G))
     kept = score.shape[1] - problem.pattern.counts(problem.shape)
-    rank = np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1, kind="stable")
-    fixed = rank < np.floor(alpha * kept)[:, None]
+    fixed = smallest(-score, np.floor(alpha * kept).astype(np.int64))
     return torch.tensor(fixed.reshape(problem.shape), device=context.device)
 
 

@@ -52,12 +52,14 @@ class Push(Stage):
         diagonal = plain.W**2 * plain.G.diagonal()
         u = torch.tensor(start, dtype=plain.W.dtype, device=context.device)
         after = replace(state, stopped="")
+        options = loop.Options(steps=self.steps, variant=self.variant)
+        kept = loop.fused(replace(plain, d=diagonal), options)
         for strength in np.geomspace(self.first, self.last, self.rounds):
             if context.expired():
                 after = replace(after, stopped="deadline")
                 break
             layer = replace(plain, d=float(strength) * diagonal)
-            run = loop.minimise(layer, u, loop.Options(steps=self.steps, variant=self.variant), context)
+            run = loop.minimise(layer, u, options, context, kept)
             u = run.u.clamp(0, 1)
             after = after.count(iterations=run.iterations, **run.counters)
         return replace(after, relaxed=project(problem.pattern, u.cpu().numpy(), DRIFT))
