@@ -200,12 +200,13 @@ def _minutes(cpu: float, wall: float) -> dict[str, str]:
 
 
 def _append(name: str, fields: Sequence[str], row: Mapping[str, Any]) -> None:
+    """Add a row in the order of the file's own header: rows by command list the layers in the model's order."""
     path = OUT / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
+    known = path.read_text().partition("\n")[0] if path.is_file() else ""
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
-        if new:
+        writer = csv.DictWriter(file, known.split(",") if known else fields, lineterminator="\n")
+        if not known:
             writer.writeheader()
         writer.writerow(row)
 

@@ -77,6 +77,8 @@ def _board(title: str, keys: Sequence[Key], rows: Rows, layers: Rows) -> str:
             ratio,
         )
         minutes = f"{float(row['solve_cpu_minutes']):.1f}" if row["solve_cpu_minutes"] else "–"
+        if row["device"] not in ("", "cpu"):
+            minutes = f"{float(row['solve_wall_minutes']):.1f} (GPU)"
         lines.append(f"| {' | '.join((*cells, wins.get(key, '–'), minutes, row['peak_mb']))} |")
     return "\n".join(lines)
 
@@ -127,8 +129,9 @@ HEAD = """# SmolLM2-135M pruned, on two boards
 All 210 linear layers, calibrated on the first 16,384 tokens of `lee_background.cor` in sequences of 512. Perplexity in
 whole windows of 512 tokens that do not overlap: `lee.cor`, 9 windows; Wikipedia, 16 windows; neither text calibrated.
 Error is the sum over layers of ‖(W − Ŵ)X‖² / tokens on the dense model's inputs; its ratio to Wanda's is the geometric
-mean over layers. Minutes are the solver's CPU time (one or two threads on two shared cores). Peak is the whole
-resident size of the process, libraries included; in the first row (Wanda at 0.5) also the extraction of all layers.
+mean over layers. Minutes are the solver's CPU time (one or two threads on two shared cores); "(GPU)" marks wall minutes
+of the whole command on an H200 ([reports/gpu](../gpu/index.md)). Peak is the whole resident size of the process,
+libraries included; in the first row (Wanda at 0.5) also the extraction of all layers.
 Written by `python benchmarks/study_prune.py page` from `results.csv` and `layers.csv`, with each row's spec and
 commit."""
 BOARDS = (
