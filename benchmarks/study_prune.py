@@ -130,7 +130,7 @@ def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float])
 
 def _update_stage(name: str) -> Any:
     """A weight update by its name, or None: the method is then one pipeline."""
-    stages = pipeline.resolve(name).stages if "(" not in name else ()
+    stages = pipeline.resolve(name).stages
     return stages[-1] if stages and stages[-1].role is Role.UPDATE else None
 
 
