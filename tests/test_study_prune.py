@@ -1,0 +1,59 @@
+"""The files of the study of whole models, as a reader of them finds the numbers."""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import study_prune
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(study_prune, "OUT", tmp_path)
+    return tmp_path
+
+
+def test_rows_stand_in_the_order_of_the_header(folder):
+    first = {"mode": "one-shot", "pattern": "0.5", "method": "wanda", "m.00.down_proj": "1", "m.00.q_proj": "2"}
+    second = {"mode": "sequential", "pattern": "0.5", "method": "wanda", "m.00.q_proj": "4", "m.00.down_proj": "3"}
+    for row in (first, second):
+        study_prune._append("layers.csv", tuple(row), row)
+    with (folder / "layers.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [first, second]
+    assert study_prune.read("layers.csv")["sequential", "0.5", "wanda"]["m.00.q_proj"] == "4"
+
+
+def test_a_row_that_the_file_has_no_column_for_is_refused(folder):
+    study_prune._append("layers.csv", ("mode", "a"), {"mode": "x", "a": "1"})
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        study_prune._append("layers.csv", ("mode", "b"), {"mode": "x", "b": "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("refit", "refit"), ("refit(ridge=0.1)", "refit"), ("admm", "admm"), ("swap", None), ("push(rounds=20)", None)],
+)
+def test_which_stages_update_weights(name, stage):
+    found = study_prune._update_stage(name)
+    assert (found and found.name) == stage
+
+
+def test_the_committed_layers_are_those_of_the_committed_errors():
+    """Their sum is the error; and by name they go with Wanda's, as numbers in another order would not."""
+    layers, results = study_prune.read("layers.csv"), study_prune.read("results.csv")
+    names = [name for name in layers["one-shot", "0.5", "wanda"] if name.startswith("smollm2")]
+    assert len(names) == 210
+
+    def logarithms(row):
+        return np.log([float(row[name]) for name in names])
+
+    wanda = logarithms(layers["one-shot", "0.5", "wanda"])
+    for key, row in layers.items():
+        found = logarithms(row)
+        assert np.exp(found).sum() == pytest.approx(float(results[key]["error"]), rel=1e-4), key
+        assert np.corrcoef(found, wanda)[0, 1] > 0.8, key
+        assert np.corrcoef(np.roll(found, 1), wanda)[0, 1] < 0.5, key
