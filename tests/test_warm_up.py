@@ -84,3 +84,22 @@ def test_our_own_stages_have_longer_to_compile_than_a_plug_in():
     assert settings.warm_up_seconds(pipeline.resolve("best")) == runner.OWN_WARM_UP_SECONDS
     assert settings.warm_up_seconds(Pipeline((*pipeline.resolve("wanda").stages, Slow()))) == 2.0
     assert runner.Settings(warm_up_limit=2.0).warm_up_seconds(Pipeline((Start(),))) == math.inf
+
+
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", {16}), ("cuda", {40, 64})])
+def test_on_a_gpu_the_warm_up_is_as_wide_as_the_layer(device, sizes, monkeypatch):
+    """There kernels are compiled for a width; on the CPU one for all."""
+    seen = []
+
+    def run(problem, line, **given):
+        seen.append(problem.n)
+        return pipeline_run(problem, line)
+
+    pipeline_run = running.run
+    monkeypatch.setattr(running, "run", run)
+    running._warm_up.cache_clear()
+    for n in (40, 64, 40):
+        pipeline.warm_up(pipeline.resolve("wanda"), random_layer("0.5", rows=3, n=n), device=device)
+    running._warm_up.cache_clear()
+    assert set(seen) == sizes
+    assert len(seen) == len(sizes)

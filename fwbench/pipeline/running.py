@@ -24,16 +24,18 @@ FEASIBILITY_TOLERANCE = 1e-4  # of a relaxed point computed in float32, absolute
 def warm_up(pipeline: Pipeline, problem: Problem, *, device: str = "cpu", dtype: str = "float32") -> None:
     """Compile and load what the pipeline needs, on a tiny problem of the same pattern; once in a process.
 
-    Its failures are not reported: the run itself will meet them.
+    On a GPU the problem has as many columns as the real one, since kernels are compiled for a width. Its failures are
+    not reported: the run itself will meet them.
     """
-    _warm_up(pipeline, problem.pattern if not isinstance(problem.pattern, Rows) else None, device, dtype)
+    pattern = problem.pattern if not isinstance(problem.pattern, Rows) else None
+    _warm_up(pipeline, pattern, device, dtype, problem.n if device.startswith("cuda") else 0)
 
 
 @lru_cache(maxsize=256)
-def _warm_up(pipeline: Pipeline, pattern: Pattern | None, device: str, dtype: str) -> None:
-    size = getattr(pattern, "of", 8) * 2
+def _warm_up(pipeline: Pipeline, pattern: Pattern | None, device: str, dtype: str, n: int) -> None:
+    size = n or getattr(pattern, "of", 8) * 2
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((size, 4 * size))
+    X = rng.standard_normal((size, size if n else 4 * size))
     tiny = Problem("warm-up", rng.standard_normal((2, size)), X @ X.T, pattern or Rows(np.full(2, size // 2)))
     if skip_reason(tiny, pipeline) is not None:
         return
