@@ -72,10 +72,10 @@ def _solve(G: np.ndarray, support: np.ndarray, right: np.ndarray, ridge: float, 
         factor, failed = lapack.dpotrf(A.T, lower=1, clean=0, overwrite_a=1)
         if not failed:
             return lapack.dpotrs(factor, right, lower=1)[0]
-        ridge = _raised(ridge)
+        ridge = raised(ridge)
 
 
-def _raised(ridge: float) -> float:
+def raised(ridge: float) -> float:
     """The next larger ridge.
 
     Raises:
@@ -133,6 +133,6 @@ def change(G: torch.Tensor, W: torch.Tensor, keep: torch.Tensor, ridge: float) -
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not bool(failed.any()):
             break
-        ridge = _raised(ridge)
+        ridge = raised(ridge)
     found = torch.cholesky_solve(right[:, :, None], lower)[:, :, 0]
     return torch.zeros_like(W).scatter_(1, index, torch.where(valid, found, 0))

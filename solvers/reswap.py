@@ -1,0 +1,120 @@
+"""1-swaps under refitted weights: the mask that is best once the kept weights answer for the pruned ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from fwbench.problem import Problem
+from fwbench.solvers.refit import raised
+from fwbench.solvers.scores import keep_highest, wanda_score
+from fwbench.stage import Context, Role, Stage, State, register
+
+if TYPE_CHECKING:
+    import torch
+
+
+@register
+@dataclass(frozen=True)
+class Reswap(Stage):
+    """Exchange one pruned and one kept weight of a row while that lowers the error left after ``refit``, then refit.
+
+    Ends, row by row, at a mask that no exchange improves: partial swap inescapable, as Hazimeh and Mazumder call it for
+    subset selection. Begins from the mask at hand, from Wanda's where there is none. On the CPU, ``n²`` operations for
+    each exchange and ``n³`` for each row; a row that time does not reach keeps its mask. Counts over the layer stay
+    those of each row.
+    """
+
+    ridge: float = 1e-3  # relative to the mean diagonal of G, towards the trained weights; as ``refit``'s
+    limit: int = 0  # exchanges a row at most; 0 for as many as it takes
+
+    name: ClassVar[str] = "reswap"
+    role: ClassVar[Role] = Role.UPDATE
+    source: ClassVar[str] = "Hazimeh and Mazumder, Operations Research 68(5), 2020; Hassibi and Stork 1992"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ridge < float("inf"):
+            raise ValueError(f"ridge must be a number of at least 0, got {self.ridge!r}")
+        if self.limit < 0:
+            raise ValueError(f"limit must not be negative, got {self.limit}")
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        import torch
+
+        from fwbench.solvers.fw_rows import workers
+
+        keep = state.keep if state.keep is not None else keep_highest(problem, wanda_score(problem.W, problem.G))
+        keep, weights = np.array(keep), np.where(keep, problem.W, 0).astype(np.float64)
+        mean = float(problem.G.diagonal().mean())
+        swaps, late = 0, False
+        if mean > 0:
+            rows = _Rows(torch.from_numpy(problem.G.copy()), mean, self.ridge)
+            size = min(problem.pattern.group_size(problem.shape), problem.n)
+            most = self.limit or np.iinfo(np.int64).max
+
+            def one(row: int) -> int:
+                """Exchanges in one row; -1 if there was no time."""
+                if context.expired():
+                    return -1
+                done, keep[row], weights[row] = rows.solve(problem.W[row].astype(np.float64), keep[row], size, most)
+                return done
+
+            with workers(context.threads, problem.rows) as over:
+                found = over(one, range(problem.rows))
+            swaps, late = sum(max(done, 0) for done in found), -1 in found
+        after = replace(state, keep=keep, relaxed=None, weights=weights.astype(np.float32))
+        return replace(after, stopped="deadline" if late else "").count(swaps=swaps)
+
+
+class _Rows:
+    """What all rows share: ``G``, the ridge ``λ`` and ``C = (G + λI)⁻¹``, with ``λ`` raised until there is one."""
+
+    def __init__(self, G: torch.Tensor, mean: float, ridge: float) -> None:
+        import torch
+
+        self.G, failed = G, 1
+        while failed:
+            self.penalty = ridge * mean
+            factor, info = torch.linalg.cholesky_ex(G + self.penalty * torch.eye(len(G), dtype=G.dtype))
+            failed, ridge = int(info), raised(ridge) if int(info) else ridge
+        self.C = torch.cholesky_inverse(factor).contiguous()
+
+    def solve(self, w: np.ndarray, keep: np.ndarray, size: int, most: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Exchanges in one row, its mask and its weights after them: of the first and the last mask the better."""
+        import torch
+
+        from fwbench.solvers.reswap_kernel import descend
+
+        P, S = np.flatnonzero(~keep), np.flatnonzero(keep)
+        weights, left = self._refitted(w, P, S)
+        if not (P.size and S.size):
+            return 0, keep, weights
+        B = torch.cholesky_inverse(self._factor(P)).contiguous()
+        Z = self.C[torch.from_numpy(S)[:, None], torch.from_numpy(P)] @ B
+        swaps: int = descend(w, self.C.numpy(), B.numpy(), Z.numpy(), P, S, size, self.penalty, most)
+        others, less = self._refitted(w, P, S)
+        if not (swaps and less < left):  # what was carried along may have drifted
+            return 0, keep, weights
+        changed = np.ones_like(keep)
+        changed[P] = False
+        return swaps, changed, others
+
+    def _refitted(self, w: np.ndarray, P: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, float]:
+        """The weights ``(n,)`` on the mask that keeps ``S``, and what is left with them, the penalty included."""
+        import torch
+
+        v = w.copy()
+        v[P] = 0
+        if P.size and S.size:
+            y = torch.cholesky_solve(torch.from_numpy(w[P])[:, None], self._factor(P))
+            v[S] -= (self.C[torch.from_numpy(S)[:, None], torch.from_numpy(P)] @ y)[:, 0].numpy()
+        change = torch.from_numpy(w - v)
+        return v, float(change @ (self.G @ change) + self.penalty * (change[S] ** 2).sum())
+
+    def _factor(self, P: np.ndarray) -> torch.Tensor:
+        import torch
+
+        index = torch.from_numpy(P)
+        return torch.linalg.cholesky(self.C[index[:, None], index])

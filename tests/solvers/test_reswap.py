@@ -1,0 +1,114 @@
+"""1-swaps under refitted weights, against every exchange refitted by numpy's least squares."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from layers import PATTERNS, hostile_layers, random_layer
+
+from fwbench.judge import count_reason, judge
+from fwbench.solvers.refit import Refit
+from fwbench.solvers.reswap import Reswap
+from fwbench.solvers.scores import Random, Wanda
+from fwbench.stage import Context, State
+
+
+def refitted(w, G, pruned, penalty):
+    """What is left of one row, the penalty on the change of kept weights included: from the normal equations."""
+    kept = ~pruned
+    change = np.where(pruned, -w, 0.0)
+    if kept.any():
+        A = G[np.ix_(kept, kept)] + penalty * np.eye(kept.sum())
+        change[kept] = np.linalg.solve(A, G[np.ix_(kept, pruned)] @ w[pruned])
+    return change @ G @ change + penalty * (change[kept] ** 2).sum()
+
+
+def exchanges(pruned, size):
+    """Every mask that one exchange within a group leads to, with its pair."""
+    for i, j in product(np.flatnonzero(pruned), np.flatnonzero(~pruned)):
+        if i // size == j // size:
+            other = pruned.copy()
+            other[[i, j]] = False, True
+            yield (i, j), other
+
+
+def followed(w, G, pruned, size, penalty, limit):
+    """Best exchange after best exchange: the last mask, and how many there were."""
+    swaps = 0
+    while not limit or swaps < limit:
+        others = [(refitted(w, G, other, penalty), pair) for pair, other in exchanges(pruned, size)]
+        if not others or min(others)[0] > refitted(w, G, pruned, penalty) * (1 - 1e-9):
+            break
+        i, j = min(others)[1]
+        pruned = pruned.copy()
+        pruned[[i, j]] = False, True
+        swaps += 1
+    return pruned, swaps
+
+
+def group(problem):
+    return min(problem.pattern.group_size(problem.shape), problem.n)
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-3, 0.5])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_follows_the_best_exchange_and_ends_where_none_gains(pattern, ridge):
+    problem = random_layer(pattern, rows=3, n=12, condition=1e2)
+    penalty = ridge * problem.G.diagonal().mean()
+    start = Random().run(problem, State(), Context())
+    for limit in (1, 2, 0):
+        after = Reswap(ridge=ridge, limit=limit).run(problem, start, Context())
+        assert not count_reason(problem, after.keep)
+        expected = [
+            followed(w, problem.G, pruned, group(problem), penalty, limit)
+            for w, pruned in zip(problem.W.astype(float), ~start.keep, strict=True)
+        ]
+        assert np.array_equal(~after.keep, [pruned for pruned, _ in expected])
+        assert after.counters["swaps"] == sum(swaps for _, swaps in expected)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_weights_are_the_refit_of_the_mask(pattern):
+    problem = random_layer(pattern, rows=6, n=24)
+    start = Wanda().run(problem, State(), Context())
+    after = Reswap().run(problem, start, Context())
+    again = Refit().run(problem, State(keep=after.keep), Context())
+    np.testing.assert_allclose(after.weights, again.weights, rtol=1e-4, atol=1e-6)
+    assert not after.weights[~after.keep].any()
+    before = Refit().run(problem, start, Context())
+    assert problem.error_of_weights(after.weights) < problem.error_of_weights(before.weights)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-3])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_hostile_layers_are_never_worse_than_their_mask(pattern, ridge):
+    for problem in hostile_layers(pattern):
+        start = Wanda().run(problem, State(), Context())
+        after = Reswap(ridge=ridge).run(problem, start, Context())
+        assert np.array_equal(after.keep.sum(axis=1), start.keep.sum(axis=1))
+        found = judge(problem, after.keep, after.weights)
+        assert found.verdict == "feasible", problem.name
+        assert found.error <= problem.error(start.keep) * (1 + 1e-6) + 1e-7 * problem.total, problem.name
+
+
+def test_threads_do_not_matter_and_a_deadline_leaves_whole_rows():
+    problem = random_layer("0.5", rows=20, n=24, seed=2)
+    start = Wanda().run(problem, State(), Context())
+    one, four = (Reswap().run(problem, start, Context(threads=threads)) for threads in (1, 4))
+    assert np.array_equal(one.weights, four.weights)
+    late = Reswap().run(problem, start, Context(deadline=0.0))
+    assert late.stopped == "deadline"
+    assert np.array_equal(late.keep, start.keep)
+    assert np.array_equal(late.weights, np.where(start.keep, problem.W, 0))
+
+
+def test_edges():
+    for fraction in ("0.0", "1.0"):
+        problem = random_layer("0.5", rows=2, n=6).with_pattern(fraction)
+        after = Reswap().run(problem, State(), Context())
+        assert after.counters["swaps"] == 0
+        assert np.array_equal(after.keep, np.full(problem.shape, fraction == "0.0"))
+    with pytest.raises(ValueError, match="ridge"):
+        Reswap(ridge=-1.0)
+    with pytest.raises(ValueError, match="limit"):
+        Reswap(limit=-1)
