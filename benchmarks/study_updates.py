@@ -100,7 +100,8 @@ def page(lines: Sequence[Line]) -> str:
             float(line["error"]) <= best[line["block"], line["layer"], line["pattern"]] * (1 + 1e-6) for line in own
         )
         seconds = sum(float(line["cpu_seconds"]) for line in own) / sum(int(line["rows"]) for line in own)
-        return [f"`{spec}`", *(f"{ratio:.3f}" for ratio in ratios), f"{wins} of {len(own)}", f"{1000 * seconds:.0f}"]
+        shown = ["–" if np.isnan(ratio) else f"{ratio:.3f}" for ratio in ratios]
+        return [f"`{spec}`", *shown, f"{wins} of {len(own)}", f"{1000 * seconds:.0f}"]
 
     def order(spec: str) -> float:
         return mean([line for line in lines if line["spec"] == spec])

@@ -1,0 +1,45 @@
+"""The study of weight updates: its driver on a small layer, its page from lines that one computes by hand."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from layers import random_layer
+
+from fwbench import pipeline
+from fwbench.problem import Problem
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import study_updates
+
+
+def line(layer, spec, ratio, error=1.0, pattern="0.5"):
+    return {
+        "block": "03", "layer": layer, "pattern": pattern, "rows": "24", "spec": spec, "error": str(error),
+        "ratio_to_wanda": str(ratio), "cpu_seconds": "2.4",
+    }  # fmt: skip
+
+
+def test_the_page_means_over_layers_and_counts_the_least():
+    lines = [line("o_proj", "admm", 0.2, 2.0), line("q_proj", "admm", 0.8, 1.0)]
+    lines += [line("o_proj", "admm+reswap", 0.1, 1.0), line("q_proj", "admm+reswap", 0.4, 1.5)]
+    lines += [line("o_proj", "sparsegpt", 0.5)]
+    page = study_updates.page(lines)
+    table = [row for row in page.splitlines() if row.startswith("| `")]
+    assert table == [
+        "| `admm+reswap` | 0.200 | 0.200 | – | – | 0.100 | – | – | 1 of 2 | 100 |",
+        "| `admm` | 0.400 | 0.400 | – | – | 0.200 | – | – | 1 of 2 | 100 |",
+    ]
+    assert "Not yet run on all problems: sparsegpt." in page
+
+
+def test_a_run_keeps_what_it_has(monkeypatch, tmp_path):
+    layer = random_layer("0.5", rows=4, n=24)
+    problem = Problem("smollm2.03.o_proj.r4.0.5", layer.W, layer.G, layer.pattern)
+    monkeypatch.setattr(study_updates, "problems", lambda *given: iter([problem]))
+    for specs in (["admm"], ["admm", "wanda+reswap"]):
+        study_updates.run(tmp_path, "3", "0.5", 4, specs)
+    found = study_updates.read(tmp_path / "updates.csv")
+    assert [row["spec"] for row in found] == ["admm", "wanda+reswap"]
+    outcome = pipeline.run(problem, pipeline.resolve("wanda+reswap"), threads=1)
+    assert float(found[1]["error"]) == pytest.approx(problem.error_of_weights(outcome.weights), rel=1e-5)
