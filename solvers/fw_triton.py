@@ -207,6 +207,7 @@ class Loop:
     def begin(self, u: torch.Tensor, d: torch.Tensor | None) -> None:
         """From ``u`` on, with another ``d`` where there is one: at the gradient there."""
         if self.layer.d is not None:
+            assert d is not None
             self.layer.d.copy_(d)
         self.u.copy_(u)
         self.best.fill_(-torch.inf)
