@@ -88,32 +88,33 @@ class _Rows:
         from fwbench.solvers.reswap_kernel import descend
 
         P, S = np.flatnonzero(~keep), np.flatnonzero(keep)
-        weights, left = self._refitted(w, P, S)
         if not (P.size and S.size):
-            return 0, keep, weights
-        B = torch.cholesky_inverse(self._factor(P)).contiguous()
+            return 0, keep, np.where(keep, w, 0)
+        factor = self._factor(P)
+        weights, left = self._refitted(w, P, S, factor)
+        B = torch.cholesky_inverse(factor).contiguous()
         Z = self.C[torch.from_numpy(S)[:, None], torch.from_numpy(P)] @ B
         swaps: int = descend(w, self.C.numpy(), B.numpy(), Z.numpy(), P, S, size, self.penalty, most)
-        others, less = self._refitted(w, P, S)
+        others, less = self._refitted(w, P, S, self._factor(P))
         if not (swaps and less < left):  # what was carried along may have drifted
             return 0, keep, weights
         changed = np.ones_like(keep)
         changed[P] = False
         return swaps, changed, others
 
-    def _refitted(self, w: np.ndarray, P: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, float]:
+    def _refitted(self, w: np.ndarray, P: np.ndarray, S: np.ndarray, factor: torch.Tensor) -> tuple[np.ndarray, float]:
         """The weights ``(n,)`` on the mask that keeps ``S``, and what is left with them, the penalty included."""
         import torch
 
         v = w.copy()
         v[P] = 0
-        if P.size and S.size:
-            y = torch.cholesky_solve(torch.from_numpy(w[P])[:, None], self._factor(P))
-            v[S] -= (self.C[torch.from_numpy(S)[:, None], torch.from_numpy(P)] @ y)[:, 0].numpy()
+        y = torch.cholesky_solve(torch.from_numpy(w[P])[:, None], factor)
+        v[S] -= (self.C[torch.from_numpy(S)[:, None], torch.from_numpy(P)] @ y)[:, 0].numpy()
         change = torch.from_numpy(w - v)
         return v, float(change @ (self.G @ change) + self.penalty * (change[S] ** 2).sum())
 
     def _factor(self, P: np.ndarray) -> torch.Tensor:
+        """Of Cholesky, of ``C_PP``."""
         import torch
 
         index = torch.from_numpy(P)

@@ -18,7 +18,8 @@ import numpy as np
 
 from fwbench.solvers.swap_bounds import smallest
 
-jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+# Divisions that may raise are not vectorised
+jit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 RELATIVE_GAIN = 1e-9  # of a row's error: what gains less is rounding
 
 
