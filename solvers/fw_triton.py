@@ -1,8 +1,7 @@
 """Vanilla Frank-Wolfe on a CUDA device in Triton: an iteration is one product and one kernel, and 50 are one graph.
 
 A program holds a row in registers: it steps along the direction whose product came in, finds the oracle's threshold by
-bisection on the bits of the gradient (no sort), and writes the next direction. Same results as ``fw_torch``, up to
-rounding.
+counting from the last one's (no sort), and writes the next direction. Same results as ``fw_torch``, up to rounding.
 """
 
 from __future__ import annotations
