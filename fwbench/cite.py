@@ -40,6 +40,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "sparsegpt": ("frantar2023sparsegpt",),
     "admm": ("boza2024fast",),
     "refit": ("meng2024alps",),
+    "reswap": ("hazimeh2020fast", "hassibi1992second"),
     "gurobi": ("gurobi",),
     "scip": ("hojny2025scip",),
     "bnb": ("billionnet2009qcr", "helmberg1996interior"),

@@ -28,6 +28,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KINDS = ["0.5", "2:4", "rows"]
 
 
+def hostile(pattern):
+    """Some of the hostile layers: the interpreter takes a second for each."""
+    return [p for p in hostile_layers(pattern) if p.name in ("zero row", "zero inputs", "duplicate inputs", "huge")]
+
+
 def both(problem, dtype="float64", e=None, **options):
     """The runs of the torch loop and of the fused one, from the middle of the polytope."""
     context = Context(DEVICE, dtype)
@@ -78,7 +83,7 @@ def test_the_vertex_is_the_pattern_s(pattern, dtype):
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # of float32, on the layer "huge"
 @pytest.mark.parametrize("pattern", ["0.5", "2:4"])
 def test_hostile_layers_stay_in_the_polytope(pattern):
-    for problem in hostile_layers(pattern):
+    for problem in hostile(pattern):
         _, run = both(problem, dtype="float32", steps=2, step="linesearch")
         u = run.u.double().cpu().numpy()
         assert u.min() >= 0
@@ -108,12 +113,14 @@ def test_stops_refreshes_and_looks(monkeypatch):
     assert (run.stopped, run.iterations) == ("deadline", 0)
 
 
-@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
-def test_one_loop_serves_every_strength_of_push(pattern, monkeypatch):
+def test_one_loop_serves_every_strength_of_push(monkeypatch):
     """The stage itself, its layer on the device or as if it were."""
-    problem = integer_layer(pattern, rows=2, n=16)
-    stage, context = Push(rounds=4, steps=5), Context(DEVICE, "float64")
+    problem = random_layer("0.5", rows=2, n=16)
+    stage, context = Push(rounds=3, steps=4), Context(DEVICE, "float64")
     monkeypatch.setattr(loop, "fused", lambda layer, options: None)
+    monkeypatch.setattr(
+        loop, "minimise", lambda layer, u, options, context, _: minimise_torch(layer, u, options, context)
+    )
     apart = stage.run(problem, State(), context)
     made = []
 
@@ -128,7 +135,7 @@ def test_one_loop_serves_every_strength_of_push(pattern, monkeypatch):
     monkeypatch.setattr(loop, "minimise", minimise)
     together = stage.run(problem, State(), context)
     np.testing.assert_allclose(together.relaxed, apart.relaxed, atol=1e-9)
-    assert together.counters["iterations"] == apart.counters["iterations"] == 20
+    assert together.counters["iterations"] == apart.counters["iterations"] == 12
     assert len(made) == 1
 
 
@@ -167,7 +174,7 @@ def test_swaps_equal_the_kernel_s_swap_by_swap_ties_included(pattern, make, limi
 
 @pytest.mark.parametrize("pattern", KINDS)
 def test_swaps_on_hostile_layers(pattern):
-    for problem in hostile_layers(pattern):
+    for problem in hostile(pattern):
         start = starts(problem)[1]
         keep, *_ = descended(problem, start)
         assert not count_reason(problem, keep), problem.name
