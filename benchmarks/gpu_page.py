@@ -99,12 +99,12 @@ calibration tokens."""
 ITERATIONS = """## An iteration of Frank-Wolfe and its one product
 
 Microseconds on the device: medians of 20 replays of a graph of 50. `bare product` is `torch.mm` of the same matrices,
-`kernel` the fused kernel alone (`solvers/fw_triton.py`), whose launches overlap; `without graph` is as the host
+`kernel` the fused kernel alone (`solvers/_fw_triton.py`), whose launches overlap; `without graph` is as the host
 launches them, `torch loop` the plain loop of `solvers/fw_torch.py`."""
 SWAPS = """## 1-swap descent from Wanda's mask, a whole layer
 
 Wall time, transfers included. The plain search (`benchmarks/peer_swap.py`) looks at every pair of every row in float32
-on the same device; `batches` is `solvers/swap_torch.py`, `kernel` is `solvers/swap_triton.py`, which examines a line
+on the same device; `batches` is `solvers/swap_torch.py`, `kernel` is `solvers/_swap_triton.py`, which examines a line
 only where a bound lets it win; both in float64. Rows whose masks differ differ by rounding in float32."""
 PRECISION = """## TF32
 

@@ -5,7 +5,7 @@ Everything is in pruned indicators ``u``. For each row the objective is ``h(u) =
 costs one Gram product, that of the direction.
 
 Three executions of one loop: fused numba kernels on the CPU (``fw_rows``), fused Triton kernels on CUDA for vanilla
-(``fw_triton``), and torch on any device (``fw_torch``), which is also their reference. Variants with an active set run
+(``_fw_triton``), and torch on any device (``fw_torch``), which is also their reference. Variants with an active set run
 on the CPU, on part of the rows after the other where their sets would not fit into memory.
 """
 
@@ -30,7 +30,7 @@ from fwbench.solvers.fw_active import Atoms, atom_bytes, set_up
 from fwbench.stage import Context
 
 if TYPE_CHECKING:
-    from fwbench.solvers.fw_triton import Loop
+    from fwbench.solvers._fw_triton import Loop
 
 ADAPTIVE_START = 1e-3  # of the Lipschitz bound: adaptive estimates grow by themselves
 CHECK_EVERY = 10  # iterations between two looks at the clock, the stops and the bound
@@ -148,9 +148,9 @@ def fused(layer: Layer, options: Options) -> Loop | None:
     """
     if layer.W.device.type == "cpu" or not find_spec("triton"):
         return None
-    from fwbench.solvers import fw_triton
+    from fwbench.solvers import _fw_triton
 
-    return fw_triton.Loop(layer, options) if fw_triton.fits(layer, options) else None
+    return _fw_triton.Loop(layer, options) if _fw_triton.fits(layer, options) else None
 
 
 def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context, loop: Loop | None = None) -> Run:
@@ -168,7 +168,7 @@ def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context, 
     if layer.W.device.type == "cpu":
         return _minimise_parts(layer, u, options, context)
     if (loop := loop or fused(layer, options)) is not None:
-        from fwbench.solvers.fw_triton import minimise_triton
+        from fwbench.solvers._fw_triton import minimise_triton
 
         return minimise_triton(layer, u, options, context, loop)
     return minimise_torch(layer, u, options, context)

@@ -67,10 +67,10 @@ def _on_device(n: int, group: int) -> Callable[..., tuple[int, int, str]]:
     from fwbench.solvers import swap_torch
 
     if find_spec("triton"):
-        from fwbench.solvers import swap_triton
+        from fwbench.solvers import _swap_triton
 
-        if swap_triton.fits(n, group):
-            return swap_triton.descend
+        if _swap_triton.fits(n, group):
+            return _swap_triton.descend
     return swap_torch.descend
 
 

@@ -1,6 +1,8 @@
 """Specs: known answers, every refusal, and ``parse(str(s)) == s`` for whatever can be built."""
 
 import math
+import subprocess
+import sys
 from contextlib import suppress
 from keyword import iskeyword
 
@@ -123,3 +125,11 @@ def test_parse_inverts_str(spec):
 def test_any_text_is_a_spec_or_refused(text):
     with suppress(SpecError):
         assert parse(str(parse(text))) == parse(text)
+
+
+def test_solvers_are_found_without_what_only_a_gpu_or_an_extra_needs():
+    code = "import sys; sys.modules |= dict.fromkeys(('triton', 'pyscipopt')); from fwbench import pipeline; "
+    code += "print(len(pipeline.load_solvers()), pipeline.resolve('fast').text)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert int(done.stdout.split()[0]) >= 20

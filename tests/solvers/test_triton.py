@@ -17,8 +17,8 @@ from test_swap_torch import starts
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
+from fwbench.solvers import _fw_triton, _swap_triton, swap_torch
 from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers import fw_triton, swap_torch, swap_triton
 from fwbench.solvers.fw_torch import minimise_torch
 from fwbench.solvers.push import Push, middle
 from fwbench.solvers.swap import Swap
@@ -39,8 +39,8 @@ def both(problem, dtype="float64", e=None, **options):
     layer = loop.Layer.of(problem, context, None if e is None else problem.W.astype(float) ** 2 * e)
     u = torch.tensor(middle(problem), dtype=layer.W.dtype, device=DEVICE)
     given = loop.Options(variant="vanilla", **options)
-    assert fw_triton.fits(layer, given)
-    mine = fw_triton.minimise_triton(layer, u, given, context, fw_triton.Loop(layer, given))
+    assert _fw_triton.fits(layer, given)
+    mine = _fw_triton.minimise_triton(layer, u, given, context, _fw_triton.Loop(layer, given))
     return minimise_torch(layer, u, given, context), mine
 
 
@@ -71,7 +71,7 @@ def test_the_vertex_is_the_pattern_s(pattern, dtype):
         pattern_ = random_layer(pattern, rows=2, n=24).pattern
         W = torch.zeros(scores.shape, dtype=getattr(torch, dtype), device=DEVICE)
         layer = loop.Layer(W, torch.zeros(24, 24, dtype=W.dtype, device=DEVICE), None, pattern_)
-        work = fw_triton.Loop(layer, loop.Options(steps=1))
+        work = _fw_triton.Loop(layer, loop.Options(steps=1))
         work.begin(torch.full_like(W, 0.5), None)
         for factor in (1, 1, -1):  # the threshold is sought from the last one
             work.g.copy_(factor * torch.tensor(scores))
@@ -95,8 +95,8 @@ def test_hostile_layers_stay_in_the_polytope(pattern):
 
 def test_stops_refreshes_and_looks(monkeypatch):
     problem = random_layer("0.5", rows=2, n=16)
-    monkeypatch.setattr(fw_triton, "LOOK", 5)
-    monkeypatch.setattr(fw_triton, "REFRESH", 10)
+    monkeypatch.setattr(_fw_triton, "LOOK", 5)
+    monkeypatch.setattr(_fw_triton, "REFRESH", 10)
     theirs, mine = both(problem, steps=23, step="linesearch")
     assert torch.allclose(mine.u, theirs.u, atol=1e-9)
     assert [moment.iterations for moment in mine.trace] == [0, 5, 10, 15, 20, 23]
@@ -109,7 +109,7 @@ def test_stops_refreshes_and_looks(monkeypatch):
     layer = loop.Layer.of(problem, late)
     options = loop.Options(steps=50)
     start = torch.full_like(layer.W, 0.5)
-    run = fw_triton.minimise_triton(layer, start, options, late, fw_triton.Loop(layer, options))
+    run = _fw_triton.minimise_triton(layer, start, options, late, _fw_triton.Loop(layer, options))
     assert (run.stopped, run.iterations) == ("deadline", 0)
 
 
@@ -125,11 +125,11 @@ def test_one_loop_serves_every_strength_of_push(monkeypatch):
     made = []
 
     def fused(layer, options):
-        made.append(fw_triton.Loop(layer, options))
+        made.append(_fw_triton.Loop(layer, options))
         return made[-1]
 
     def minimise(layer, u, options, context, kept):
-        return fw_triton.minimise_triton(layer, u, options, context, kept)
+        return _fw_triton.minimise_triton(layer, u, options, context, kept)
 
     monkeypatch.setattr(loop, "fused", fused)
     monkeypatch.setattr(loop, "minimise", minimise)
@@ -142,17 +142,17 @@ def test_one_loop_serves_every_strength_of_push(monkeypatch):
 def test_what_does_not_fit_is_left_to_torch():
     problem = random_layer("0.5", rows=2, n=16)
     layer = loop.Layer.of(problem, Context())
-    assert fw_triton.fits(layer, loop.Options())
+    assert _fw_triton.fits(layer, loop.Options())
     for options in (loop.Options(variant="dicg"), loop.Options(step="adaptive"), loop.Options(step="short")):
-        assert not fw_triton.fits(layer, options)
+        assert not _fw_triton.fits(layer, options)
     for pattern in ("unstructured:0.5", "1:6"):
         other = random_layer("0.5", rows=2, n=12).with_pattern(pattern)
-        assert not fw_triton.fits(loop.Layer.of(other, Context()), loop.Options())
-    assert not swap_triton.fits(12, 6)
-    assert not swap_triton.fits(swap_triton.MOST + 1, swap_triton.MOST + 1)
+        assert not _fw_triton.fits(loop.Layer.of(other, Context()), loop.Options())
+    assert not _swap_triton.fits(12, 6)
+    assert not _swap_triton.fits(_swap_triton.MOST + 1, _swap_triton.MOST + 1)
 
 
-def descended(problem, start, limit=10**9, enough=1.0, expired=lambda: False, descend=swap_triton.descend):
+def descended(problem, start, limit=10**9, enough=1.0, expired=lambda: False, descend=_swap_triton.descend):
     pruned = ~start.keep
     group = min(problem.pattern.group_size(problem.shape), problem.n)
     found = descend(problem.W, problem.G, pruned, group, limit, enough, DEVICE, expired)
@@ -191,7 +191,7 @@ def test_swaps_end_at_an_optimum_and_examine_few_lines(monkeypatch):
     less = descended(problem, start, enough=0.1)
     assert less[2] < looked
     assert Swap().run(problem, State(keep=less[0]), Context()).counters["swaps"] == 0
-    monkeypatch.setattr(swap_triton, "SWAPS", 3)  # of a launch
+    monkeypatch.setattr(_swap_triton, "SWAPS", 3)  # of a launch
     assert np.array_equal(descended(problem, start)[0], keep)
     looks = iter([False, True])
     part = descended(problem, start, expired=lambda: next(looks))
@@ -212,7 +212,7 @@ COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from fwbench.solvers import fw_triton, swap_triton
+from fwbench.solvers import _fw_triton, _swap_triton
 
 
 def build(kernel, types, **constants):
@@ -224,7 +224,7 @@ def build(kernel, types, **constants):
 narrow = {"n": "i32", "offset": "i32", "limit": "i32"}
 small = dict.fromkeys(["ell", "gap", "relative", "absolute", "enough"], "fp32")
 for real, bits in (("fp32", 31), ("fp64", 63)):
-    arrays = {name: f"*{real}" for kernel in (fw_triton._iterate, swap_triton._descend) for name in kernel.arg_names}
+    arrays = {name: f"*{real}" for kernel in (_fw_triton._iterate, _swap_triton._descend) for name in kernel.arg_names}
     arrays = {name: kind for name, kind in arrays.items() if name.endswith("_")}
     arrays |= {"fixed_": "*i1", "counts_": "*i32", "v_": "*u8", "done_": "*u8", "began_": "*i32", "swaps_": "*i32"}
     arrays |= {"lines_": "*i32", "guess_": f"*i{bits + 1}", "spacing_": "*fp64"}
@@ -232,10 +232,10 @@ for real, bits in (("fp32", 31), ("fp64", 63)):
     known |= dict(EPS=1e-6, BLOCK=1024)
     for size, rule, on in ((1, 0, True), (1, 1, False), (4, 1, True)):
         known |= dict(SIZE=size, RULE=rule, HAS_D=on, HAS_FIXED=on, MOVE=on, CHECK=not on)
-        build(fw_triton._iterate, arrays | narrow | small, **known)
+        build(_fw_triton._iterate, arrays | narrow | small, **known)
 arrays |= {"u_": "*u8"}
 for size in (1, 4):
-    build(swap_triton._descend, arrays | narrow | small, SIZE=size, KNOTS=swap_triton.KNOTS, BLOCK=1024)
+    build(_swap_triton._descend, arrays | narrow | small, SIZE=size, KNOTS=_swap_triton.KNOTS, BLOCK=1024)
 """
 
 
