@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peer_swap import pair_search
 
 from fwbench import machine, pipeline
 from fwbench.problem import Problem
@@ -116,17 +117,6 @@ def iterations(name: str, problem: Problem, dtype: str, tf32: bool) -> list[dict
         )  # fmt: skip
     torch.backends.cuda.matmul.allow_tf32 = False
     return rows
-
-
-def pair_search(W: torch.Tensor, G: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
-    """``peer_swap``'s search of every pair, float32, on the device."""
-    from peer_swap import pair_search as search
-
-    torch.set_default_device(DEVICE)
-    try:
-        return search(W, G, pruned)
-    finally:
-        torch.set_default_device("cpu")
 
 
 def swaps(name: str, problem: Problem) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from fwbench.solvers.swap_kernel import Rows
 def pair_search(W: torch.Tensor, G: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
     """Best 1-swap of each row until none gains: bool ``(rows, n)``, rows finished drop out of the batch."""
     pruned = pruned.clone()
-    active = torch.arange(len(W))
+    active = torch.arange(len(W), device=W.device)
     diagonal = W**2 * G.diagonal()
     while len(active):
         w, u, q = W[active], pruned[active], diagonal[active]

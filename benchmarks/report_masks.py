@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import md_table
 import numpy as np
 from masks_grid import SWAP, Grid, against, best_of_rows, complete, mean, part, read, resolved, short
 
@@ -51,11 +52,8 @@ INGREDIENTS = (  # what is added, without it, with it
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Markdown; the first column to the left, the others to the right."""
-    ruler = "|---|" + "---:|" * (len(head) - 1)
-    return (
-        "\n".join(["| " + " | ".join(head) + " |", ruler, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
-    )
+    """A table of the page, which leaves a line after it."""
+    return md_table.table(head, lines) + "\n"
 
 
 def change(ratio: float) -> str:

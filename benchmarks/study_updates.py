@@ -9,14 +9,16 @@ Every answer is judged: the error is that of the float32 weights on the layer's 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from csv_lines import append, read
+from md_table import table
 
 from fwbench import pipeline
 from fwbench.problems.collections import LAYERS
@@ -35,84 +37,86 @@ SPECS = (
     "admm+reswap",
     "fast+reswap",
 )
-FIELDS = ("block", "layer", "pattern", "rows", "spec", "error", "ratio_to_wanda", "cpu_seconds", "solver", "hash")
-Line = Mapping[str, str]
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+@dataclass(frozen=True)
+class Line:
+    """One pipeline on the sampled rows of one layer."""
+
+    block: str
+    layer: str
+    pattern: str
+    rows: int
+    spec: str
+    error: float
+    ratio_to_wanda: float
+    cpu_seconds: float
+    solver: str
+    hash: str
+
+    @property
+    def problem(self) -> tuple[str, str, str]:
+        return self.block, self.layer, self.pattern
 
 
 def run(folder: Path, blocks: str, patterns: str, rows: int, specs: Sequence[str]) -> None:
     """Spec after spec on all problems; what the file holds is not repeated."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "updates.csv"
-    known = {(line["block"], line["layer"], line["pattern"], line["spec"]) for line in read(path)}
+    known = {(line.problem, line.spec) for line in read(path, Line)}
     every = list(problems(blocks.split(","), patterns.split(","), LAYERS, rows))
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if not known:
-            writer.writeheader()
-        for spec in specs:
-            line = pipeline.resolve(spec)
-            for problem in every:
-                _, block, layer, _, pattern = problem.name.split(".", 4)
-                if (block, layer, pattern, spec) in known:
-                    continue
-                pipeline.warm_up(line, problem)
-                began = time.process_time()
-                result = pipeline.run(problem, line, threads=1).result
-                seconds = time.process_time() - began
-                if not result.solved or result.error is None or result.ratio_to_wanda is None:
-                    raise SystemExit(f"{problem.name}: {spec} failed ({result.reason})")
-                values = (block, layer, pattern, problem.rows, spec, f"{result.error:.6g}")
-                values += (f"{result.ratio_to_wanda:.6g}", f"{seconds:.4g}", line.full, problem.hash[:12])
-                writer.writerow(dict(zip(FIELDS, values, strict=True)))
-                file.flush()
-            print(spec, flush=True)
+    for spec in specs:
+        line = pipeline.resolve(spec)
+        for problem in every:
+            _, block, layer, _, pattern = problem.name.split(".", 4)
+            if ((block, layer, pattern), spec) in known:
+                continue
+            pipeline.warm_up(line, problem)
+            began = time.process_time()
+            result = pipeline.run(problem, line, threads=1).result
+            seconds = time.process_time() - began
+            if not result.solved or result.error is None or result.ratio_to_wanda is None:
+                raise SystemExit(f"{problem.name}: {spec} failed ({result.reason})")
+            found = (result.error, result.ratio_to_wanda, seconds, line.full, problem.hash[:12])
+            append(path, [Line(block, layer, pattern, problem.rows, spec, *found)])
+        print(spec, flush=True)
 
 
 def mean(lines: Sequence[Line]) -> float:
-    """The geometric mean of the ratios to Wanda; NaN of nothing."""
-    return float(np.exp(np.mean([np.log(float(line["ratio_to_wanda"])) for line in lines]))) if lines else float("nan")
+    """The geometric mean of the ratios to Wanda."""
+    return float(np.exp(np.mean([np.log(line.ratio_to_wanda) for line in lines])))
 
 
 def page(lines: Sequence[Line]) -> str:
-    specs = [spec for spec in SPECS if any(line["spec"] == spec for line in lines)]
-    names = {(line["block"], line["layer"], line["pattern"]) for line in lines}
-    full = [spec for spec in specs if sum(line["spec"] == spec for line in lines) == len(names)]
-    best = {}
+    specs = [spec for spec in SPECS if any(line.spec == spec for line in lines)]
+    names = {line.problem for line in lines}
+    full = [spec for spec in specs if sum(line.spec == spec for line in lines) == len(names)]
+    best: dict[tuple[str, str, str], float] = {}
     for line in lines:
-        if line["spec"] in full:
-            key = (line["block"], line["layer"], line["pattern"])
-            best[key] = min(best.get(key, np.inf), float(line["error"]))
+        if line.spec in full:
+            best[line.problem] = min(best.get(line.problem, np.inf), line.error)
 
     def cells(spec: str) -> list[str]:
-        own = [line for line in lines if line["spec"] == spec]
-        chosen: list[Callable[[Line], bool]] = [lambda line: True]
-        chosen += [lambda line, p=p: line["pattern"] == p for p in PATTERNS.split(",")]
-        chosen += [lambda line, name=name: line["layer"] == name for name in ("o_proj", "gate_proj", "down_proj")]
-        ratios = [mean([line for line in own if choice(line)]) for choice in chosen]
-        wins = sum(
-            float(line["error"]) <= best[line["block"], line["layer"], line["pattern"]] * (1 + 1e-6) for line in own
-        )
-        seconds = sum(float(line["cpu_seconds"]) for line in own) / sum(int(line["rows"]) for line in own)
-        shown = ["–" if np.isnan(ratio) else f"{ratio:.3f}" for ratio in ratios]
+        own = [line for line in lines if line.spec == spec]
+        parts = [own, *([line for line in own if line.pattern == p] for p in PATTERNS.split(","))]
+        parts += [[line for line in own if line.layer == name] for name in ("o_proj", "gate_proj", "down_proj")]
+        shown = [f"{mean(part):.3f}" if part else "–" for part in parts]
+        wins = sum(line.error <= best[line.problem] * (1 + 1e-6) for line in own)
+        seconds = sum(line.cpu_seconds for line in own) / sum(line.rows for line in own)
         return [f"`{spec}`", *shown, f"{wins} of {len(own)}", f"{1000 * seconds:.0f}"]
 
     def order(spec: str) -> float:
-        return mean([line for line in lines if line["spec"] == spec])
+        return mean([line for line in lines if line.spec == spec])
 
     head = ("pipeline", "all", *PATTERNS.split(","), "o_proj", "gate_proj", "down_proj", "least error in")
     head += ("CPU ms a row",)
-    table = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    table += [f"| {' | '.join(cells(spec))} |" for spec in sorted(full, key=order)]
     missing = [spec for spec in specs if spec not in full]
     note = f"\n\nNot yet run on all problems: {', '.join(missing)}." if missing else ""
-    return HEAD.format(problems=len(names), patterns=PATTERNS.replace(",", ", ")) + "\n".join(table) + note + "\n"
+    return (
+        HEAD.format(problems=len(names), patterns=PATTERNS.replace(",", ", "))
+        + table(head, map(cells, sorted(full, key=order)))
+        + note
+        + "\n"
+    )
 
 
 HEAD = """# Which weight update leaves the least error
@@ -141,7 +145,7 @@ def main() -> None:
     if options.command == "run":
         run(options.folder, options.blocks, options.patterns, options.rows, options.specs)
     else:
-        text = page(read(options.folder / "updates.csv"))
+        text = page(read(options.folder / "updates.csv", Line))
         (options.folder / "index.md").write_text(text, encoding="utf-8")
 
 

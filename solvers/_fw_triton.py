@@ -7,7 +7,7 @@ counting from the last one's (no sort), and writes the next direction. Same resu
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -30,16 +30,20 @@ RULES = {"open": 0, "linesearch": 1}
 
 def fits(layer: Layer, options: Options) -> bool:
     """Whether this loop can run it; what it cannot run ``fw_torch`` can."""
-    pattern, n = layer.pattern, layer.W.shape[1]
-    groups = pattern.of if isinstance(pattern, NM) else 1
+    size, n = _size(layer), layer.W.shape[1]
     return (
         options.variant == "vanilla"
         and options.step in RULES
-        and pattern.separable
-        and not groups & (groups - 1)
+        and layer.pattern.separable
+        and not size & (size - 1)
         and 0 < n <= MOST
         and layer.W.numel() < 1 << 31
     )
+
+
+def _size(layer: Layer) -> int:
+    """Of the groups of N:M; 1 where a row is one group."""
+    return layer.pattern.of if isinstance(layer.pattern, NM) else 1
 
 
 @triton.jit
@@ -174,7 +178,7 @@ class Loop:
         rows, n = layer.W.shape
         kind, device = layer.W.dtype, layer.W.device
         key = torch.int32 if kind == torch.float32 else torch.int64
-        size = layer.pattern.of if isinstance(layer.pattern, NM) else 1
+        size = _size(layer)
         counts = layer.pattern.counts((rows, n)).reshape(rows, -1)[:, 0]  # in N:M all groups' are equal
         self.layer = replace(layer, W=layer.W.contiguous(), d=None if layer.d is None else layer.d.clone())
         self.fixed, self.length = options.fixed, min(LOOK, options.steps)
@@ -282,7 +286,7 @@ def minimise_triton(layer: Layer, u: torch.Tensor, options: Options, context: Co
         if t % REFRESH == 0:
             loop.refresh()
             products += 1
-    counters: dict[str, Any] = {
+    counters = {
         "lmo_calls": products,
         "gram_products": products,
         "drop_steps": 0,

@@ -14,10 +14,7 @@ import study_updates
 
 
 def line(layer, spec, ratio, error=1.0, pattern="0.5"):
-    return {
-        "block": "03", "layer": layer, "pattern": pattern, "rows": "24", "spec": spec, "error": str(error),
-        "ratio_to_wanda": str(ratio), "cpu_seconds": "2.4",
-    }  # fmt: skip
+    return study_updates.Line("03", layer, pattern, 24, spec, error, ratio, 2.4, spec, "0" * 12)
 
 
 def test_the_page_means_over_layers_and_counts_the_least():
@@ -39,7 +36,7 @@ def test_a_run_keeps_what_it_has(monkeypatch, tmp_path):
     monkeypatch.setattr(study_updates, "problems", lambda *given: iter([problem]))
     for specs in (["admm"], ["admm", "wanda+reswap"]):
         study_updates.run(tmp_path, "3", "0.5", 4, specs)
-    found = study_updates.read(tmp_path / "updates.csv")
-    assert [row["spec"] for row in found] == ["admm", "wanda+reswap"]
+    found = study_updates.read(tmp_path / "updates.csv", study_updates.Line)
+    assert [row.spec for row in found] == ["admm", "wanda+reswap"]
     outcome = pipeline.run(problem, pipeline.resolve("wanda+reswap"), threads=1)
-    assert float(found[1]["error"]) == pytest.approx(problem.error_of_weights(outcome.weights), rel=1e-5)
+    assert found[1].error == pytest.approx(problem.error_of_weights(outcome.weights), rel=1e-5)
