@@ -22,8 +22,8 @@ class Reswap(Stage):
     """Exchange one pruned and one kept weight of a row while that lowers the error left after ``refit``, then refit.
 
     Ends, row by row, at a mask that no exchange improves: partial swap inescapable, as Hazimeh and Mazumder call it for
-    subset selection. Begins from the mask at hand, from Wanda's where there is none. On the CPU, ``n²`` operations for
-    each exchange and ``n³`` for each row; a row that time does not reach keeps its mask. Counts over the layer stay
+    subset selection. Begins from the mask at hand, from Wanda's where there is none. On the CPU, ``n³`` operations
+    for each row and ``n²`` for each exchange; a row that time does not reach keeps its mask. Counts over the layer stay
     those of each row.
     """
 
@@ -85,17 +85,18 @@ class _Rows:
         """Exchanges in one row, its mask and its weights after them: of the first and the last mask the better."""
         import torch
 
-        from fwbench.solvers.reswap_kernel import descend
+        from fwbench.solvers.reswap_kernel import descend, submatrix
 
         P, S = np.flatnonzero(~keep), np.flatnonzero(keep)
         if not (P.size and S.size):
             return 0, keep, np.where(keep, w, 0)
-        factor = self._factor(P)
+        C = self.C.numpy()
+        factor = torch.linalg.cholesky(torch.from_numpy(submatrix(C, P, P)))
         weights, left = self._refitted(w, P, S, factor)
         B = torch.cholesky_inverse(factor).contiguous()
-        Z = self.C[torch.from_numpy(S)[:, None], torch.from_numpy(P)] @ B
-        swaps: int = descend(w, self.C.numpy(), B.numpy(), Z.numpy(), P, S, size, self.penalty, most)
-        others, less = self._refitted(w, P, S, self._factor(P))
+        Z = torch.from_numpy(submatrix(C, S, P)) @ B
+        swaps: int = descend(w, C, B.numpy(), Z.numpy(), P, S, size, self.penalty, most)
+        others, less = self._refitted(w, P, S, torch.linalg.cholesky(torch.from_numpy(submatrix(C, P, P))))
         if not (swaps and less < left):  # what was carried along may have drifted
             return 0, keep, weights
         changed = np.ones_like(keep)
@@ -106,16 +107,9 @@ class _Rows:
         """The weights ``(n,)`` on the mask that keeps ``S``, and what is left with them, the penalty included."""
         import torch
 
-        v = w.copy()
+        spread = torch.zeros(w.size, dtype=torch.float64)
+        spread[torch.from_numpy(P)] = torch.cholesky_solve(torch.from_numpy(w[P])[:, None], factor)[:, 0]
+        v = w - (self.C @ spread).numpy()
         v[P] = 0
-        y = torch.cholesky_solve(torch.from_numpy(w[P])[:, None], factor)
-        v[S] -= (self.C[torch.from_numpy(S)[:, None], torch.from_numpy(P)] @ y)[:, 0].numpy()
         change = torch.from_numpy(w - v)
         return v, float(change @ (self.G @ change) + self.penalty * (change[S] ** 2).sum())
-
-    def _factor(self, P: np.ndarray) -> torch.Tensor:
-        """Of Cholesky, of ``C_PP``."""
-        import torch
-
-        index = torch.from_numpy(P)
-        return torch.linalg.cholesky(self.C[index[:, None], index])

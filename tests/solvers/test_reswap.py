@@ -9,6 +9,7 @@ from layers import PATTERNS, hostile_layers, random_layer
 from fwbench.judge import count_reason, judge
 from fwbench.solvers.refit import Refit
 from fwbench.solvers.reswap import Reswap
+from fwbench.solvers.reswap_kernel import BLOCK, HELD
 from fwbench.solvers.scores import Random, Wanda
 from fwbench.stage import Context, State
 
@@ -65,6 +66,22 @@ def test_follows_the_best_exchange_and_ends_where_none_gains(pattern, ridge):
         ]
         assert np.array_equal(~after.keep, [pruned for pruned, _ in expected])
         assert after.counters["swaps"] == sum(swaps for _, swaps in expected)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_ends_where_none_gains_beyond_one_block_of_pairs_and_one_batch_of_held_swaps(pattern):
+    problem = random_layer(pattern, rows=1, n=208, condition=1e4)
+    G, w = problem.G.astype(float), problem.W[0].astype(float)
+    penalty = 1e-3 * G.diagonal().mean()
+    start = Random().run(problem, State(), Context())
+    after = Reswap().run(problem, start, Context())
+    assert problem.n // 2 > BLOCK
+    assert after.counters["swaps"] > HELD
+    pruned = ~after.keep[0]
+    reached = refitted(w, G, pruned, penalty)
+    assert reached < 0.9 * refitted(w, G, ~start.keep[0], penalty)
+    for pair, other in exchanges(pruned, group(problem)):
+        assert refitted(w, G, other, penalty) > reached * (1 - 1e-8), pair
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
