@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from fwbench import machine, pipeline
+from fwbench.judge import count_reason
 from fwbench.perplexity import perplexity
 from fwbench.problem import Problem, shrunk
 from fwbench.problems import collections, resources
@@ -108,13 +109,15 @@ def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float])
         problem = replace(real, G=shrunk(real.G, float(shrinkage))) if shrinkage else real
         pipeline.warm_up(line, problem)
         found = solved(problem, line)
-        weights = found["weights"]
+        keep, weights = found["keep"], found["weights"]
         cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
         if update is not None:
             began = time.process_time(), time.monotonic()
-            weights = update.run(problem, State(keep=found["keep"]), Context(threads=THREADS)).weights
+            after = update.run(problem, State(keep=keep), Context(threads=THREADS))
+            keep, weights = after.keep, after.weights
             cpu, wall = cpu + time.process_time() - began[0], wall + time.monotonic() - began[1]
-            assert not weights[~found["keep"]].any()
+            assert not weights[~keep].any()
+            assert not count_reason(problem, keep)
         error = float(found["error"])
         if update is not None or shrinkage:
             error = real.error_of_weights(weights)
