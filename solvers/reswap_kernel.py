@@ -8,16 +8,19 @@ pruning ``j`` of ``S`` changes the error by
     -y_a² / B_aa + (r_j + Z_ja y_a / B_aa)² / (σ_j + Z_ja² / B_aa) + λ (w_a² - w_j²)
 
 (both terms are those of optimal brain surgeon, Hassibi and Stork 1992, the second once ``a`` is kept), so every pair
-costs a few operations, and a swap adds matrices of rank two to ``B`` and ``Z``:
+costs a few operations, and a swap adds matrices of rank two:
 
-    B + t tᵀ / σ' - b bᵀ / B_aa,    Z - u bᵀ - v tᵀ
+    B - b bᵀ / B_aa + t tᵀ / σ',    Z - u bᵀ - v tᵀ
 
-Both are left as they are and the vectors kept: what a swap reads of them, a row and a column, is brought up to date for
-itself, and so are the pairs of the ``BLOCK`` rows and columns that looked best. Only when none of those gains any more
-are the vectors added to ``Z``, all at once, and every pair looked at again: a few times a row, and at the end.
+Both are left as they are and the vectors held: what a swap reads of them, two rows and a column, is brought up to date
+for itself, and so are the pairs of the ``BLOCK`` rows and columns that looked best. Only when none of those gains any
+more are the vectors subtracted from ``Z``, all at once, and every pair looked at again: a few times a row, and at the
+end.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -28,12 +31,44 @@ from fwbench.solvers.swap_bounds import smallest
 jit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 RELATIVE_GAIN = 1e-9  # of a row's error: what gains less is rounding
 BLOCK = 64  # rows and columns whose pairs are tried between two looks at all of them
-HELD = 48  # swaps whose vectors are kept before they are added
+HELD = 48  # swaps whose vectors are held at most
+
+
+class Pruned(NamedTuple):
+    """What is known of the pruned weights, ``(p,)`` each."""
+
+    index: np.ndarray
+    group: np.ndarray
+    y: np.ndarray
+    diagonal: np.ndarray  # of B
+    inverse: np.ndarray  # of that
+    gain: np.ndarray  # the change of the error by keeping it
+
+
+class Kept(NamedTuple):
+    """What is known of the kept weights, ``(s,)`` each."""
+
+    index: np.ndarray
+    group: np.ndarray
+    r: np.ndarray
+    sigma: np.ndarray
+    cost: np.ndarray  # λ w²
+
+
+class Held(NamedTuple):
+    """Of each swap the vectors by which ``B`` and ``Z`` differ from what is stored."""
+
+    u: np.ndarray  # (HELD, s)
+    v: np.ndarray
+    b: np.ndarray  # (HELD, p)
+    t: np.ndarray
+    b_scaled: np.ndarray
+    t_scaled: np.ndarray
 
 
 @jit
 def submatrix(C, rows, columns):  # type: ignore[no-untyped-def]
-    """``C`` at some rows and columns: a third of the time of an indexing by arrays."""
+    """``C`` at some rows and columns: in a third of the time of indexing by arrays."""
     found = np.empty((rows.size, columns.size), C.dtype)
     for i in range(rows.size):
         for k in range(columns.size):
@@ -42,32 +77,33 @@ def submatrix(C, rows, columns):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _changes(z, r, sigma, cost, group, y, inverse, gain, groups, values):  # type: ignore[no-untyped-def]
-    """Into ``values``: the change of each exchange that prunes the kept weight whose line of ``Z`` is ``z``."""
+def _changes(z, j, kept, group, y, inverse, gain, values):  # type: ignore[no-untyped-def]
+    """Into ``values``: the change of each exchange that prunes the kept weight ``j``, whose line of ``Z`` is ``z``."""
+    r, sigma, cost, own = kept.r[j], kept.sigma[j], kept.cost[j], kept.group[j]
     for a in range(z.size):
         rest = r + z[a] * (y[a] * inverse[a])
         change = gain[a] + rest * rest / (sigma + z[a] * z[a] * inverse[a]) - cost
-        values[a] = change if groups[a] == group else 0.0
+        values[a] = change if group[a] == own else 0.0
 
 
 @jit
-def _add(line, mine, lines):  # type: ignore[no-untyped-def]
-    """Subtract from ``line`` the sum of ``lines``, each times its entry of ``mine``."""
-    for q in range(len(mine)):
-        factor, other = mine[q], lines[q]
+def _subtract(line, place, mine, lines, start, stop):  # type: ignore[no-untyped-def]
+    """From ``line`` the ``lines`` from ``start`` to ``stop``, each times its entry of ``mine`` at ``place``."""
+    for q in range(start, stop):
+        factor = mine[q, place]
         for k in range(line.size):
-            line[k] -= factor * other[k]
+            line[k] -= factor * lines[q, k]
 
 
 @jit
-def _look(Z, u, b, v, t, r, sigma, cost, groups, kept_groups, y, inverse, gain):  # type: ignore[no-untyped-def]
-    """Add what is held to ``Z``, and look at all pairs: the least change of each row and of each column."""
+def _look(Z, pruned, kept, held, start, stop):  # type: ignore[no-untyped-def]
+    """Subtract what is held from ``Z`` and look at all pairs: the least change of each row and of each column."""
     s, p = Z.shape
     rows, columns, values = np.empty(s), np.zeros(p), np.empty(p)
     for i in range(s):
-        _add(Z[i], u[:, i], b)
-        _add(Z[i], v[:, i], t)
-        _changes(Z[i], r[i], sigma[i], cost[i], kept_groups[i], y, inverse, gain, groups, values)
+        _subtract(Z[i], i, held.u, held.b, start, stop)
+        _subtract(Z[i], i, held.v, held.t, start, stop)
+        _changes(Z[i], i, kept, pruned.group, pruned.y, pruned.inverse, pruned.gain, values)
         rows[i] = smallest(values)
         for a in range(p):
             columns[a] = min(columns[a], values[a])
@@ -75,17 +111,111 @@ def _look(Z, u, b, v, t, r, sigma, cost, groups, kept_groups, y, inverse, gain):
 
 
 @jit
-def _best(part, lines, columns, r, sigma, cost, groups, kept_groups, y, inverse, gain):  # type: ignore[no-untyped-def]
-    """The least change among the pairs of ``lines`` and ``columns``, and their places in these."""
+def _best(part, rows, columns, pruned, kept):  # type: ignore[no-untyped-def]
+    """The least change among the pairs of some rows and columns of ``Z``, and the places of its pair."""
     values, least, i, a = np.empty(columns.size), 0.0, 0, 0
-    y, inverse, gain, groups = y[columns], inverse[columns], gain[columns], groups[columns]
-    for x in range(lines.size):
-        j = lines[x]
-        _changes(part[x], r[j], sigma[j], cost[j], kept_groups[j], y, inverse, gain, groups, values)
+    group, y, inverse = pruned.group[columns], pruned.y[columns], pruned.inverse[columns]
+    gain = pruned.gain[columns]
+    for x in range(rows.size):
+        _changes(part[x], rows[x], kept, group, y, inverse, gain, values)
         found = smallest(values)
         if found < least:
-            least, i, a = found, x, np.argmin(values)
+            least, i, a = found, rows[x], columns[np.argmin(values)]
     return least, i, a
+
+
+@jit
+def _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty):  # type: ignore[no-untyped-def]
+    """Prune the kept weight at ``out``, keep the pruned one at ``a``: all but ``B`` and ``Z`` anew, as swap ``count``.
+
+    ``Z`` is short of the swaps from ``start`` on, ``B`` of all.
+    """
+    enters, leaves, top = pruned.index[a], kept.index[out], pruned.diagonal[a]
+    value = pruned.y[a] / top
+    b, t, u, v = held.b[count], held.t[count], held.u[count], held.v[count]
+    b[:], t[:], u[:] = B[a], Z[out], Z[:, a]
+    _subtract(b, a, held.b_scaled, held.b, 0, count)
+    _subtract(b, a, held.t_scaled, held.t, 0, count)
+    _subtract(t, out, held.u, held.b, start, count)
+    _subtract(t, out, held.v, held.t, start, count)
+    _subtract(u, a, held.b, held.u, start, count)
+    _subtract(u, a, held.t, held.v, start, count)
+    # The line of what leaves once ``a`` is kept, and what it then costs
+    share = t[a] / top
+    schur, rest = kept.sigma[out] + t[a] * share, kept.r[out] + t[a] * value
+    for k in range(t.size):
+        t[k] -= share * b[k]
+    t[a] = -1.0
+    # C between the kept weights and what leaves, less Z times its C with the pruned ones: σ's column
+    beside = submatrix(C, np.array([leaves]), pruned.index)[0]
+    beside[a] = 0.0
+    for i in range(v.size):
+        total = 0.0
+        for k in range(beside.size):
+            total += Z[i, k] * beside[k]
+        v[i] = C[leaves, kept.index[i]] - total
+    for q in range(start, count):
+        first, second = held.b[q] @ beside, held.t[q] @ beside
+        for i in range(v.size):
+            v[i] += first * held.u[q, i] + second * held.v[q, i]
+    through = b @ beside
+    for i in range(v.size):
+        kept.r[i] += u[i] * value
+        u[i] /= top
+        kept.sigma[i] += u[i] * u[i] * top
+        v[i] += u[i] * through
+    kept.index[out], kept.r[out], kept.sigma[out] = enters, value, 1 / top
+    kept.cost[out] = penalty * w[enters] ** 2
+    v[out] = C[leaves, enters] + through / top
+    for i in range(v.size):
+        kept.sigma[i] -= v[i] * v[i] / schur
+        v[i] /= schur
+        kept.r[i] -= v[i] * rest
+    u[out] += 1 / top  # its line is replaced by that of what enters
+    v[out] += 1
+    pruned.index[a] = leaves  # of the same group as what enters
+    for k in range(b.size):
+        held.b_scaled[count, k], held.t_scaled[count, k] = b[k] / top, -t[k] / schur
+        pruned.y[k] -= value * b[k] + rest / schur * t[k]
+        pruned.diagonal[k] += t[k] * t[k] / schur - b[k] * b[k] / top
+    pruned.y[a], pruned.diagonal[a] = rest / schur, 1 / schur
+    _gains(w, pruned, penalty)
+
+
+@jit
+def _gains(w, pruned, penalty):  # type: ignore[no-untyped-def]
+    for k in range(pruned.y.size):
+        pruned.inverse[k] = 1 / pruned.diagonal[k]
+        pruned.gain[k] = penalty * w[pruned.index[k]] ** 2 - pruned.y[k] * pruned.y[k] * pruned.inverse[k]
+
+
+@jit
+def _begin(w, C, B, Z, P, S, size, penalty):  # type: ignore[no-untyped-def]
+    """What is carried along, and the error."""
+    p, s = P.size, S.size
+    pruned = Pruned(P, P // size, np.zeros(p), np.empty(p), np.empty(p), np.empty(p))
+    kept = Kept(S, S // size, np.empty(s), np.empty(s), np.empty(s))
+    held = Held(
+        np.empty((HELD, s)),
+        np.empty((HELD, s)),
+        np.empty((HELD, p)),
+        np.empty((HELD, p)),
+        np.empty((HELD, p)),
+        np.empty((HELD, p)),
+    )
+    error = 0.0
+    for a in range(p):
+        pruned.diagonal[a] = B[a, a]
+        for c in range(p):
+            pruned.y[a] += B[a, c] * w[P[c]]
+        error += w[P[a]] * pruned.y[a] - penalty * w[P[a]] ** 2
+    for i in range(s):
+        kept.r[i], kept.sigma[i], kept.cost[i] = w[S[i]], C[S[i], S[i]], penalty * w[S[i]] ** 2
+        for a in range(p):
+            kept.r[i] -= Z[i, a] * w[P[a]]
+            kept.sigma[i] -= Z[i, a] * C[S[i], P[a]]
+    _gains(w, pruned, penalty)
+    return pruned, kept, held, error
 
 
 @jit
@@ -105,117 +235,31 @@ def descend(w, C, B, Z, P, S, size, penalty, limit):  # type: ignore[no-untyped-
     Returns:
         How many were made.
     """
-    p, s = P.size, S.size
-    y, diagonal, cost = np.zeros(p), np.empty(p), penalty * w[S] ** 2
-    r, sigma, groups, kept_groups = w[S], np.empty(s), P // size, S // size
-    for a in range(p):
-        diagonal[a] = B[a, a]
-        for c in range(p):
-            y[a] += B[a, c] * w[P[c]]
-    error = 0.0
-    for a in range(p):
-        error += w[P[a]] * y[a] - penalty * w[P[a]] ** 2
-    for i in range(s):
-        sigma[i] = C[S[i], S[i]]
-        for a in range(p):
-            r[i] -= Z[i, a] * w[P[a]]
-            sigma[i] -= Z[i, a] * C[S[i], P[a]]
-    inverse = 1 / diagonal
-    gain = penalty * w[P] ** 2 - y * y * inverse
-    # of the swaps that are held: Z is short of those from ``start`` on, B of all
-    u, v, b, t, first, second = _held(s, p)
-    swaps, held, start = 0, 0, 0
+    pruned, kept, held, error = _begin(w, C, B, Z, P, S, size, penalty)
+    swaps, start, count = 0, 0, 0  # Z is short of the held swaps from ``start`` to ``count``, B of all
     while swaps < limit:
-        if held == HELD:
-            for a in range(p):
-                _add(B[a], first[:, a], b)
-                _add(B[a], second[:, a], t)
-        new = slice(start, held)
-        rows, columns = _look(Z, u[new], b[new], v[new], t[new], r, sigma, cost, groups, kept_groups, y, inverse, gain)
-        if held == HELD:
-            held = 0
-        start = held
-        bar = -RELATIVE_GAIN * abs(error)
-        if not smallest(rows) < bar:
+        rows, columns = _look(Z, pruned, kept, held, start, count)
+        if count == HELD:
+            for a in range(P.size):
+                _subtract(B[a], a, held.b_scaled, held.b, 0, count)
+                _subtract(B[a], a, held.t_scaled, held.t, 0, count)
+            count = 0
+        start = count
+        least = -RELATIVE_GAIN * abs(error)
+        if not smallest(rows) < least:
             break
         lines, across = np.argsort(rows)[:BLOCK], np.argsort(columns)[:BLOCK]
         part = submatrix(Z, lines, across)
-        while swaps < limit and held < HELD:
-            change, x, c = _best(part, lines, across, r, sigma, cost, groups, kept_groups, y, inverse, gain)
-            if not change < bar:
+        while swaps < limit and count < HELD:
+            change, out, a = _best(part, lines, across, pruned, kept)
+            if not change < least:
                 break
-            out, a, old = lines[x], across[c], slice(start, held)
-            kept, pruned, top, value = P[a], S[out], diagonal[a], y[a] / diagonal[a]
-            line, column, beside = Z[out].copy(), Z[:, a].copy(), B[a].copy()
-            _add(line, u[old, out], b[old])
-            _add(line, v[old, out], t[old])
-            _add(column, b[old, a], u[old])
-            _add(column, t[old, a], v[old])
-            _add(beside, first[:held, a], b[:held])
-            _add(beside, second[:held, a], t[:held])
-            # the pruned weight's line once ``a`` is kept, and what it then costs
-            share = line[a] / top
-            schur, rest = sigma[out] + line[a] * share, r[out] + line[a] * value
-            line -= share * beside
-            line[a] = -1.0
-            among = submatrix(C, np.array([pruned]), P)[0]
-            among[a] = 0.0
-            entry = _entries(Z, u[old], b[old], v[old], t[old], among)
-            across_b = beside @ among
-            for i in range(s):
-                share = column[i] / top
-                r[i] += column[i] * value
-                sigma[i] += column[i] * share
-                entry[i] = C[pruned, S[i]] - entry[i] + share * across_b
-                u[held, i] = share
-            S[out], r[out], sigma[out], cost[out] = kept, value, 1 / top, penalty * w[kept] ** 2
-            entry[out] = C[pruned, kept] + across_b / top
-            for i in range(s):
-                v[held, i] = entry[i] / schur
-                r[i] -= v[held, i] * rest
-                sigma[i] -= v[held, i] * entry[i]
-            u[held, out] += 1 / top
-            v[held, out] += 1
-            b[held], t[held] = beside, line
-            first[held], second[held] = beside / top, line / -schur
+            _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty)
             for x in range(lines.size):
                 for c in range(across.size):
-                    part[x, c] -= u[held, lines[x]] * beside[across[c]] + v[held, lines[x]] * line[across[c]]
-            P[a] = pruned  # of the same group as the weight before it
-            for k in range(p):
-                y[k] -= value * beside[k] + rest / schur * line[k]
-                diagonal[k] -= first[held, k] * beside[k] + second[held, k] * line[k]
-            y[a], diagonal[a] = rest / schur, 1 / schur
-            inverse = 1 / diagonal
-            gain = penalty * w[P] ** 2 - y * y * inverse
+                    part[x, c] -= held.u[count, lines[x]] * held.b[count, across[c]]
+                    part[x, c] -= held.v[count, lines[x]] * held.t[count, across[c]]
             error += change
-            held += 1
+            count += 1
             swaps += 1
     return swaps
-
-
-@jit
-def _held(s, p):  # type: ignore[no-untyped-def]
-    """Empty vectors of the held swaps: two of kept weights, four of pruned ones."""
-    return (
-        np.empty((HELD, s)),
-        np.empty((HELD, s)),
-        np.empty((HELD, p)),
-        np.empty((HELD, p)),
-        np.empty((HELD, p)),
-        np.empty((HELD, p)),
-    )
-
-
-@jit
-def _entries(Z, u, b, v, t, among):  # type: ignore[no-untyped-def]
-    """``Z`` as it is now, times a vector."""
-    found = np.empty(len(Z))
-    for i in range(len(Z)):
-        line, total = Z[i], 0.0
-        for k in range(among.size):
-            total += line[k] * among[k]
-        found[i] = total
-    for q in range(len(u)):
-        _add(found, np.array([b[q] @ among, t[q] @ among]), np.stack((u[q], v[q])))
-    return found
