@@ -37,7 +37,7 @@ HELD = 48  # swaps whose vectors are held at most
 class Pruned(NamedTuple):
     """What is known of the pruned weights, ``(p,)`` each."""
 
-    index: np.ndarray
+    column: np.ndarray
     group: np.ndarray
     y: np.ndarray
     diagonal: np.ndarray  # of B
@@ -48,7 +48,7 @@ class Pruned(NamedTuple):
 class Kept(NamedTuple):
     """What is known of the kept weights, ``(s,)`` each."""
 
-    index: np.ndarray
+    column: np.ndarray
     group: np.ndarray
     r: np.ndarray
     sigma: np.ndarray
@@ -130,7 +130,7 @@ def _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty):  #
 
     ``Z`` is short of the swaps from ``start`` on, ``B`` of all.
     """
-    enters, leaves, top = pruned.index[a], kept.index[out], pruned.diagonal[a]
+    enters, leaves, top = pruned.column[a], kept.column[out], pruned.diagonal[a]
     value = pruned.y[a] / top
     b, t, u, v = held.b[count], held.t[count], held.u[count], held.v[count]
     b[:], t[:], u[:] = B[a], Z[out], Z[:, a]
@@ -147,13 +147,13 @@ def _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty):  #
         t[k] -= share * b[k]
     t[a] = -1.0
     # C between the kept weights and what leaves, less Z times its C with the pruned ones: σ's column
-    beside = submatrix(C, np.array([leaves]), pruned.index)[0]
+    beside = submatrix(C, np.array([leaves]), pruned.column)[0]
     beside[a] = 0.0
     for i in range(v.size):
         total = 0.0
         for k in range(beside.size):
             total += Z[i, k] * beside[k]
-        v[i] = C[leaves, kept.index[i]] - total
+        v[i] = C[leaves, kept.column[i]] - total
     for q in range(start, count):
         first, second = held.b[q] @ beside, held.t[q] @ beside
         for i in range(v.size):
@@ -164,7 +164,7 @@ def _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty):  #
         u[i] /= top
         kept.sigma[i] += u[i] * u[i] * top
         v[i] += u[i] * through
-    kept.index[out], kept.r[out], kept.sigma[out] = enters, value, 1 / top
+    kept.column[out], kept.r[out], kept.sigma[out] = enters, value, 1 / top
     kept.cost[out] = penalty * w[enters] ** 2
     v[out] = C[leaves, enters] + through / top
     for i in range(v.size):
@@ -173,7 +173,7 @@ def _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty):  #
         kept.r[i] -= v[i] * rest
     u[out] += 1 / top  # its line is replaced by that of what enters
     v[out] += 1
-    pruned.index[a] = leaves  # of the same group as what enters
+    pruned.column[a] = leaves  # of the same group as what enters
     for k in range(b.size):
         held.b_scaled[count, k], held.t_scaled[count, k] = b[k] / top, -t[k] / schur
         pruned.y[k] -= value * b[k] + rest / schur * t[k]
@@ -186,7 +186,7 @@ def _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty):  #
 def _gains(w, pruned, penalty):  # type: ignore[no-untyped-def]
     for k in range(pruned.y.size):
         pruned.inverse[k] = 1 / pruned.diagonal[k]
-        pruned.gain[k] = penalty * w[pruned.index[k]] ** 2 - pruned.y[k] * pruned.y[k] * pruned.inverse[k]
+        pruned.gain[k] = penalty * w[pruned.column[k]] ** 2 - pruned.y[k] * pruned.y[k] * pruned.inverse[k]
 
 
 @jit
