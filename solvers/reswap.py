@@ -32,6 +32,7 @@ class Reswap(Stage):
 
     name: ClassVar[str] = "reswap"
     role: ClassVar[Role] = Role.UPDATE
+    version: ClassVar[int] = 2  # exchanges are the best of a block, not of all
     source: ClassVar[str] = "Hazimeh and Mazumder, Operations Research 68(5), 2020; Hassibi and Stork 1992"
 
     def __post_init__(self) -> None:
