@@ -22,9 +22,9 @@ class Reswap(Stage):
     """Exchange one pruned and one kept weight of a row while that lowers the error left after ``refit``, then refit.
 
     Ends, row by row, at a mask that no exchange improves: partial swap inescapable, as Hazimeh and Mazumder call it for
-    subset selection. Begins from the mask at hand, from Wanda's where there is none. On the CPU, ``n³`` operations
-    for each row and ``n²`` for each exchange; a row that time does not reach keeps its mask. Counts over the layer stay
-    those of each row.
+    subset selection. Begins from the mask at hand, from Wanda's where there is none. ``n³`` operations for each row and
+    ``n²`` for each exchange; on CUDA rows descend side by side. A row that time does not reach keeps its mask. Counts
+    over the layer stay those of each row.
     """
 
     ridge: float = 1e-3  # relative to the mean diagonal of G, towards the trained weights; as ``refit``'s
@@ -50,16 +50,21 @@ class Reswap(Stage):
         keep, weights = np.array(keep), np.where(keep, problem.W, 0).astype(np.float64)
         mean = float(problem.G.diagonal().mean())
         swaps, late = 0, False
-        if mean > 0:
-            rows = _Rows(torch.from_numpy(problem.G.copy()), mean, self.ridge)
-            size = min(problem.pattern.group_size(problem.shape), problem.n)
-            most = self.limit or np.iinfo(np.int64).max
+        size = min(problem.pattern.group_size(problem.shape), problem.n)
+        most = self.limit or np.iinfo(np.int64).max
+        shared = Shared(torch.from_numpy(problem.G.copy()), mean, self.ridge) if mean > 0 else None
+        if shared is not None and context.device.startswith("cuda"):
+            from fwbench.solvers import reswap_torch
+
+            rest = (shared.G, shared.C, shared.penalty, size, most, context.device, context.expired)
+            keep, weights, swaps, late = reswap_torch.solve(problem.W, keep, *rest)
+        elif shared is not None:
 
             def one(row: int) -> int:
                 """Exchanges in one row; -1 if there was no time."""
                 if context.expired():
                     return -1
-                done, keep[row], weights[row] = rows.solve(problem.W[row].astype(np.float64), keep[row], size, most)
+                done, keep[row], weights[row] = shared.solve(problem.W[row].astype(np.float64), keep[row], size, most)
                 return done
 
             with workers(context.threads, problem.rows) as over:
@@ -69,7 +74,7 @@ class Reswap(Stage):
         return replace(after, stopped="deadline" if late else "").count(swaps=swaps)
 
 
-class _Rows:
+class Shared:
     """What all rows share: ``G``, the ridge ``λ`` and ``C = (G + λI)⁻¹``, with ``λ`` raised until there is one."""
 
     def __init__(self, G: torch.Tensor, mean: float, ridge: float) -> None:
