@@ -70,9 +70,9 @@ def _fitting(n: int, kept: np.ndarray, device: str) -> int:
     """Rows that the free memory holds at once; on a CPU, where only tests come by, all."""
     if not device.startswith("cuda"):
         return max(1, len(kept))
-    pruned, kept = n - int(kept.min()), int(kept.max())
+    longest, pruned = int(kept.max()), n - int(kept.min())
     free, _ = torch.cuda.mem_get_info(device)
-    return max(1, int(PART * free / (8 * MATRICES * max(1, pruned) * max(kept, pruned))))
+    return max(1, int(PART * free / (8 * MATRICES * max(1, pruned) * max(longest, pruned))))
 
 
 def _places(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
