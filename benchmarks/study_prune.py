@@ -52,7 +52,7 @@ TOKENED = ", tokens="  # the same: calibration tokens, where not the collection'
 OURS = "push(rounds=20)+swap"  # the preset ``fast``, the default of `fwbench prune`
 MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", OURS)
 UPDATES = ("sparsegpt", "wanda+refit", "admm", "wanda+admm", "wanda+swap+refit", f"{OURS}+refit", f"{OURS}+sparsegpt")
-UPDATES += (f"{OURS}+admm",)
+UPDATES += (f"{OURS}+admm", f"wanda+swap+reswap{SHRUNK}0.1")
 IN_SEQUENCE = ("wanda", "wanda+swap", "sparsegpt", OURS)
 FIELDS = ("mode", "pattern", "method", *TEXTS, "error", "relative_error", "ratio_to_wanda")
 FIELDS += ("solve_cpu_minutes", "solve_wall_minutes", "peak_mb", "solver", "commit", "created", "device")
@@ -63,7 +63,7 @@ def plan() -> list[tuple[str, str, str]]:
     rows = [(DENSE, "", DENSE)]
     cheap = ("wanda", "magnitude", "ria", "sparsegpt", "wanda+swap", "wanda+refit", "wanda+swap+refit")
     ours = (OURS, f"{OURS}+refit", f"{OURS}+sparsegpt")
-    dear = ("admm", "wanda+admm", f"{OURS}+admm", "sparsefw")
+    dear = ("admm", "wanda+admm", f"{OURS}+admm", "sparsefw", f"wanda+swap+reswap{SHRUNK}0.1")
     assert {*cheap, *ours, *dear} == {*MASKS, *UPDATES}
     for methods, mode in ((cheap, ONE_SHOT), (ours, ONE_SHOT), (IN_SEQUENCE, SEQUENTIAL), (dear, ONE_SHOT)):
         rows += [(mode, pattern, method) for method in methods for pattern in PATTERNS]
