@@ -7,8 +7,9 @@
 
 One-shot rows solve the problems of the collection ``smollm2``: the dense model's Grams of 16,384 tokens of ``lee``,
 computed once and cached. Sequential rows, those of more tokens and those of a GPU call ``fwbench.prune``. Rows are only
-ever appended to ``results.csv``, each layer's error to ``layers.csv``; masks are kept in the cache layer by layer, so
-that a kill loses one layer and a method with a weight update begins from the mask that it updates.
+ever appended to ``results.csv``, each layer's error to ``layers.csv``; masks are kept in the cache layer by layer, and
+updated weights until their row is written, so that a kill loses one layer. A method with a weight update begins from
+the mask that it updates.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def one_row(mode: str, pattern: str, method: str, device: str = "cpu") -> None:
     model.network.to(device)
     for name in TEXTS:
         row[name] = f"{perplexity(model, load_text(name), tokens=TOKENS).value:.4f}"
+    held = row.pop("held", ())
     row["peak_mb"] = round((peak_memory() or 0) / 1e6)
     row["commit"] = str(machine.describe().get("commit", ""))[:12]
     row["created"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -95,6 +97,8 @@ def one_row(mode: str, pattern: str, method: str, device: str = "cpu") -> None:
         values = {layer: f"{error:.6g}" for layer, error in errors.items()}
         _append(LAYERS, names, {"mode": mode, "pattern": pattern, "method": method, **values})
     _append(RESULTS, FIELDS, row)
+    for path in held:
+        path.unlink(missing_ok=True)
     print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
 
@@ -104,6 +108,7 @@ def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float])
     base, _, last = spec.rpartition("+")
     update = _update_stage(last) if base else None
     line = pipeline.resolve(base if update else spec)
+    held: list[Path] = []  # updated weights, in case of a kill
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
     for _, real in collections.load(MODEL, [pattern]):
         problem = replace(real, G=shrunk(real.G, float(shrinkage))) if shrinkage else real
@@ -112,23 +117,20 @@ def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float])
         keep, weights = found["keep"], found["weights"]
         cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
         if update is not None:
-            began = time.process_time(), time.monotonic()
-            after = update.run(problem, State(keep=keep), Context(threads=THREADS))
-            keep, weights = after.keep, after.weights
-            cpu, wall = cpu + time.process_time() - began[0], wall + time.monotonic() - began[1]
-            assert not weights[~keep].any()
-            assert not count_reason(problem, keep)
-        error = float(found["error"])
-        if update is not None or shrinkage:
-            error = real.error_of_weights(weights)
+            found = updated(problem, pipeline.resolve(spec), update, keep)
+            keep, weights = found["keep"], found["weights"]
+            cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
+            held.append(found["path"])
+        again = update is not None or shrinkage
+        error = real.error_of_weights(weights) if again else float(found["error"])
         errors[problem.name] = error
         total += real.total
-        wanda.append(pipeline.wanda_error(real) if shrinkage else float(found["wanda"]))
+        wanda.append(pipeline.wanda_error(real) if again else float(found["wanda"]))
         with torch.no_grad():
             layers[problem.name].weight.copy_(torch.from_numpy(weights))  # type: ignore[operator, union-attr]
         print(f"{problem.name} {error / wanda[-1]:.4f}", file=sys.stderr, flush=True)
     solver = f"{line.full} then {update}" if update else line.full
-    return {**_summary(errors, wanda, total), **_minutes(cpu, wall), "solver": solver}
+    return {**_summary(errors, wanda, total), **_minutes(cpu, wall), "solver": solver, "held": held}
 
 
 def _update_stage(name: str) -> Any:
@@ -137,10 +139,39 @@ def _update_stage(name: str) -> Any:
     return stages[-1] if stages and stages[-1].role is Role.UPDATE else None
 
 
+def _file(problem: Problem, line: pipeline.Pipeline) -> Path:
+    folder = resources.cache_folder() / "studies" / "prune"
+    return folder / f"{pipeline.key(problem.hash, line, 0, 'cpu', 'float32')}.npz"
+
+
+def _write(path: Path, keep: np.ndarray, **more: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, bits=np.frombuffer(pack_mask(keep), np.uint8), **more)
+    partial.rename(path)
+
+
+def updated(problem: Problem, line: pipeline.Pipeline, update: Any, keep: np.ndarray) -> dict[str, Any]:
+    """Mask, weights and seconds of the update that ends ``line``, from a mask; in ``path`` until the row is written."""
+    path = _file(problem, line)
+    if path.is_file():
+        held = dict(np.load(path))
+        keep = unpack_mask(held["bits"].tobytes(), problem.shape)
+        weights = np.zeros(problem.shape, np.float32)
+        weights[keep] = held["kept"]
+        return {**held, "keep": keep, "weights": weights, "path": path}
+    began = time.process_time(), time.monotonic()
+    after = update.run(problem, State(keep=keep), Context(threads=THREADS))
+    seconds = {"cpu": time.process_time() - began[0], "wall": time.monotonic() - began[1]}
+    assert not after.weights[~after.keep].any()
+    assert not count_reason(problem, after.keep)
+    _write(path, after.keep, kept=after.weights[after.keep], **seconds)
+    return {**seconds, "keep": after.keep, "weights": after.weights, "path": path}
+
+
 def solved(problem: Problem, line: pipeline.Pipeline) -> dict[str, Any]:
     """Mask, weights, error, Wanda's error and seconds of a layer; masks alone come from the cache where they can."""
-    folder = resources.cache_folder() / "studies" / "prune" / pipeline.key(problem.hash, line, 0, "cpu", "float32")
-    path = folder.with_suffix(".npz")
+    path = _file(problem, line)
     if path.is_file():
         held = dict(np.load(path))
         keep = unpack_mask(held["bits"].tobytes(), problem.shape)
@@ -154,10 +185,7 @@ def solved(problem: Problem, line: pipeline.Pipeline) -> dict[str, Any]:
     wanda = row.error / row.ratio_to_wanda if row.ratio_to_wanda else 0.0
     found = {"error": row.error, "wanda": wanda, "cpu": cpu, "wall": wall}
     if outcome.weights is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, bits=np.frombuffer(pack_mask(keep), np.uint8), **found)
-        partial.rename(path)
+        _write(path, keep, **found)
     weights = np.where(keep, problem.W if outcome.weights is None else outcome.weights, 0)
     return {**found, "keep": keep, "weights": weights}
 

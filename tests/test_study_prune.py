@@ -6,6 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layers import random_layer
+
+from fwbench import pipeline
+from fwbench.solvers.reswap import Reswap
+from fwbench.solvers.scores import Wanda
+from fwbench.stage import Context, State
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import study_prune
@@ -57,3 +63,17 @@ def test_the_committed_layers_are_those_of_the_committed_errors():
         assert np.exp(found).sum() == pytest.approx(float(results[key]["error"]), rel=1e-4), key
         assert np.corrcoef(found, wanda)[0, 1] > 0.8, key
         assert np.corrcoef(np.roll(found, 1), wanda)[0, 1] < 0.5, key
+
+
+def test_an_updated_layer_is_held_until_its_row_is_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(study_prune.resources, "cache_folder", lambda: tmp_path)
+    problem = random_layer("0.5", rows=4, n=12)
+    keep = Wanda().run(problem, State(), Context()).keep
+    line = pipeline.resolve("wanda+swap+reswap")
+    first = study_prune.updated(problem, line, Reswap(), keep)
+    assert first["path"].is_file()
+    monkeypatch.setattr(Reswap, "run", None)  # it is not run again
+    again = study_prune.updated(problem, line, Reswap(), keep)
+    for name in ("keep", "weights", "cpu", "wall"):
+        assert np.array_equal(again[name], first[name])
+    assert not np.array_equal(first["keep"], keep)
