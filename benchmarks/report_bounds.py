@@ -292,7 +292,7 @@ PAGE = """# How far the best masks can be from the optimum
 ladder Shor, doubly nonnegative, McCormick of `fwbench.solvers.bound`. The gap is (UB − LB) / UB against the row's mask
 by {masks}.
 A row is one process with one thread of BLAS; seconds are CPU seconds, those of a kind with all below it. Contention
-for caches and memory raises them, most in block 13's k_proj, o_proj and gate_proj, to twice what other layers show.
+for caches and memory raises them, and layers were measured under different loads.
 {unconverged} of {bounds} interior points did not reach their tolerance; their bounds
 hold all the same. Lower bounds here are computed in float64; those of `fwbench certify` are proved by `fwbench verify`.
 Written by `benchmarks/report_bounds.py`; one line a bound in [rows.csv](rows.csv){sizes_link}.

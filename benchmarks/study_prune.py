@@ -107,25 +107,27 @@ def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float])
     spec, _, shrinkage = method.partition(SHRUNK)
     base, _, last = spec.rpartition("+")
     update = _update_stage(last) if base else None
-    line = pipeline.resolve(base if update else spec)
+    full = pipeline.resolve(spec)
+    line = pipeline.resolve(base) if update else full
     held: list[Path] = []  # updated weights, in case of a kill
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
     for _, real in collections.load(MODEL, [pattern]):
         problem = replace(real, G=shrunk(real.G, float(shrinkage))) if shrinkage else real
         pipeline.warm_up(line, problem)
         found = solved(problem, line)
-        keep, weights = found["keep"], found["weights"]
+        weights = found["weights"]
         cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
         if update is not None:
-            found = updated(problem, pipeline.resolve(spec), update, keep)
-            keep, weights = found["keep"], found["weights"]
-            cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
-            held.append(found["path"])
-        again = update is not None or shrinkage
-        error = real.error_of_weights(weights) if again else float(found["error"])
+            after = updated(problem, full, update, found["keep"])
+            weights = after["weights"]
+            cpu, wall = cpu + float(after["cpu"]), wall + float(after["wall"])
+            held.append(after["path"])
+        error = float(found["error"])
+        if update is not None or shrinkage:
+            error = real.error_of_weights(weights)
         errors[problem.name] = error
         total += real.total
-        wanda.append(pipeline.wanda_error(real) if again else float(found["wanda"]))
+        wanda.append(pipeline.wanda_error(real) if shrinkage else float(found["wanda"]))
         with torch.no_grad():
             layers[problem.name].weight.copy_(torch.from_numpy(weights))  # type: ignore[operator, union-attr]
         print(f"{problem.name} {error / wanda[-1]:.4f}", file=sys.stderr, flush=True)

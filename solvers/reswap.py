@@ -97,12 +97,12 @@ class Shared:
         if not (P.size and S.size):
             return 0, keep, np.where(keep, w, 0)
         C = self.C.numpy()
-        factor = torch.linalg.cholesky(torch.from_numpy(submatrix(C, P, P)))
+        factor = _factor(C, P)
         weights, left = self._refitted(w, P, S, factor)
         B = torch.cholesky_inverse(factor).contiguous()
         Z = torch.from_numpy(submatrix(C, S, P)) @ B
         swaps: int = descend(w, C, B.numpy(), Z.numpy(), P, S, size, self.penalty, most)
-        others, less = self._refitted(w, P, S, torch.linalg.cholesky(torch.from_numpy(submatrix(C, P, P))))
+        others, less = self._refitted(w, P, S, _factor(C, P))
         if not (swaps and less < left):  # what was carried along may have drifted
             return 0, keep, weights
         changed = np.ones_like(keep)
@@ -119,3 +119,12 @@ class Shared:
         v[P] = 0
         change = torch.from_numpy(w - v)
         return v, float(change @ (self.G @ change) + self.penalty * (change[S] ** 2).sum())
+
+
+def _factor(C: np.ndarray, P: np.ndarray) -> torch.Tensor:
+    """Of Cholesky, of ``C_PP``."""
+    import torch
+
+    from fwbench.solvers.reswap_kernel import submatrix
+
+    return torch.linalg.cholesky(torch.from_numpy(submatrix(C, P, P)))

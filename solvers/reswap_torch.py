@@ -56,9 +56,12 @@ def solve(
         rows = order[start : start + at_once]
         w, before = torch.from_numpy(W[rows].astype(np.float64)).to(device), torch.from_numpy(keep[rows]).to(device)
         after, done = before.clone(), torch.zeros(len(rows), dtype=torch.int64, device=device)
-        old, left = _refitted(w, before, G, C, penalty)
-        Batch(w, before, C, penalty, size).descend(after, done, most)
-        new, less = _refitted(w, after, G, C, penalty)
+        pruned = _places(~before)
+        factor = _factor(C, *pruned)
+        old, left = _refitted(w, before, pruned, factor, G, C, penalty)
+        Batch(w, before, pruned, factor, C, penalty, size).descend(after, done, most)
+        pruned = _places(~after)
+        new, less = _refitted(w, after, pruned, _factor(C, *pruned), G, C, penalty)
         better = (done > 0) & (less < left)  # what was carried along may have drifted
         keep[rows] = torch.where(better[:, None], after, before).cpu().numpy()
         weights[rows] = torch.where(better[:, None], new, old).cpu().numpy()
@@ -75,7 +78,10 @@ def _fitting(n: int, kept: np.ndarray, device: str) -> int:
     return max(1, int(PART * free / (8 * MATRICES * max(1, pruned) * max(longest, pruned))))
 
 
-def _places(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+Places = tuple[torch.Tensor, torch.Tensor]
+
+
+def _places(mask: torch.Tensor) -> Places:
     """Of a bool ``(rows, n)``, its columns in order, padded to the most of any row, and which are no padding."""
     most = int(mask.sum(1).max())
     index = torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, :most]
@@ -90,11 +96,17 @@ def _factor(C: torch.Tensor, P: torch.Tensor, real: torch.Tensor) -> torch.Tenso
 
 
 def _refitted(
-    w: torch.Tensor, keep: torch.Tensor, G: torch.Tensor, C: torch.Tensor, penalty: float
+    w: torch.Tensor,
+    keep: torch.Tensor,
+    pruned: Places,
+    factor: torch.Tensor,
+    G: torch.Tensor,
+    C: torch.Tensor,
+    penalty: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weights refitted on their masks, and what is left of each row with them, the penalty included."""
-    P, real = _places(~keep)
-    y = torch.cholesky_solve((w.gather(1, P) * real)[:, :, None], _factor(C, P, real))[:, :, 0]
+    P, real = pruned
+    y = torch.cholesky_solve((w.gather(1, P) * real)[:, :, None], factor)[:, :, 0]
     v = torch.where(keep, w - torch.zeros_like(w).scatter_add_(1, P, y * real) @ C, 0)
     change = w - v
     return v, ((change @ G) * change).sum(1) + penalty * (change * keep).square().sum(1)
@@ -103,11 +115,21 @@ def _refitted(
 class Batch:
     """Rows that still have exchanges; names are those of ``reswap_kernel``, with the rows as first axis."""
 
-    def __init__(self, w: torch.Tensor, keep: torch.Tensor, C: torch.Tensor, penalty: float, size: int) -> None:
+    def __init__(
+        self,
+        w: torch.Tensor,
+        keep: torch.Tensor,
+        pruned: Places,
+        factor: torch.Tensor,
+        C: torch.Tensor,
+        penalty: float,
+        size: int,
+    ) -> None:
         self.C, self.penalty, self.size = C, penalty, size
         self.w, self.rows = w, torch.arange(len(w), device=w.device)
-        (self.P, self.p_real), (self.S, self.s_real) = _places(~keep), _places(keep)
-        self.B = torch.cholesky_inverse(_factor(C, self.P, self.p_real))
+        self.P, self.p_real = pruned[0].clone(), pruned[1]  # exchanges write to the first
+        self.S, self.s_real = _places(keep)
+        self.B = torch.cholesky_inverse(factor)
         between = C[self.S[:, :, None], self.P[:, None, :]] * (self.s_real[:, :, None] & self.p_real[:, None, :])
         self.Z = between @ self.B
         lost = w.gather(1, self.P) * self.p_real
