@@ -118,30 +118,43 @@ class Problem:
         return digest.hexdigest()
 
     @cached_property
-    def total(self) -> float:
-        """Error with everything pruned, ``tr(W G Wᵀ)``: the yardstick of the relative error."""
-        return float(self.row_errors(np.ones(self.shape)).sum())
+    def row_totals(self) -> np.ndarray:
+        """Error of each row with everything pruned, float64 ``(rows,)``."""
+        return self.row_errors(np.ones(self.shape))
 
     @cached_property
-    def _errors(self) -> dict[tuple[tuple[int, ...], bytes], float]:
-        """What :meth:`error` found, by the mask's shape and hash."""
+    def total(self) -> float:
+        """Error with everything pruned, ``tr(W G Wᵀ)``: the yardstick of the relative error."""
+        return float(self.row_totals.sum())
+
+    @cached_property
+    def _errors(self) -> dict[tuple[tuple[int, ...], bytes], np.ndarray]:
+        """What :meth:`mask_errors` found, by the mask's shape and hash."""
         return {}
 
     def row_errors(self, u: np.ndarray) -> np.ndarray:
         """Error of each row, float64 ``(rows,)``, at ``u (rows, n)`` (1 = pruned), relaxed or not."""
         return row_errors(self.G, self.W * np.asarray(u, dtype=np.float64))
 
-    def error(self, keep: np.ndarray) -> float:
-        """Error of the layer for a mask, float64; a mask that was asked for before costs its hash alone."""
+    def mask_errors(self, keep: np.ndarray) -> np.ndarray:
+        """Error of each row for a mask, float64 ``(rows,)``; a mask that was asked for before costs its hash alone."""
         keep = np.ascontiguousarray(keep, dtype=bool)
         key = keep.shape, hashlib.sha256(np.packbits(keep).tobytes()).digest()
         if key not in self._errors:  # a run judges one mask several times: after a stage, before the next, at the end
-            self._errors[key] = float(self.row_errors(~keep).sum())
+            self._errors[key] = self.row_errors(~keep)
         return self._errors[key]
 
+    def error(self, keep: np.ndarray) -> float:
+        """Error of the layer for a mask, float64."""
+        return float(self.mask_errors(keep).sum())
+
+    def weight_errors(self, weights: np.ndarray) -> np.ndarray:
+        """``‖(w - ŵ) X‖² / tokens`` of each row, float64 ``(rows,)``, for changed weights ``Ŵ (rows, n)``."""
+        return row_errors(self.G, self.W.astype(np.float64) - weights)
+
     def error_of_weights(self, weights: np.ndarray) -> float:
-        """``‖(W - Ŵ) X‖² / tokens`` for changed weights ``Ŵ (rows, n)``, float64."""
-        return float(row_errors(self.G, self.W.astype(np.float64) - weights).sum())
+        """The same for the layer, ``‖(W - Ŵ) X‖² / tokens``, float64."""
+        return float(self.weight_errors(weights).sum())
 
     def gradient(self, u: np.ndarray) -> np.ndarray:
         """Gradient of the error at ``u``, float64 ``(rows, n)``."""
@@ -164,6 +177,8 @@ def _frozen(array: np.ndarray, dtype: type, name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise ProblemError(f"{name} must be a matrix of numbers, got {array.dtype} {array.shape}")
+    if array.dtype == dtype and array.base is None and array.flags.c_contiguous and not array.flags.writeable:
+        return array  # another problem's: two of one input share their Gram matrix
     with np.errstate(over="ignore"):  # what overflows is refused as infinite
         array = np.array(array, dtype=dtype, order="C")  # a copy: the caller keeps his own
     array.setflags(write=False)

@@ -32,8 +32,8 @@ which at a point ``v`` of the polytope is ``-uᵀ(Q - N - D)u - c - ρ Σ_g (Σu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -46,11 +46,15 @@ EPS = float(np.finfo(np.float64).eps)  # twice the unit roundoff, so every first
 
 @dataclass(frozen=True)
 class Verification:
-    """``bound`` is proved, whatever the certificate claims; a refutation has its reason."""
+    """``bound`` is proved, whatever the certificate claims; a refutation has its reason.
+
+    ``rows`` are the bounds of each row, of which ``bound`` is the sum, where the certificate proves such.
+    """
 
     ok: bool
     bound: float = -math.inf
     reason: str = ""
+    rows: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
 
 def check(problem: Problem, certificate: Certificate) -> Verification:
@@ -60,7 +64,7 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
     cannot be proved positive semidefinite, or if it claims more than can be proved (relative 1e-6).
     """
     try:
-        bound = _prove(problem, certificate)
+        bound, rows = _prove(problem, certificate)
     except Refuted as error:
         return Verification(False, reason=str(error))
     claim = certificate.bound
@@ -68,14 +72,15 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
         return Verification(False, reason=f"it claims a bound of {claim}")
     if claim > bound + 1e-6 * abs(bound) + 1e-9 * problem.total:
         return Verification(False, reason=f"it claims a bound of {claim:.9g}, only {bound:.9g} can be proved")
-    return Verification(True, bound)
+    return Verification(True, bound, rows=tuple(rows))
 
 
-def _prove(problem: Problem, certificate: Certificate) -> float:
+def _prove(problem: Problem, certificate: Certificate) -> tuple[float, list[float]]:
+    """The bound that the certificate proves, and those of the rows where it proves them one by one."""
     if certificate.problem != problem.hash:
         raise Refuted("it belongs to another problem (hash differs)")
     if certificate.kind == "tree":
-        return prove_tree(problem, certificate)
+        return prove_tree(problem, certificate), []
     if certificate.kind not in ("diagonal", "rows"):
         raise Refuted(f"unknown kind of certificate {certificate.kind!r}")
     e = _array(certificate, "e", (problem.n,), np.float64)
@@ -86,12 +91,13 @@ def _prove(problem: Problem, certificate: Certificate) -> float:
     if certificate.kind == "rows" and not problem.pattern.separable:
         raise Refuted(f"rows of their own need a pattern whose rows are independent, not {problem.pattern}")
     prove_psd(problem.G, e)
-    if certificate.kind == "diagonal":
-        return diagonal_bound(problem, u, e)
+    if not problem.pattern.separable:
+        return diagonal_bound(problem, u, e), []
     bounds = diagonal_rows(problem, u, e)
-    for row, proof in _own_proofs(problem, certificate):
-        bounds[row] = own_bound(problem, row, u[row], proof)
-    return _total(bounds)
+    if certificate.kind == "rows":
+        for row, proof in _own_proofs(problem, certificate):
+            bounds[row] = own_bound(problem, row, u[row], proof)
+    return total(bounds), bounds
 
 
 def _array(certificate: Certificate, name: str, shape: tuple[int | None, ...], dtype: type) -> np.ndarray:
@@ -140,7 +146,7 @@ def _prove_positive(A: np.ndarray, rounding: float, name: str) -> None:
 def diagonal_bound(problem: Problem, u: np.ndarray, e: np.ndarray) -> float:
     """The bound at ``u (rows, n)`` float32 for ``e (n,)``, a rigorous lower value (point 2 above)."""
     if problem.pattern.separable:
-        return _total(diagonal_rows(problem, u, e))
+        return total(diagonal_rows(problem, u, e))
     origin, low = _tangent(problem.W, problem.G, u, problem.W.astype(np.float64) ** 2 * e)
     chosen = np.sort(low.ravel())[: int(problem.pattern.counts(problem.shape)[0])]
     return max(0.0, _lowered(_exact_sum(origin.ravel(), chosen)))
@@ -283,7 +289,8 @@ def _products(proof: OwnProof, n: int) -> Products:
     )
 
 
-def _total(rows: list[float]) -> float:
+def total(rows: Iterable[float]) -> float:
+    """A rigorous lower value of the sum of rows' bounds."""
     return max(0.0, _lowered(math.fsum(rows)))
 
 

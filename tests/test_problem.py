@@ -184,6 +184,14 @@ def test_immutable():
     assert problem.meta["model"] == "tiny"
 
 
+def test_two_problems_share_one_gram_matrix():
+    problem = Problem("first", W, G, "0.5")
+    for other in (replace(problem, W=2 * W), problem.with_pattern("2:4"), Problem("second", W, problem.G, "0.5")):
+        assert other.G is problem.G
+    shown = problem.G[:]  # a view: what is below it may still change
+    assert not np.shares_memory(Problem("third", W, shown, "0.5").G, problem.G)
+
+
 def test_types_are_converted_once():
     problem = Problem("types", [[1, 2]], [[1, 0], [0, 1]], "0.5")
     assert (problem.W.dtype, problem.G.dtype) == (np.float32, np.float64)

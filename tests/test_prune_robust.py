@@ -20,7 +20,7 @@ from fwbench.prune import Options, engine, output, prune
 where, call, source, out, spec, text, tokens, length = sys.argv[1:]
 owner, name = {
     "calibrating": (GramSum, "add"),
-    "solving": (engine, "_solve"),
+    "solving": (engine, "solve"),
     "writing a block": (os, "replace"),
     "saving": (output.page, "write"),  # the model is written, its folder not yet renamed
 }[where]
@@ -47,7 +47,7 @@ def killed(where, call, source, out, given):
 
 
 @pytest.mark.parametrize(
-    ("where", "call", "kept"), [("calibrating", 11, 1), ("solving", 10, 1), ("writing a block", 4, 1), ("saving", 1, 3)]
+    ("where", "call", "kept"), [("calibrating", 11, 1), ("solving", 6, 1), ("writing a block", 4, 1), ("saving", 1, 3)]
 )
 def test_kill_9(place, tmp_path, where, call, kept):
     source, given = str(saved(place, "llama")), options(place, spec="wanda+swap")

@@ -248,6 +248,21 @@ def test_pickled_objects_are_never_loaded(tmp_path):
 # --- rational arithmetic ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_rows_are_proved_one_by_one(pattern):
+    problem = random_layer(pattern, n=12)
+    certificate = honest(problem, e=0.9 * np.linalg.eigvalsh(problem.G)[0] * np.ones(12))
+    checked = verify.check(problem, certificate)
+    assert len(checked.rows) == problem.rows
+    assert checked.bound == verify.total(checked.rows) == pytest.approx(sum(checked.rows))
+    u, e = certificate.arrays["u"], certificate.arrays["e"]
+    for row, bound in enumerate(checked.rows):
+        exact = exact_bound(replace(problem, W=problem.W[row : row + 1]), u[row : row + 1], e)
+        assert Fraction(bound) <= max(exact, 0)
+        assert float(exact) - bound <= 1e-9 * float(exact) + 1e-13 * problem.total
+    assert verify.check(random_layer("unstructured:0.5"), honest(random_layer("unstructured:0.5"))).rows == ()
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))

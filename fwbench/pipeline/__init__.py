@@ -4,7 +4,7 @@ The pipeline owns the clock and the checks: stages hold neither. ``run`` never r
 a stage does becomes a row with its status, verdict and reason.
 """
 
-from fwbench.pipeline.judging import Outcome, failed, wanda_error
+from fwbench.pipeline.judging import Outcome, failed, wanda_error, wanda_errors
 from fwbench.pipeline.resolving import (
     Pipeline,
     default_set,
@@ -33,5 +33,6 @@ __all__ = [
     "run",
     "skip_reason",
     "wanda_error",
+    "wanda_errors",
     "warm_up",
 ]

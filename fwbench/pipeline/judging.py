@@ -30,6 +30,7 @@ class Outcome:
     weights: np.ndarray | None = field(default=None, repr=False)
     relaxed: np.ndarray | None = field(default=None, repr=False)
     certificate: Certificate | None = field(default=None, repr=False)
+    row_bounds: tuple[float, ...] = field(default=(), repr=False)  # verified, where the certificate proves row by row
 
 
 def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> Outcome:
@@ -56,32 +57,35 @@ def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> O
     if state.stopped or skipped:
         reason = f"stopped early: {state.stopped}" if state.stopped else f"no time left for {', '.join(skipped)}"
         row = replace(row, status=Status.TIMEOUT, reason=reason)
-    row, certificate = _with_bound(problem, row, state, error)
-    return Outcome(row, state.keep, state.weights, state.relaxed, certificate)
+    row, certificate, row_bounds = _with_bound(problem, row, state, error)
+    return Outcome(row, state.keep, state.weights, state.relaxed, certificate, row_bounds)
 
 
-def _with_bound(problem: Problem, row: Result, state: State, error: float) -> tuple[Result, Certificate | None]:
-    """Join the lower bound: verified if its certificate replays, else the solver's claim."""
+def _with_bound(
+    problem: Problem, row: Result, state: State, error: float
+) -> tuple[Result, Certificate | None, tuple[float, ...]]:
+    """Join the lower bound: verified if its certificate replays, else the solver's claim. Also the rows' own."""
     mismatch = replace(row, status=Status.FAILED, verdict=Verdict.ERROR_MISMATCH)
     lower, proof, certificate = state.lower, Proof.CLAIMED, state.certificate
+    rows: tuple[float, ...] = ()
     if certificate is not None:
         checked = verify.check(problem, certificate)
         if not checked.ok:
-            return replace(mismatch, reason=f"its certificate does not hold: {checked.reason}"), None
+            return replace(mismatch, reason=f"its certificate does not hold: {checked.reason}"), None, ()
         if lower is None or lower <= max(certificate.bound, checked.bound):
-            lower, proof = checked.bound, Proof.VERIFIED
+            lower, proof, rows = checked.bound, Proof.VERIFIED, checked.rows
         certificate = replace(certificate, bound=checked.bound)
     if lower is None:
-        return row, None
+        return row, None, ()
     if row.updates_weights:
-        return replace(row, lower_bound=None), certificate  # bounds are for masks with the given weights
+        return replace(row, lower_bound=None), certificate, ()  # bounds are for masks with the given weights
     if lower > error * (1 + OPTIMALITY_TOLERANCE) + 1e-12 * problem.total:
-        return replace(mismatch, reason=f"its lower bound {lower:.9g} exceeds the error {error:.9g}"), None
+        return replace(mismatch, reason=f"its lower bound {lower:.9g} exceeds the error {error:.9g}"), None, ()
     verdict = row.verdict
     if proof is Proof.VERIFIED:
         tight = lower >= error * (1 - OPTIMALITY_TOLERANCE)
         verdict = Verdict.OPTIMAL if tight else Verdict.CERTIFIED
-    return replace(row, verdict=verdict, lower_bound=lower, proof=proof), certificate
+    return replace(row, verdict=verdict, lower_bound=lower, proof=proof), certificate, rows
 
 
 def failed(
@@ -119,17 +123,22 @@ def failed(
 
 
 @lru_cache(maxsize=8)
-def _wanda_error_by_hash(problem_hash: str, holder: _Holder) -> float:
+def _wanda_errors_by_hash(problem_hash: str, holder: _Holder) -> np.ndarray:
     problem = holder.problem()
     assert problem is not None
     keep = load_solvers()["wanda"]().run(problem, State(), Context()).keep
     assert keep is not None
-    return problem.error(keep)
+    return problem.mask_errors(keep)
+
+
+def wanda_errors(problem: Problem) -> np.ndarray:
+    """Error of Wanda's mask on each row of the problem, float64 ``(rows,)``."""
+    return _wanda_errors_by_hash(problem.hash, _Holder(weakref.ref(problem)))
 
 
 def wanda_error(problem: Problem) -> float:
-    """Error of Wanda's mask on the problem: the yardstick of ``ratio_to_wanda``."""
-    return _wanda_error_by_hash(problem.hash, _Holder(weakref.ref(problem)))
+    """The same on the layer: the yardstick of ``ratio_to_wanda``."""
+    return float(wanda_errors(problem).sum())
 
 
 @dataclass(frozen=True)

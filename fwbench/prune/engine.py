@@ -7,23 +7,22 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from fwbench import machine, pipeline
+from fwbench import machine
 from fwbench.perplexity import perplexity
-from fwbench.problem import Problem, shrunk
-from fwbench.problems.models import quiet, weight_of
+from fwbench.problems.models import quiet
 from fwbench.prune import plan as plans
 from fwbench.prune import walk as walks
+from fwbench.prune.layers import Solved, solve, together
 from fwbench.prune.output import finish
-from fwbench.prune.plan import Layer, Options, Plan, Progress, PruneError
+from fwbench.prune.plan import Options, Plan, Progress
 from fwbench.prune.work import Block, Work, check_output
-from fwbench.result import Proof, pack_mask
+from fwbench.result import pack_mask
 
 PROMPT = "The most surprising thing about the sea is"
 SAMPLE_TOKENS = 32
@@ -136,11 +135,13 @@ def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Blo
         grams = walk.grams(number, modules, keep_outputs=not plan.options.sequential)
         machine.release_memory()  # of the forward passes, before the solver asks for its own
     with clock.of("solve"):
-        found = {name: _solve(plan, layers[name], G) for names, G in grams for name in names}
-    solved = [found[name] for name in layers]
-    weights = {layer.parameter: item[0] for layer, item in zip(layers.values(), solved, strict=True)}
-    masks = {layer.parameter: item[1] for layer, item in zip(layers.values(), solved, strict=True)}
-    block = Block(weights, masks, [item[2] for item in solved])
+        found: dict[str, Solved] = {}
+        for names, G in grams:
+            for batch in together(plan, [layers[name] for name in names]):
+                found |= solve(plan, batch, G)
+    solved = [(layer.parameter, found[name]) for name, layer in layers.items()]
+    weights, masks = {name: item.weight for name, item in solved}, {name: item.keep for name, item in solved}
+    block = Block(weights, masks, [item.record for _, item in solved])
     _load(plan.layers[number], block)
     return block
 
@@ -153,57 +154,6 @@ def _advance(walk: walks.Walk, number: int, clock: Clock) -> None:
 def _load(layers: Any, block: Block) -> None:
     for layer in layers:
         layer.load(block.weights[layer.parameter])
-
-
-def _solve(plan: Plan, layer: Layer, G: np.ndarray) -> tuple[torch.Tensor, np.ndarray, dict[str, Any]]:
-    """Weight and mask of a layer in the model's orientation, and its record."""
-    options = plan.options
-    problem = Problem(layer.name, weight_of(layer.module), G, plan.pattern)
-    solved = replace(problem, G=shrunk(G, options.shrink)) if options.shrink else problem
-    pipeline.warm_up(plan.line, solved, device=options.device, dtype=options.dtype)
-    outcome = pipeline.run(
-        solved,
-        plan.line,
-        device=options.device,
-        dtype=options.dtype,
-        seed=options.seed,
-        time_limit=options.time_limit,
-    )
-    row = outcome.result
-    if not row.solved or outcome.keep is None:
-        raise PruneError(f"layer {layer.name}: {plan.line.text} failed ({row.reason})")
-    chosen = np.where(outcome.keep, problem.W if outcome.weights is None else outcome.weights, 0)
-    weight = torch.from_numpy(chosen.astype(np.float32)).to(plan.save_dtype)
-    error, lower, ratio = row.error, row.lower_bound, row.ratio_to_wanda
-    assert error is not None
-    if outcome.weights is not None or solved is not problem:  # the error of what is saved, on the inputs as they are
-        error = problem.error_of_weights(weight.float().numpy())
-    if solved is not problem:
-        wanda = pipeline.wanda_error(problem)
-        lower, ratio = None, error / wanda if wanda else None  # the row's are of the shrunk problem
-    elif ratio is not None:
-        ratio *= error / row.error if row.error else 1.0
-    record = {
-        "layer": layer.name,
-        "parameter": layer.parameter,
-        "rows": problem.rows,
-        "n": problem.n,
-        "pruned": int((~outcome.keep).sum()),
-        "error": error,
-        "dense_power": problem.total,
-        "relative_error": error / problem.total if problem.total else 0.0,
-        "ratio_to_wanda": ratio if ratio is not None and np.isfinite(ratio) else None,  # infinite is no JSON
-        "lower_bound": lower,
-        "gap": (error - lower) / error if lower is not None and error else None,
-        "proof": str(row.proof if lower is not None else Proof.NONE),
-        "status": str(row.status),
-        "reason": row.reason,
-        "problem_sha256": problem.hash,
-        "mask_sha256": row.mask_sha256,
-        "seconds": row.seconds,
-    }
-    keep = outcome.keep.T if layer.transposed else outcome.keep
-    return (weight.T if layer.transposed else weight).contiguous(), np.ascontiguousarray(keep), record
 
 
 def totals(plan: Plan, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""The layers of one input: solved as one batch of rows, judged and recorded one by one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from fwbench import pipeline, verify
+from fwbench.patterns import NM, PerRow
+from fwbench.pipeline import Outcome
+from fwbench.problem import Problem, shrunk
+from fwbench.problems.models import weight_of
+from fwbench.prune.plan import Layer, Plan, PruneError
+from fwbench.result import Proof, pack_mask
+from fwbench.stage import Role
+
+BATCH_WEIGHTS = 1 << 22  # of layers solved together; larger ones fill a device, and would fill its memory
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What is saved of a layer: weight and mask in the model's own orientation, and its record in plain JSON."""
+
+    weight: torch.Tensor
+    keep: np.ndarray  # bool, True = the weight stays
+    record: Mapping[str, Any]
+
+
+def together(plan: Plan, layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Divide layers that read one input into batches for :func:`solve`.
+
+    Their rows are problems of one kind, so a batch takes fewer and larger steps, which a GPU needs. Layers stay alone
+    where the pattern ties rows together, or a stage proves bounds or optima of whole problems.
+    """
+    alone = not isinstance(plan.pattern, PerRow | NM)
+    alone |= any(stage.role in (Role.EXACT, Role.BOUND) for stage in plan.line.stages)
+    batches: list[list[Layer]] = []
+    room = 0
+    for layer in layers:
+        size = layer.module.weight.numel()  # type: ignore[operator, union-attr]
+        if alone or size > room:
+            batches.append([])
+            room = BATCH_WEIGHTS
+        batches[-1].append(layer)
+        room -= size
+    return batches
+
+
+def solve(plan: Plan, layers: Sequence[Layer], G: np.ndarray) -> dict[str, Solved]:
+    """Solve layers that read one input as one problem.
+
+    Args:
+        plan: of the run; its time limit counts for each layer.
+        layers: one, or several as :func:`together` joins them.
+        G: Gram matrix of the input, float64 ``(n, n)``.
+
+    Returns:
+        What is saved of each layer, by its name.
+
+    Raises:
+        PruneError: the pipeline gave no mask, with its reason.
+        ProblemError: weights that are not finite.
+    """
+    options = plan.options
+    first = Problem(layers[0].name, weight_of(layers[0].module), G, plan.pattern)
+    own = [first, *(replace(first, name=layer.name, W=weight_of(layer.module)) for layer in layers[1:])]  # one G
+    problem = first if len(own) == 1 else _joined(own)
+    solved = replace(problem, G=shrunk(G, options.shrink)) if options.shrink else problem
+    pipeline.warm_up(plan.line, solved, device=options.device, dtype=options.dtype)
+    outcome = pipeline.run(
+        solved,
+        plan.line,
+        device=options.device,
+        dtype=options.dtype,
+        seed=options.seed,
+        time_limit=options.time_limit * len(layers),
+    )
+    keep = outcome.keep
+    if not outcome.result.solved or keep is None:
+        raise PruneError(f"layer {problem.name}: {plan.line.text} failed ({outcome.result.reason})")
+    chosen = np.where(keep, problem.W if outcome.weights is None else outcome.weights, 0)
+    weights = torch.from_numpy(chosen.astype(np.float32)).to(plan.save_dtype)
+    if outcome.weights is None and solved is problem:
+        errors = problem.mask_errors(keep)
+    else:  # the error of what is saved, on the inputs as they are
+        errors = problem.weight_errors(weights.float().numpy())
+    figures = np.stack([errors, pipeline.wanda_errors(problem), problem.row_totals])
+    found = {}
+    for layer, part, rows in zip(layers, own, _slices(own), strict=True):
+        lower = _lower_bound(outcome, rows) if solved is problem else None  # with shrunk inputs, of another error
+        record = _record(layer, part, figures[:, rows].sum(1).tolist(), lower)
+        record |= _of_run(outcome, keep[rows], part.rows / problem.rows)
+        weight, mask = weights[rows], keep[rows]
+        if layer.transposed:
+            weight, mask = weight.T, mask.T
+        found[layer.name] = Solved(weight.contiguous(), np.ascontiguousarray(mask), record)
+    return found
+
+
+def _joined(problems: Sequence[Problem]) -> Problem:
+    """The rows of several problems with one ``G``."""
+    name = ", ".join(problem.name for problem in problems)
+    return replace(problems[0], name=name, W=np.concatenate([problem.W for problem in problems]))
+
+
+def _slices(problems: Sequence[Problem]) -> Iterator[slice]:
+    """Where each problem's rows lie in the joined one."""
+    first = 0
+    for problem in problems:
+        yield slice(first, first + problem.rows)
+        first += problem.rows
+
+
+def _lower_bound(outcome: Outcome, rows: slice) -> tuple[float, Proof] | None:
+    """What is known of these rows; of a claim for several layers together nothing is known of one."""
+    result = outcome.result
+    if result.lower_bound is None:
+        return None
+    if outcome.row_bounds:
+        return verify.total(outcome.row_bounds[rows]), Proof.VERIFIED
+    return (result.lower_bound, result.proof) if rows.stop - rows.start == result.rows else None
+
+
+def _record(
+    layer: Layer, problem: Problem, figures: Sequence[float], bound: tuple[float, Proof] | None
+) -> dict[str, Any]:
+    (error, wanda, total), (lower, proof) = figures, bound or (None, Proof.NONE)
+    ratio = error / wanda if wanda else (None if error else 1.0)  # infinite is no JSON
+    return {
+        "layer": layer.name,
+        "parameter": layer.parameter,
+        "rows": problem.rows,
+        "n": problem.n,
+        "error": error,
+        "dense_power": total,
+        "relative_error": error / total if total else 0.0,
+        "ratio_to_wanda": ratio,
+        "lower_bound": lower,
+        "gap": (error - lower) / error if lower is not None and error else None,
+        "proof": str(proof),
+        "problem_sha256": problem.hash,
+    }
+
+
+def _of_run(outcome: Outcome, keep: np.ndarray, share: float) -> dict[str, Any]:
+    """What is known of the run, of a layer with mask ``keep`` and its share of the rows."""
+    result = outcome.result
+    return {
+        "pruned": int((~keep).sum()),
+        "mask_sha256": hashlib.sha256(pack_mask(keep)).hexdigest(),
+        "status": str(result.status),
+        "reason": result.reason,
+        "seconds": None if result.seconds is None else share * result.seconds,
+    }
