@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+import torch
 from threadpoolctl import threadpool_limits
 
 from fwbench import verify_tree as proof
@@ -40,9 +41,10 @@ class BranchAndBound(Stage):
     seconds: float = math.inf
     gap: float = 0.0
     nodes: int = 0
-    subtree: int = 300
+    subtree: int = 3000
     largest: int = 400
 
+    version: ClassVar[int] = 2
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT
     source: ClassVar[str] = "Billionnet, Elloumi, Plateau 2009; Helmberg, Rendl, Vanderbei, Wolkowicz 1996"
@@ -89,7 +91,8 @@ class BranchAndBound(Stage):
             return answer
 
         # one BLAS thread a row: two on one gain nothing, and results would depend on them
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(clock.threads, blocks)) as pool:
+        pool = ThreadPoolExecutor(min(clock.threads, blocks), initializer=torch.set_num_threads, initargs=(1,))
+        with threadpool_limits(1, user_api="blas"), pool:
             answers = list(pool.map(solve, range(blocks)))
         return self._joined(problem, state, answers, layer)
 

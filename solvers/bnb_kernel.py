@@ -165,7 +165,7 @@ def _store(points, used, low, high, u):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, effort, psc, seen):  # type: ignore[no-untyped-def]
+def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, effort, psc, seen, stop):  # type: ignore[no-untyped-def]
     """Search the subtree from the point ``first (r,)`` until it is done or ``budget`` nodes are spent.
 
     Args:
@@ -174,6 +174,7 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
         tolerance: a bound on the whole mask of ``(best + constant)(1 - tolerance)`` is enough.
         effort: most steps of a node's relaxation, in multiples of r.
         psc, seen: ``(2, r)`` sums and numbers of gains by branching down and up, in place.
+        stop: ``(1,)`` bool, set by another thread when the time is over.
 
     Returns:
         best value, nodes, steps ``(s, 2)``, points, and the nodes left open: fixings ``(o, r)`` (-1 free), points
@@ -193,7 +194,7 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
     top, nodes = 1, 0
     most_steps = effort * r
     target = best - tolerance * (best + constant)
-    while top > 0 and nodes < budget:
+    while top > 0 and nodes < budget and not stop[0]:
         top -= 1
         low, high, u = lows[top].copy(), highs[top].copy(), us[top].copy()
         nodes += 1

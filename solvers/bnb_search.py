@@ -6,9 +6,10 @@ smaller and with a diagonal made for them. The least bound of the open ones boun
 
 from __future__ import annotations
 
+import contextlib
 import heapq
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +47,21 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
 
+@contextlib.contextmanager
+def _alarm(seconds: float, stop: np.ndarray) -> Iterator[None]:
+    """Set ``stop[0]`` after so many seconds."""
+    if seconds > threading.TIMEOUT_MAX:
+        yield
+        return
+    timer = threading.Timer(max(0.0, seconds), stop.fill, (True,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 @dataclass
 class Search:
     """Search of one block; units are those of ``scale`` so that the incumbent is about 1."""
@@ -54,7 +70,7 @@ class Search:
     pruned: np.ndarray  # (m,) bool, the incumbent
     gap: float
     seed: int
-    budget: int = 300  # nodes of a subtree before its open ones get diagonals of their own
+    budget: int = 3000  # nodes of a subtree before its open ones get diagonals of their own
 
     def __post_init__(self) -> None:
         m = self.pruned.size
@@ -94,26 +110,19 @@ class Search:
         self.open = [(0.0, 0, self.root)]
 
     def run(self, left: Callable[[], float], nodes: int) -> None:
-        """Search until done, out of time (``left`` tells the seconds), or past so many nodes.
-
-        A subtree is not interrupted, so near the end it gets no more nodes than the slowest pace so far allows.
-        """
+        """Search until done, out of time (``left`` tells the seconds), or past so many nodes."""
         if self.trivial:
             return
         if self.root is None:
             self.begin()
-        pace = 0.0  # seconds a node
-        while self.open and (seconds := left()) > 0 and self.nodes < nodes:
-            _, _, node = heapq.heappop(self.open)
-            budget = min(self.budget, nodes - self.nodes)
-            if budget * pace > seconds:
-                budget = max(1, int(seconds / pace))
-            began, before = time.perf_counter(), self.nodes
-            self._search(node, budget)
-            pace = max(pace, (time.perf_counter() - began) / max(1, self.nodes - before))
-            for child in node.children:
-                self.serial += 1
-                heapq.heappush(self.open, (child.bound, self.serial, child))
+        stop = np.zeros(1, dtype=bool)  # the kernel looks at it before each node
+        with _alarm(left(), stop):
+            while self.open and left() > 0 and self.nodes < nodes:
+                _, _, node = heapq.heappop(self.open)
+                self._search(node, min(self.budget, nodes - self.nodes), stop)
+                for child in node.children:
+                    self.serial += 1
+                    heapq.heappush(self.open, (child.bound, self.serial, child))
 
     def lower(self) -> float:
         """The block's bound now, as ``tree`` proves it."""
@@ -121,7 +130,7 @@ class Search:
             return 0.0
         return max(0.0, min([self.target, *(bound for bound, _, _ in self.open)]) * self.scale)
 
-    def _search(self, node: Node, budget: int) -> None:
+    def _search(self, node: Node, budget: int, stop: np.ndarray) -> None:
         free = np.flatnonzero(node.fixed < 0)
         ones = np.flatnonzero(node.fixed == 1)
         group = free // self.size
@@ -138,7 +147,7 @@ class Search:
         psc, seen = self.psc[:, free].copy(), self.seen[:, free].copy()
         at = self.value / self.scale - constant
         best, nodes, steps, points, fixings, starts, bounds = kernel.explore(
-            Q, b + d, start, need, node.u[free], mask, at, constant, self.tolerance, budget, EFFORT, psc, seen
+            Q, b + d, start, need, node.u[free], mask, at, constant, self.tolerance, budget, EFFORT, psc, seen, stop
         )
         self.psc[:, free], self.seen[:, free] = psc, seen
         self.nodes += nodes

@@ -1,4 +1,4 @@
-"""The semidefinite (Shor) bound of one row: a diagonal of its own, by a primal-dual interior point.
+"""The semidefinite (Shor) bound of one row: a diagonal of its own (``maxcut`` finds it).
 
 With ``u = (1 + x)/2`` and a border, a row's problem ``min uᵀQu + lᵀu`` over masks becomes a max-cut problem
 ``min ⟨C, X⟩``, ``diag X = 1``, ``X ⪰ 0``; ``C`` holds ``ρ z zᵀ`` for each group, ``z = (size - 2p, 1, ..., 1)``, which
@@ -18,12 +18,10 @@ import torch
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
+from fwbench.solvers.maxcut import interior_point
 
 EPS = float(np.finfo(np.float64).eps)
-START_MARGIN = 0.1  # of the mean diagonal: how far inside the plain relaxation the interior point begins
-MAX_STEPS = 60
-INSIDE = 0.95  # of the way to the wall
-LANCZOS = 12  # products for the length of a step
+START_MARGIN = 0.1  # of Q's mean diagonal: how far inside the plain relaxation the interior point begins
 
 
 @dataclass(frozen=True)
@@ -111,13 +109,14 @@ def shor(form: RowForm, *, tolerance: float = 1e-4, rho: float | None = None, de
     scale = float(form.Q.diagonal().mean())
     rho = 2.5 + 200 / len(form.Q) if rho is None else rho
     C = torch.tensor(_max_cut(form, scale, rho))
-    y, X, inverse, steps, converged = _interior_point(C, tolerance, deadline)
+    found = interior_point(C, START_MARGIN / 4, lambda dual, gap: gap <= tolerance * abs(dual), deadline)
+    inverse = found.inverse
     u = (1 + inverse[1:, 0] / inverse[0, 0]) / 2  # where the convex function is least, as Z is its Hessian, bordered
     rho = 4 * scale * rho
-    d = _safe(form, 4 * scale * y[1:].numpy(), rho)
+    d = _safe(form, 4 * scale * found.y[1:].numpy(), rho)
     point = u.clamp(-1, 2).numpy().astype(np.float32)
     proof = RowProof(tangent_bound(form, d, rho, point), d, rho, point)
-    return Shor(proof, X.numpy(), steps, converged, time.monotonic() - began)
+    return Shor(proof, found.X.numpy(), found.steps, found.converged, time.monotonic() - began)
 
 
 def tangent_bound(form: RowForm, d: np.ndarray, rho: float, u: np.ndarray) -> float:
@@ -173,123 +172,3 @@ def _max_cut(form: RowForm, scale: float, rho: float) -> np.ndarray:
         C[part, 0] += rho * (size - 2 * count)
         C[0, 0] += rho * (size - 2 * count) ** 2
     return C
-
-
-# --- min ⟨C, X⟩, diag X = 1, X ⪰ 0 -----------------------------------------------------------------------------------
-
-
-def _interior_point(
-    C: torch.Tensor, tolerance: float, deadline: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, bool]:
-    """Helmberg, Rendl, Vanderbei and Wolkowicz (SIAM J. Optim. 6, 1996) with Mehrotra's predictor and corrector.
-
-    It begins a little inside the plain relaxation, ``Z ≈ C``, with ``X`` the inverse of ``Z`` scaled to unit diagonal:
-    some seven steps fewer than from ``X = I``. A step is three products, two inversions' worth of Cholesky, and one
-    Cholesky for each trial of ``X``; all matrices lie row by row, as mixed layouts make the entrywise work slow.
-
-    Returns:
-        ``y``, ``X``, the inverse of ``Z``, the number of steps, and whether it converged.
-    """
-    y, factor = _start(C)
-    inverse = torch.cholesky_inverse(factor).mT
-    root = inverse.diagonal().rsqrt()
-    X = (inverse * root * root[:, None]).mul_(0.5)
-    X.diagonal().add_(0.5)
-    n = len(y)
-    product, dX = torch.empty_like(C), torch.empty_like(C)
-    reach_X = 1.0
-    for step in range(MAX_STEPS):
-        gap = _dot(X, C) - float(X.diagonal() @ y)
-        if gap <= tolerance * abs(float(y.sum())):
-            return y, X, inverse, step, True
-        if time.monotonic() >= deadline:
-            return y, X, inverse, step, False
-        schur, info = torch.linalg.cholesky_ex(torch.mul(inverse, X, out=product))
-        if int(info):
-            return y, X, inverse, step, False  # as far as float64 goes
-        mu = gap / n
-        dy = _solve(schur, torch.ones_like(y))
-        _symmetric_product(X, dy, inverse, dX).sub_(X)
-        b = _room(inverse, dy)  # X's own room is not worth the factorisations here
-        ahead = gap + b * (_dot(dX, C) - float(dX.diagonal() @ y) - float((X.diagonal() + b * dX.diagonal()) @ dy))
-        target = mu * min(1.0, max(ahead / gap, 0.0) ** 2 + 1e-3)
-        constant = _symmetric_product(dX, dy, inverse, product).add_(inverse, alpha=target)
-        dy = _solve(schur, 1 - constant.diagonal())
-        _symmetric_product(X, dy, inverse, dX).add_(constant).sub_(X)
-        reach_X = _reach(X, dX, min(1.0, reach_X / 0.7))
-        b, last = _dual_step(C, y, dy, _room(inverse, dy))
-        if last is None or max(reach_X, b) < 1e-6:
-            return y, X, inverse, step, False
-        X.add_(dX, alpha=reach_X)
-        y = y + b * dy
-        inverse = torch.cholesky_inverse(last).mT
-    return y, X, inverse, MAX_STEPS, False
-
-
-def _dot(A: torch.Tensor, B: torch.Tensor) -> float:
-    return float(torch.dot(A.reshape(-1), B.reshape(-1)))
-
-
-def _solve(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return torch.cholesky_solve(right[:, None], factor)[:, 0]
-
-
-def _symmetric_product(A: torch.Tensor, d: torch.Tensor, B: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """The symmetric part of ``A diag(d) B``."""
-    whole = (A * d) @ B
-    return torch.add(whole, whole.mT, out=out).mul_(0.5)
-
-
-def _start(C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A ``y`` of equal entries well inside, and the factor of its ``Z``."""
-    margin = START_MARGIN / 4
-    while True:
-        y = torch.full(C.shape[:1], -margin, dtype=C.dtype)
-        factor, info = torch.linalg.cholesky_ex(C - torch.diag(y))
-        if int(info) == 0:
-            return y, factor
-        margin *= 2
-
-
-def _room(inverse: torch.Tensor, dy: torch.Tensor) -> float:
-    """About the largest step up to 1 that keeps ``Z - step diag(dy)`` well inside.
-
-    The largest eigenvalue of ``diag(dy) Z⁻¹``, from above, by Lanczos in the inner product of ``Z⁻¹``.
-    """
-    v = dy.clamp(min=0) + 1e-3 * float(dy.abs().mean())
-    w = inverse @ v
-    before, beta = torch.zeros_like(v), math.sqrt(max(float(v @ w), 0.0))
-    diagonal: list[float] = []
-    beside: list[float] = []
-    while len(diagonal) < LANCZOS and beta > 1e-12 * max(map(abs, diagonal), default=0.0):
-        beside.append(beta)
-        before, v, w = v / beta, before, w / beta
-        v = dy * w - (beta * v if diagonal else 0.0)
-        diagonal.append(float(v @ w))
-        v -= diagonal[-1] * before
-        w = inverse @ v
-        beta = math.sqrt(max(float(v @ w), 0.0))
-    if not diagonal:
-        return 1.0
-    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside[1:], 1) + np.diag(beside[1:], -1))
-    largest = float(values[-1]) + beta * abs(float(vectors[-1, -1]))
-    return 1.0 if largest <= INSIDE else INSIDE / largest
-
-
-def _dual_step(C: torch.Tensor, y: torch.Tensor, dy: torch.Tensor, length: float) -> tuple[float, torch.Tensor | None]:
-    """A step that keeps ``C - diag(y + step dy)`` positive definite, and its factor."""
-    while length > 1e-7:
-        factor, info = torch.linalg.cholesky_ex(C - torch.diag(y + length * dy))
-        if int(info) == 0:
-            return length, factor
-        length *= 0.8
-    return 0.0, None
-
-
-def _reach(X: torch.Tensor, move: torch.Tensor, length: float) -> float:
-    """A step that keeps ``X + step move`` positive definite, well inside if it is no full one."""
-    while length > 1e-7:
-        if int(torch.linalg.cholesky_ex(torch.add(X, move, alpha=length)).info) == 0:
-            return length if length == 1.0 else INSIDE * length
-        length *= 0.8
-    return 0.0

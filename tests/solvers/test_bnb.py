@@ -1,8 +1,9 @@
 """Branch and bound against enumeration and Gurobi; its proof, its clock, its threads."""
 
+import itertools
 import time
-from types import SimpleNamespace
 
+import cvxpy
 import numpy as np
 import pytest
 from brute import assert_optimal
@@ -19,6 +20,7 @@ from fwbench.solvers import bnb_relax as relax
 from fwbench.solvers import bnb_search, gurobi_
 from fwbench.solvers.bnb import BranchAndBound
 from fwbench.solvers.bnb_diagonal import best_diagonal
+from fwbench.solvers.bnb_tree import certificate
 from fwbench.solvers.gurobi_ import Gurobi
 from fwbench.stage import Context, State
 
@@ -176,35 +178,29 @@ def program(seed: int, n: int = 12, groups: int = 2) -> tuple:
     return X @ X.T, rng.standard_normal(n), np.arange(groups + 1) * (n // groups), np.full(groups, n // groups // 2)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_diagonal_is_shors(seed):
-    """Feasible, and as good as any that a general optimiser finds (its dual value by eigenvalues)."""
-    from scipy.optimize import minimize
-
-    Q, b, start, need = program(seed, groups=1)
+def test_the_diagonal_is_shors(seed, groups):
+    """Feasible, and its bound is that of the best diagonal, but for a part of what that leaves open."""
+    Q, b, start, need = program(seed, groups=groups)
     rho, n = 4 * Q.diagonal().mean(), len(b)
-    d = best_diagonal(Q, b, start, need, rho, np.inf)
-    J = rho * np.ones((n, n))
-    assert np.linalg.eigvalsh(Q - np.diag(d) + J)[0] >= -1e-9 * rho
+    E = np.kron(np.eye(groups), np.ones(n // groups))  # sums over groups
+    masks = np.array([v for v in itertools.product((0.0, 1.0), repeat=n) if (E @ v == need).all()])
+    optimum = float((((masks @ Q) * masks).sum(1) + masks @ b).min())
+    d = best_diagonal(Q, b, start, need, rho, optimum)
 
-    # any other feasible diagonal bounds no better: minimum of the convexified program over the hyperplane's box
-    def bound(diagonal: np.ndarray) -> float:
-        A = Q - np.diag(diagonal)
-        found = minimize(
-            lambda u: u @ A @ u + (b + diagonal) @ u,
-            np.full(n, need[0] / n),
-            jac=lambda u: 2 * A @ u + b + diagonal,
-            bounds=[(0, 1)] * n,
-            constraints={"type": "eq", "fun": lambda u: u.sum() - need[0], "jac": lambda u: np.ones(n)},
-        )
-        return found.fun
+    # uᵀ(Q - D)u + (b + d)ᵀu + ρ‖Eu - need‖² is at least t everywhere: a matrix inequality in d and t
+    def matrix(d, t, diagonal, joined):
+        linear = (b + d) / 2 - rho * E.T @ need
+        return joined([[rho * need @ need - t, linear[None]], [linear[:, None], Q - diagonal(d) + rho * E.T @ E]])
 
-    ours = bound(d)
-    rng = np.random.default_rng(seed)
-    for _ in range(10):
-        other = d + rng.standard_normal(n) * 0.3 * Q.diagonal().mean()
-        other -= max(0.0, -np.linalg.eigvalsh(Q - np.diag(other) + J)[0])
-        assert bound(other) <= ours + 0.05 * abs(ours)
+    y, t = cvxpy.Variable(n), cvxpy.Variable((1, 1))
+    best = cvxpy.Problem(cvxpy.Maximize(t[0, 0]), [matrix(y, t, cvxpy.diag, cvxpy.bmat) >> 0]).solve("CLARABEL")
+    M = Q - np.diag(d) + rho * E.T @ E
+    assert np.linalg.eigvalsh(M)[0] >= -1e-9 * rho
+    linear = (b + d) / 2 - rho * E.T @ need
+    ours = rho * need @ need - linear @ np.linalg.lstsq(M, linear)[0]
+    assert best - 0.1 * (optimum - best) <= ours <= best + 1e-6 * abs(best)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -244,20 +240,18 @@ def test_the_bound_of_a_point(seed):
     assert lower == pytest.approx(value + g @ (v - u))
 
 
-def test_the_last_subtree_gets_no_more_nodes_than_there_is_time_for(monkeypatch):
-    """A node takes a second of a made-up clock: 1000 s are three subtrees of 300 and one of 100."""
-    now, asked = [0.0], []
-
-    def search(self: bnb_search.Search, node: bnb_search.Node, budget: int) -> None:
-        asked.append(budget)
-        self.nodes += budget
-        now[0] += budget
-        node.children = [bnb_search.Node(node.fixed, node.u, 0.0)]
-
-    monkeypatch.setattr(bnb_search.Search, "_search", search)
-    monkeypatch.setattr(bnb_search, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    block = bnb_search.Block(np.eye(8), np.array([4]))
-    tried = bnb_search.Search(block, np.arange(8) < 4, 0.0, 0)
-    tried.run(lambda: 1000 - now[0], 2**62)
-    assert asked == [300, 300, 300, 100]
+def test_the_clock_ends_a_subtree():
+    """With no limit of nodes a subtree of 90 variables would take hours; what is known by then is proved."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((90, 100))
+    problem = Problem("random", np.ones((1, 90)), X @ X.T / 100, "0.5")
+    block = bnb_search.Block(verify_tree.block_matrix(problem, 0), np.array([45]))
+    tried = bnb_search.Search(block, np.arange(90) < 45, 0.0, 0, budget=2**60)
+    end = time.monotonic() + 1.0
+    tried.run(lambda: end - time.monotonic(), 2**62)
     assert not tried.done
+    assert tried.diagonals == 1
+    assert tried.nodes > 1
+    made = certificate(problem, [tried.tree()], tried.lower())
+    assert verify_tree.prove_tree(problem, made) == pytest.approx(tried.lower(), rel=1e-9)
+    assert 0 < tried.lower() < tried.value
