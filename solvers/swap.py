@@ -48,7 +48,7 @@ class Swap(Stage):
         group = min(problem.pattern.group_size(problem.shape), problem.n)
         limit = self.limit or np.iinfo(np.int64).max
         if context.device.startswith("cuda"):
-            descend = _on_device(problem.n, group)
+            descend = descent_on_device(problem.n, group)
             swaps, evaluated, stopped = descend(
                 problem.W, problem.G, pruned, group, limit, self.enough, context.device, context.expired
             )
@@ -62,7 +62,7 @@ class Swap(Stage):
         return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)
 
 
-def _on_device(n: int, group: int) -> Callable[..., tuple[int, int, str]]:
+def descent_on_device(n: int, group: int) -> Callable[..., tuple[int, int, str]]:
     """The descent for a CUDA device: a kernel that holds a row where there is Triton and the row fits, else batches."""
     from fwbench.solvers import swap_torch
 

@@ -7,17 +7,20 @@ most promising weights of either side is used here.)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from importlib.util import find_spec
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.result import Moment
+from fwbench.solvers.swap import descent_on_device
 from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
 CHUNK_ROWS = 64  # rows searched together
 STEP = 50_000_000  # iterations x rows x weights between two looks at the clock, some 0.1 s on two cores
+LAUNCH = 4000  # iterations between them on a GPU, where rows run side by side
 LAPS = 8  # passes over the layer when there is no time limit: how often the trace is told
 
 
@@ -29,6 +32,7 @@ class Tabu(Stage):
     Few ``candidates`` a side do better than many: the search then looks less and leaves valleys more boldly. A weight
     that moved is tabu for ``tenure`` and up to ``spread`` more iterations at random, unless it makes a new best mask;
     longer tenures gain much less, and none at random repeats itself (chosen on five layers of blocks 7 and 18).
+    On CUDA each row is a program of one kernel.
     """
 
     name: ClassVar[str] = "tabu"
@@ -51,17 +55,43 @@ class Tabu(Stage):
             return _search(self, problem, state, context)
 
 
-def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> State:
-    from fwbench.solvers import swap_kernel, tabu_kernel
+def _runs_on(device: str, n: int, group: int) -> bool:
+    """Whether the search runs on the device, a CUDA one: it needs Triton, and rows that fit into a program."""
+    if not (device.startswith("cuda") and find_spec("triton")):
+        return False
+    from fwbench.solvers import _swap_triton
+
+    return _swap_triton.fits(n, group)
+
+
+def _memories(
+    problem: Problem, pruned: np.ndarray, group: int, context: Context, on_device: bool
+) -> tuple[list[Any], int]:
+    """The memories of all rows, in parts, and the most iterations between two looks at the clock."""
+    from fwbench.solvers import tabu_kernel
     from fwbench.solvers.anneal_kernel import keys
+
+    random = keys(context.seed, np.arange(problem.rows), 0)
+    if on_device:
+        from fwbench.solvers import _tabu_triton
+
+        return [_tabu_triton.Memory.begin(problem.W, problem.G, pruned, group, random, context.device)], LAUNCH
+    W = problem.W.astype(np.float64)
+    chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, problem.rows, CHUNK_ROWS)]
+    memories = [tabu_kernel.Memory.begin(W[part], problem.G, pruned[part], group, random[part]) for part in chunks]
+    return memories, STEP // (CHUNK_ROWS * problem.n)
+
+
+def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> State:
+    from fwbench.solvers.swap_kernel import Rows
 
     end = context.seconds() + stage.seconds
     group = min(problem.pattern.group_size(problem.shape), problem.n)
-    descent = swap_kernel.Rows(problem.W, problem.G, group, context.threads)
+    on_device = _runs_on(context.device, problem.n, group)
     unlimited = np.iinfo(np.int64).max
     assert state.keep is not None
     pruned = ~state.keep
-    chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, problem.rows, CHUNK_ROWS)]
+    rows = None if on_device else Rows(problem.W, problem.G, group, context.threads)
     counts = {"iterations": 0, "swaps": 0, "swap_evaluations": 0}
 
     def add(swaps: int, looked: int, iterations: int = 0) -> None:
@@ -70,16 +100,17 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
         counts["iterations"] += iterations
 
     def descend() -> None:
-        done, looked, _ = descent.descend_all(pruned, unlimited, context.expired)
-        add(done, looked)
+        if rows is None:
+            descent = descent_on_device(problem.n, group)
+            found = descent(problem.W, problem.G, pruned, group, unlimited, 1.0, context.device, context.expired)
+        else:
+            found = rows.descend_all(pruned, unlimited, context.expired)
+        add(*found[:2])
 
     descend()
-    random = keys(context.seed, np.arange(problem.rows), 0)
-    memories = [
-        tabu_kernel.Memory.begin(descent.W[chunk], problem.G, pruned[chunk], group, random[chunk]) for chunk in chunks
-    ]
+    memories, most = _memories(problem, pruned, group, context, on_device)
     trace = [Moment(context.seconds(), sum(float(m.level[:, 1].sum()) for m in memories))]
-    step = max(1, min(-(-stage.iterations // LAPS), STEP // (CHUNK_ROWS * problem.n)))
+    step = max(1, min(-(-stage.iterations // LAPS), most))
     stopped = ""
     for first in range(0, stage.iterations, step):
         stop = min(first + step, stage.iterations)
@@ -95,7 +126,8 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
     pruned = np.concatenate([memory.best for memory in memories])
     descend()
     if not problem.pattern.separable and not context.expired():
-        done, looked, cut = descent.exchange(pruned, unlimited, context.expired)
+        between = rows or Rows(problem.W, problem.G, group, context.threads)
+        done, looked, cut = between.exchange(pruned, unlimited, context.expired)
         add(done, looked)
         stopped = stopped or cut
     trace.append(Moment(context.seconds(), problem.error(~pruned)))

@@ -17,8 +17,9 @@ from test_swap_torch import starts
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
-from fwbench.solvers import _fw_triton, _swap_triton, swap_torch
+from fwbench.solvers import _fw_triton, _swap_triton, _tabu_triton, swap_torch, tabu, tabu_kernel
 from fwbench.solvers import frank_wolfe as loop
+from fwbench.solvers.anneal_kernel import keys
 from fwbench.solvers.fw_torch import minimise_torch
 from fwbench.solvers.push import Push, middle
 from fwbench.solvers.swap import Swap
@@ -208,11 +209,79 @@ def test_rows_that_nothing_can_move():
         assert descended(edge, State(keep=keep))[1:] == (0, 0, "")
 
 
+def memories(problem, seed=0):
+    """Of both kernels, from one mask."""
+    pruned = ~starts(problem)[1].keep
+    group = min(problem.pattern.group_size(problem.shape), problem.n)
+    random = keys(seed, np.arange(problem.rows), 0)
+    W = problem.W.astype(float)
+    theirs = tabu_kernel.Memory.begin(W, problem.G, pruned, group, random)
+    return theirs, _tabu_triton.Memory.begin(W, problem.G, pruned, group, random, DEVICE)
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 50])
+@pytest.mark.parametrize("make", [integer_layer, random_layer])
+@pytest.mark.parametrize("pattern", [*KINDS, "20:40"])
+def test_tabu_moves_as_the_kernel_does(pattern, make, candidates):
+    problem = make("0.5", rows=2, n=40 if pattern == "20:40" else 16, seed=3)
+    problem = problem.with_pattern(pattern if pattern != "rows" else np.array([3, 9]))
+    theirs, mine = memories(problem)
+    for first, stop in ((0, 7), (7, 25)):
+        assert mine.walk(first, stop, candidates, 3, 8) == theirs.walk(first, stop, candidates, 3, 8)
+        assert np.array_equal(mine.now.bool().cpu(), theirs.now)
+        assert np.array_equal(mine.best, theirs.best)
+        assert np.array_equal(mine.barred.cpu(), theirs.barred)
+        assert np.array_equal(mine.random.cpu().numpy().view(np.uint64), theirs.random)
+        np.testing.assert_allclose(mine.level, theirs.level, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(mine.y.cpu(), theirs.y, rtol=1e-9, atol=1e-12)
+
+
+def test_tabu_keeps_the_counts_on_hostile_layers():
+    for pattern in KINDS:
+        for problem in hostile(pattern):
+            _, mine = memories(problem)
+            before = problem.error(~mine.best)
+            mine.walk(0, 5, 2, 3, 8)
+            assert not count_reason(problem, ~mine.best), problem.name
+            assert problem.error(~mine.best) <= before * (1 + 1e-12)
+
+
+def test_a_row_with_nothing_to_swap(monkeypatch):
+    problem = random_layer("0.5", rows=3, n=16).with_pattern(np.array([0, 16, 8]))
+    theirs, mine = memories(problem)
+    assert mine.walk(0, 6, 2, 3, 8) == theirs.walk(0, 6, 2, 3, 8)
+    assert np.array_equal(mine.best.sum(axis=1), [0, 16, 8])
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4", "unstructured:0.5"])
+def test_the_stage_on_a_device(monkeypatch, pattern):
+    """The stage itself, as on a device: the same masks, and the same trace."""
+    problem = integer_layer(pattern, rows=2, n=16, seed=1)
+    start, stage = starts(problem)[1], tabu.Tabu(iterations=12)
+    expected = stage.run(problem, start, Context())
+    monkeypatch.setattr(tabu, "_runs_on", lambda *_: True)
+    monkeypatch.setattr(tabu, "LAUNCH", 3)
+    found = stage.run(problem, start, Context(DEVICE))
+    assert np.array_equal(found.keep, expected.keep)
+    assert found.trace[-1].upper == expected.trace[-1].upper == problem.error(found.keep)
+    assert [found.counters[name] for name in ("iterations", "swaps")] == [
+        expected.counters[name] for name in ("iterations", "swaps")
+    ]
+
+
+def test_where_tabu_runs(monkeypatch):
+    assert not tabu._runs_on("cpu", 16, 16)
+    assert tabu._runs_on("cuda:0", 16, 16)
+    assert not tabu._runs_on("cuda", 12, 6)
+    monkeypatch.setattr(tabu, "find_spec", lambda name: None)
+    assert not tabu._runs_on("cuda", 16, 16)
+
+
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from fwbench.solvers import _fw_triton, _swap_triton
+from fwbench.solvers import _fw_triton, _swap_triton, _tabu_triton
 
 
 def build(kernel, types, **constants):
@@ -236,6 +305,11 @@ for real, bits in (("fp32", 31), ("fp64", 63)):
 arrays |= {"u_": "*u8"}
 for size in (1, 4):
     build(_swap_triton._descend, arrays | narrow | small, SIZE=size, KNOTS=_swap_triton.KNOTS, BLOCK=1024)
+arrays = dict.fromkeys(["w_", "G_", "diagonal_", "y_", "level_"], "*fp64") | {"now_": "*u8", "best_": "*u8"}
+arrays |= {"barred_": "*i32", "swaps_": "*i32", "random_": "*i64", "looked_": "*i64", "relative": "fp32"}
+whole = dict.fromkeys(["n", "first", "stop", "wanted", "tenure", "spread"], "i32")
+for size in (1, 4):
+    build(_tabu_triton._walk, arrays | whole, SIZE=size, BLOCK=1024)
 """
 
 
@@ -245,4 +319,4 @@ def test_the_kernels_compile_for_a_gpu(tmp_path):
     clean |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["_iterate", "True"] * 6 + ["_descend", "True"] * 2
+    assert done.stdout.split() == ["_iterate", "True"] * 6 + ["_descend", "True"] * 2 + ["_walk", "True"] * 2
