@@ -142,6 +142,7 @@ class Problem:
         key = keep.shape, hashlib.sha256(np.packbits(keep).tobytes()).digest()
         if key not in self._errors:  # a run judges one mask several times: after a stage, before the next, at the end
             self._errors[key] = self.row_errors(~keep)
+            self._errors[key].setflags(write=False)  # shared by all who ask
         return self._errors[key]
 
     def error(self, keep: np.ndarray) -> float:

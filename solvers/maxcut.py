@@ -64,8 +64,8 @@ def interior_point(
         mu = gap / n
         dy = _solve(schur, torch.ones_like(y))
         _symmetric_product(X, dy, inverse, dX).sub_(X)
-        b = _room(C, y, dy, inverse, b)  # X's own room is not worth the factorisations here
-        ahead = gap + b * (_dot(dX, C) - float(dX.diagonal() @ y) - float((X.diagonal() + b * dX.diagonal()) @ dy))
+        a = _room(C, y, dy, inverse, b)  # X's own room is not worth the factorisations here
+        ahead = gap + a * (_dot(dX, C) - float(dX.diagonal() @ y) - float((X.diagonal() + a * dX.diagonal()) @ dy))
         target = mu * min(1.0, max(ahead / gap, 0.0) ** 2 + 1e-3)
         constant = _symmetric_product(dX, dy, inverse, product).add_(inverse, alpha=target)
         dy = _solve(schur, 1 - constant.diagonal())

@@ -104,7 +104,16 @@ def test_bounds_of_each_layer(place):
             assert (item.record["lower_bound"], item.record["gap"], item.record["proof"]) == (None, None, "none")
 
 
-@pytest.mark.parametrize("more", [{"pattern": "unstructured:0.5"}, {"spec": "bnb"}, {"spec": "wanda+bound(kind=shor)"}])
+ALONE = [
+    {"pattern": "unstructured:0.5"},
+    {"spec": "bnb"},
+    {"spec": "wanda+bound(kind=shor)"},
+    {"spec": "wanda+tabu(seconds=5)"},
+    {"spec": "fw(seconds=5)+swap"},
+]
+
+
+@pytest.mark.parametrize("more", ALONE)
 def test_layers_that_stay_alone(place, more):
     made = planned(place, **more)
     parts = of_one_input(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,10 +36,11 @@ def together(plan: Plan, layers: Sequence[Layer]) -> list[list[Layer]]:
     """Divide layers that read one input into batches for :func:`solve`.
 
     Their rows are problems of one kind, so a batch takes fewer and larger steps, which a GPU needs. Layers stay alone
-    where the pattern ties rows together, or a stage proves bounds or optima of whole problems.
+    where the pattern ties rows together, a stage proves bounds or optima of whole problems, or has seconds for each.
     """
     alone = not isinstance(plan.pattern, PerRow | NM)
     alone |= any(stage.role in (Role.EXACT, Role.BOUND) for stage in plan.line.stages)
+    alone |= any(0 < getattr(stage, "seconds", 0) < math.inf for stage in plan.line.stages)
     batches: list[list[Layer]] = []
     room = 0
     for layer in layers:
