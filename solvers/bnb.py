@@ -41,10 +41,10 @@ class BranchAndBound(Stage):
     seconds: float = math.inf
     gap: float = 0.0
     nodes: int = 0
-    subtree: int = 3000
+    subtree: int = 5000
     largest: int = 400
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT
     source: ClassVar[str] = "Billionnet, Elloumi, Plateau 2009; Helmberg, Rendl, Vanderbei, Wolkowicz 1996"

@@ -165,7 +165,7 @@ def _store(points, used, low, high, u):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, effort, psc, seen, stop):  # type: ignore[no-untyped-def]
+def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, effort, psc, seen, split, stop):  # type: ignore[no-untyped-def]
     """Search the subtree from the point ``first (r,)`` until it is done or ``budget`` nodes are spent.
 
     Args:
@@ -174,6 +174,7 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
         tolerance: a bound on the whole mask of ``(best + constant)(1 - tolerance)`` is enough.
         effort: most steps of a node's relaxation, in multiples of r.
         psc, seen: ``(2, r)`` sums and numbers of gains by branching down and up, in place.
+        split: ``(2, r)`` sum of ``4u(1 - u)`` over pruned nodes, and their number, in place.
         stop: ``(1,)`` bool, set by another thread when the time is over.
 
     Returns:
@@ -218,6 +219,8 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
                 seen[side, k] += 1
             fresh = False
             if lower >= target:
+                split[0] += 4.0 * u * (1.0 - u)
+                split[1] += 1.0
                 stream, steps = _emit(stream, steps, POINT, _free(low, high))
                 points, stored = _store(points, stored, low, high, u)
                 stream, steps = _emit(stream, steps, LEAF, 0)

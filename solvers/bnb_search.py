@@ -23,6 +23,8 @@ from fwbench.solvers.bnb_tree import Tree, safe_diagonal
 CLOSE = 3e-10  # relative: a bound this close to the incumbent prunes; the checker has room for its rounding up to 1e-9
 EFFORT = 30  # steps of a node's relaxation, in multiples of its variables
 RESTARTS = 4  # perturbed descents at the start, in multiples of the variables
+SCOUT = 300  # nodes of a first search, which tells what stays split deep in the tree
+EVEN = 3.0  # an even share in the worth of diagonals, in means of what was seen split
 PAIRS = 2e8  # but no more than this over m², so that wide blocks start in seconds
 
 
@@ -70,14 +72,14 @@ class Search:
     pruned: np.ndarray  # (m,) bool, the incumbent
     gap: float
     seed: int
-    budget: int = 3000  # nodes of a subtree before its open ones get diagonals of their own
+    budget: int = 5000  # nodes of a subtree before its open ones get diagonals of their own
 
     def __post_init__(self) -> None:
         m = self.pruned.size
         self.size = m // len(self.block.counts)
         self.value = self._value(self.pruned)
         self.nodes = self.diagonals = self.serial = 0
-        self.psc, self.seen = np.zeros((2, m)), np.zeros((2, m))
+        self.psc, self.seen, self.split = np.zeros((3, 2, m))
         self.trivial = self.value <= 1e-15 * float(np.abs(self.block.Q).sum())
         self.open: list[tuple[float, int, Node]] = []
         self.root: Node | None = None
@@ -96,14 +98,17 @@ class Search:
     def target(self) -> float:
         return self.value / self.scale * (1 - self.tolerance)
 
-    def begin(self) -> None:
-        """A better incumbent by perturbed descent, and the root."""
+    def _start(self) -> None:
+        """A better incumbent by perturbed descent."""
         m = self.pruned.size
         starts = np.arange(len(self.block.counts) + 1) * self.size
         v = self.pruned.astype(np.float64)
         rounds = max(20, min(RESTARTS * m, int(PAIRS / m**2)))
         kernel.perturbed(self.Q, np.zeros(m), starts, v, rounds, self.seed)
         self._improve(v > 0.5)
+
+    def _plant(self) -> None:
+        """The root alone."""
         u = np.repeat(self.block.counts / self.size, self.size)
         fixed = np.where((u == 0) | (u == 1), u, -1).astype(np.int8)
         self.root = Node(fixed, u, 0.0)
@@ -113,22 +118,30 @@ class Search:
         """Search until done, out of time (``left`` tells the seconds), or past so many nodes."""
         if self.trivial:
             return
-        if self.root is None:
-            self.begin()
         stop = np.zeros(1, dtype=bool)  # the kernel looks at it before each node
         with _alarm(left(), stop):
+            if self.root is None:
+                self._start()
+                self._plant()
+                self._expand(min(SCOUT, self.budget, nodes), stop)
+                if self.open and left() > 0 and self.nodes < nodes:
+                    self._plant()  # anew: what was learned of branching and diagonals is worth more than those nodes
             while self.open and left() > 0 and self.nodes < nodes:
-                _, _, node = heapq.heappop(self.open)
-                self._search(node, min(self.budget, nodes - self.nodes), stop)
-                for child in node.children:
-                    self.serial += 1
-                    heapq.heappush(self.open, (child.bound, self.serial, child))
+                self._expand(min(self.budget, nodes - self.nodes), stop)
 
     def lower(self) -> float:
         """The block's bound now, as ``tree`` proves it."""
         if self.trivial or self.root is None or self.root.steps is None:
             return 0.0
         return max(0.0, min([self.target, *(bound for bound, _, _ in self.open)]) * self.scale)
+
+    def _expand(self, budget: int, stop: np.ndarray) -> None:
+        """Search the open subtree of the least bound; what it leaves open joins the others."""
+        _, _, node = heapq.heappop(self.open)
+        self._search(node, budget, stop)
+        for child in node.children:
+            self.serial += 1
+            heapq.heappush(self.open, (child.bound, self.serial, child))
 
     def _search(self, node: Node, budget: int, stop: np.ndarray) -> None:
         free = np.flatnonzero(node.fixed < 0)
@@ -144,12 +157,26 @@ class Search:
         d = node.diagonal.astype(np.float64) / self.scale
         Q[np.diag_indices_from(Q)] -= d
         mask = np.zeros(free.size)
-        psc, seen = self.psc[:, free].copy(), self.seen[:, free].copy()
+        psc, seen, split = (sums[:, free].copy() for sums in (self.psc, self.seen, self.split))
         at = self.value / self.scale - constant
         best, nodes, steps, points, fixings, starts, bounds = kernel.explore(
-            Q, b + d, start, need, node.u[free], mask, at, constant, self.tolerance, budget, EFFORT, psc, seen, stop
+            Q,
+            b + d,
+            start,
+            need,
+            node.u[free],
+            mask,
+            at,
+            constant,
+            self.tolerance,
+            budget,
+            EFFORT,
+            psc,
+            seen,
+            split,
+            stop,
         )
-        self.psc[:, free], self.seen[:, free] = psc, seen
+        self.psc[:, free], self.seen[:, free], self.split[:, free] = psc, seen, split
         self.nodes += nodes
         if best < at:
             pruned = node.fixed == 1
@@ -169,11 +196,18 @@ class Search:
         if free.size == 0:
             return np.zeros(0, np.float32)
         self.diagonals += 1
-        d = best_diagonal(Q, b, start, need, self.rho, self.target * (1 + 1e-6) - constant)
+        target = self.target * (1 + 1e-6) - constant
+        d = best_diagonal(Q, b, start, need, self.rho, target, self._deeper(free))
         safe = safe_diagonal(self.block.Q, free, self.size, d * self.scale, self.rho * self.scale)
         if safe is None:
             raise ValueError("G is not positive semidefinite")
         return safe
+
+    def _deeper(self, free: np.ndarray) -> np.ndarray:
+        """What a unit of each diagonal is worth below the subtree's root: what was split in nodes so far, and a share."""
+        seen = self.split[0, free] / np.maximum(self.split[1, free], 1)
+        mean = float(seen.mean())
+        return np.ones(free.size) if mean == 0 else (seen / mean + EVEN) / (1 + EVEN)
 
     def _improve(self, pruned: np.ndarray) -> None:
         value = self._value(pruned)

@@ -32,9 +32,9 @@ class Point:
 
 
 def interior_point(
-    C: torch.Tensor, margin: float, done: Callable[[float, float], bool], deadline: float = math.inf
+    C: torch.Tensor, margin: float, done: Callable[[torch.Tensor, float], bool], deadline: float = math.inf
 ) -> Point:
-    """Solve both programs, until ``done(dual value, gap)`` or the ``deadline`` (of ``time.monotonic()``).
+    """Solve both programs, until ``done(y, gap)`` or the ``deadline`` (of ``time.monotonic()``).
 
     It begins a little inside the plain relaxation, ``Z ≈ C``, with ``X`` the inverse of ``Z`` scaled to unit diagonal:
     some seven steps fewer than from ``X = I``. A step is three products, two inversions' worth of Cholesky, and one
@@ -54,7 +54,7 @@ def interior_point(
     reach_X = b = 1.0
     for step in range(MAX_STEPS):
         gap = _dot(X, C) - float(X.diagonal() @ y)
-        if done(float(y.sum()), gap):
+        if done(y, gap):
             return Point(y, X, inverse, step, True)
         if time.monotonic() >= deadline:
             return Point(y, X, inverse, step, False)

@@ -109,7 +109,7 @@ def shor(form: RowForm, *, tolerance: float = 1e-4, rho: float | None = None, de
     scale = float(form.Q.diagonal().mean())
     rho = 2.5 + 200 / len(form.Q) if rho is None else rho
     C = torch.tensor(_max_cut(form, scale, rho))
-    found = interior_point(C, START_MARGIN / 4, lambda dual, gap: gap <= tolerance * abs(dual), deadline)
+    found = interior_point(C, START_MARGIN / 4, lambda y, gap: gap <= tolerance * abs(float(y.sum())), deadline)
     inverse = found.inverse
     u = (1 + inverse[1:, 0] / inverse[0, 0]) / 2  # where the convex function is least, as Z is its Hessian, bordered
     rho = 4 * scale * rho

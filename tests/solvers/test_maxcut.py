@@ -25,7 +25,7 @@ def matrix(seed: int, n: int, condition: float = 1.0) -> np.ndarray:
 def test_against_clarabel(monkeypatch, large, n, condition):
     monkeypatch.setattr(maxcut, "LARGE", large)
     C = matrix(n, n, condition)
-    point = maxcut.interior_point(torch.tensor(C), 0.02, lambda dual, gap: gap <= 1e-7 * abs(dual))
+    point = maxcut.interior_point(torch.tensor(C), 0.02, lambda y, gap: gap <= 1e-7 * abs(float(y.sum())))
     assert point.converged
     y = cvxpy.Variable(n)
     best = cvxpy.Problem(cvxpy.Maximize(cvxpy.sum(y)), [C - cvxpy.diag(y) >> 0]).solve("CLARABEL")
@@ -44,8 +44,8 @@ def test_feasible_and_rising_at_any_step(seed, n, steps, large):
     """Wherever it is ended, ``y`` bounds and ``X`` is bounded; both come nearer to each other."""
     C, seen = matrix(seed, n), []
 
-    def done(dual: float, gap: float) -> bool:
-        seen.append((dual, gap))
+    def done(y: torch.Tensor, gap: float) -> bool:
+        seen.append((float(y.sum()), gap))
         return len(seen) > steps
 
     with pytest.MonkeyPatch.context() as patch:
@@ -63,13 +63,13 @@ def test_feasible_and_rising_at_any_step(seed, n, steps, large):
 def test_indefinite_and_hard_matrices():
     for C in (np.diag([1.0, -3.0, 2.0]), -np.ones((4, 4)), np.zeros((3, 3)), 1e6 * matrix(0, 9)):
         scale = max(float(np.abs(C).max()), 1.0)
-        point = maxcut.interior_point(torch.tensor(C), 0.02, lambda dual, gap, s=scale: gap <= 1e-6 * s)
+        point = maxcut.interior_point(torch.tensor(C), 0.02, lambda _, gap, s=scale: gap <= 1e-6 * s)
         assert np.linalg.eigvalsh(C - np.diag(point.y.numpy()))[0] >= -1e-9 * scale
         best = min(float(s @ C @ s) for s in np.array(np.meshgrid(*[[-1.0, 1.0]] * len(C))).reshape(len(C), -1).T)
         assert float(point.y.sum()) <= best + 1e-9 * scale
 
 
 def test_the_deadline():
-    point = maxcut.interior_point(torch.tensor(matrix(0, 30)), 0.02, lambda dual, gap: False, time.monotonic())
+    point = maxcut.interior_point(torch.tensor(matrix(0, 30)), 0.02, lambda *_: False, time.monotonic())
     assert (point.steps, point.converged) == (0, False)
     assert np.linalg.eigvalsh(matrix(0, 30) - np.diag(point.y.numpy()))[0] > 0
