@@ -205,6 +205,14 @@ def certificate(entry: BestKnown, folder: Path | str = FOLDER) -> Certificate:
     return Certificate.read(_certificate_path(Path(folder), entry))
 
 
+def proof_size(entry: BestKnown | None, folder: Path | str = FOLDER, new: Certificate | None = None) -> int:
+    """Bytes of the proof of an entry's verified bound (``new``, if it is not on the disk yet); 0 if there is none."""
+    if new is not None:
+        return len(new.to_bytes())
+    path = _certificate_path(Path(folder), entry) if entry is not None and entry.verified is not None else None
+    return path.stat().st_size if path is not None and path.is_file() else 0
+
+
 def _entry(row: Mapping[str, str]) -> BestKnown:
     values: dict = dict(row)
     for key in ("rows", "n"):

@@ -9,6 +9,7 @@ import pytest
 
 from fwbench.problem import Problem
 from fwbench.problems import files, synthetic
+from fwbench.problems.registry import best_known
 from fwbench.store import Store
 
 
@@ -171,6 +172,25 @@ def test_certify_verify_and_registry(fwbench, tmp_path):
     assert "0 improved" in out
     code, out, _ = fwbench("verify", "reg")
     assert (code, "2 hold, 0 fail" in out) == (0, True)
+
+
+def test_a_registry_takes_the_shorter_of_two_proofs(fwbench, tmp_path):
+    (tmp_path / "reg").mkdir()
+    table = tmp_path / "reg" / "best_known.csv"
+    table.write_text("name,hash,rows,n,pattern,upper,upper_by,verified,verified_by,claimed,claimed_by,date\n")
+    sizes, bounds = [], []
+    for store, spec in (("long", "bnb(subtree=3)"), ("short", "bnb"), ("long", "bnb(subtree=3)")):
+        assert fwbench("run", "mini/n032.up_proj*", "-s", spec, "--store", f"{store}.sqlite")[0] == 0
+        code, out, err = fwbench("registry", "update", f"{store}.sqlite", "--folder", "reg")
+        assert code == 0, err
+        (path,) = (tmp_path / "reg" / "certificates").iterdir()
+        sizes.append(path.stat().st_size)
+        assert ("the same bound, proved in" in out) == (len(sizes) == 2)
+        bounds.append(next(iter(best_known(tmp_path / "reg").values())).verified)
+        assert fwbench("verify", "reg")[0] == 0
+    assert sizes[1] < sizes[0]
+    assert sizes[2] == sizes[1]
+    np.testing.assert_allclose(bounds, bounds[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("rows", "own"), [("all", 4), ("3", 3), ("0,2-3", 3), ("1,", 1)])
