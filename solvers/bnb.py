@@ -129,7 +129,7 @@ class _Answer:
     @classmethod
     def unsolved(cls, pruned: np.ndarray) -> _Answer:
         tree = Tree(0.0)
-        tree.step(proof.NOTHING, 0)
+        tree.nothing()
         return cls(pruned, 0.0, tree, 0, 0, "deadline")
 
 

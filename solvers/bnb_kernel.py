@@ -2,8 +2,8 @@
 
 A subtree is ``min vᵀAv + bᵀv`` over masks of its ``r`` free variables, in units of the incumbent (``bnb_relax``). A
 bound that reaches the incumbent prunes; a variable whose other value would is fixed. What is claimed is claimed at a
-point of few digits, so that the proof stores little: a stream of steps in preorder (``fwbench.verify_tree``), with
-OPEN for a node left open.
+point of few digits, so that the proof stores little: a stream of steps in preorder (``fwbench.verify_tree``), after
+which the nodes left open would follow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from fwbench.solvers.bnb_relax import FINE, fix, force, gradient, move, relax, settle, solve, value_of
 
-LEAF, BRANCH, FIX, POINT, OPEN = 0, 1, 3, 5, 8  # BRANCH + value of the first child, FIX + value
+LEAF, BRANCH, FIX, POINT = 0, 1, 3, 5  # BRANCH + value of the first child, FIX + value
 CANDIDATES = 12  # variables looked at in a node
 RELIABLE = 6  # looks at a variable's two children before its average is trusted
 LOOK = 72  # steps of a look
@@ -178,8 +178,8 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
         stop: ``(1,)`` bool, set by another thread when the time is over.
 
     Returns:
-        best value, nodes, steps ``(s, 2)``, points, and the nodes left open: fixings ``(o, r)`` (-1 free), points
-        ``(o, r)`` and bounds ``(o,)``.
+        best value, nodes, steps ``(s, 2)``, points, and the nodes left open in preorder: fixings ``(o, r)`` (-1 free),
+        points ``(o, r)`` and bounds ``(o,)``.
     """
     r = b.size
     depth = r + 2
@@ -268,5 +268,4 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
         for i in range(r):
             fixings[x, i] = -1 if low[i] < high[i] else np.int8(low[i])
         starts[x] = u
-        stream, steps = _emit(stream, steps, OPEN, x)
     return best, nodes, stream[:steps], points[:stored], fixings, starts, bounds

@@ -38,14 +38,15 @@ class Block:
 
 @dataclass
 class Node:
-    """A subtree: what is fixed, the point it starts from, and once searched its steps."""
+    """A subtree: what is fixed, the point it starts from, and once searched its proof and the subtrees left open."""
 
     fixed: np.ndarray  # (m,) int8, -1 free
     u: np.ndarray  # (m,)
     bound: float
-    steps: list[tuple[int, int]] | None = None
-    points: np.ndarray | None = None  # uint16, as the kernel stores them
-    diagonal: np.ndarray | None = None  # float32 of the free variables, if it got one of its own
+    diagonal: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the free variables
+    steps: np.ndarray | None = None  # uint8, as ``fwbench.verify_tree`` names them
+    variables: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))  # of BRANCH and FIX
+    points: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
     children: list[Node] = field(default_factory=list)
 
 
@@ -182,8 +183,9 @@ class Search:
             pruned = node.fixed == 1
             pruned[free] = mask > 0.5
             self._improve(pruned)
-        node.steps = [(int(code), int(free[k]) if code in (1, 2, 3, 4) else int(k)) for code, k in steps.tolist()]
-        node.points = points
+        code = steps[:, 0].astype(np.uint8)
+        node.steps, node.points = code, points
+        node.variables = free[steps[(code >= proof.BRANCH) & (code < proof.POINT), 1]].astype(np.uint16)
         for fixing, point, bound in zip(fixings, starts, bounds, strict=True):
             fixed, u = node.fixed.copy(), node.u.copy()
             fixed[free], u[free] = fixing, point
@@ -222,29 +224,15 @@ class Search:
         """The proof of ``lower()``; open nodes become leaves with the bounds they have."""
         if self.root is None or self.root.steps is None:
             tree = Tree(0.0)
-            tree.step(proof.NOTHING, 0)
+            tree.nothing()
             return tree
         tree = Tree(self.rho * self.scale)
-        stack = [(self.root, 0, 0)]
+        stack = [self.root]
         while stack:
-            node, at, used = stack.pop()
-            if at == 0 and node.steps is not None:
-                assert node.diagonal is not None
-                tree.diagonal(node.diagonal)
-            elif node.steps is None:
-                tree.point((node.u[node.fixed < 0] * FINE + 0.5).astype(np.uint16))
-                tree.step(proof.LEAF, 0)
-                continue
-            while at < len(node.steps):
-                code, k = node.steps[at]
-                at += 1
-                if code == kernel.OPEN:
-                    stack += [(node, at, used), (node.children[k], 0, 0)]
-                    break
-                if code == kernel.POINT:
-                    assert node.points is not None
-                    tree.point(node.points[used : used + k])
-                    used += k
-                else:
-                    tree.step(code, k)
+            node = stack.pop()
+            if node.steps is None:
+                tree.leaf((node.u[node.fixed < 0] * FINE + 0.5).astype(np.uint16))
+            else:
+                tree.subtree(node.diagonal, node.steps, node.variables, node.points)
+                stack += reversed(node.children)
         return tree

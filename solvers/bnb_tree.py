@@ -17,37 +17,39 @@ class Tree:
     """One block's proof, in preorder."""
 
     rho: float
-    steps: bytearray = field(default_factory=bytearray)
-    variables: list[int] = field(default_factory=list)
+    steps: list[bytes] = field(default_factory=list)
+    variables: list[np.ndarray] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
     diagonals: list[np.ndarray] = field(default_factory=list)
 
-    def step(self, code: int, variable: int) -> None:
-        """A BRANCH or FIX (with its value added) of a variable, a LEAF or NOTHING."""
-        self.steps.append(code)
-        if proof.BRANCH <= code < proof.POINT:
-            self.variables.append(variable)
+    def nothing(self) -> None:
+        """The state at hand is bounded by 0."""
+        self.steps.append(bytes([proof.NOTHING]))
 
-    def point(self, data: np.ndarray) -> None:
-        self.steps.append(proof.POINT)
-        self.points.append(data)
+    def leaf(self, point: np.ndarray) -> None:
+        """The state at hand is bounded by ``point``, uint16 of the free variables."""
+        self.steps.append(bytes([proof.POINT, proof.LEAF]))
+        self.points.append(point)
 
-    def diagonal(self, d: np.ndarray) -> None:
-        self.steps.append(proof.DIAGONAL)
-        self.diagonals.append(d)
+    def subtree(self, diagonal: np.ndarray, steps: np.ndarray, variables: np.ndarray, points: np.ndarray) -> None:
+        """A new diagonal and the steps under it (uint8), with what BRANCH and FIX and what POINT ask for (uint16)."""
+        self.steps += [bytes([proof.DIAGONAL]), steps.tobytes()]
+        self.variables.append(variables)
+        self.points.append(points)
+        self.diagonals.append(diagonal)
 
 
 def certificate(problem: Problem, trees: Iterable[Tree], bound: float, source: str = "bnb") -> Certificate:
     """The certificate of a layer's blocks."""
     trees = list(trees)
-    diagonals = [d for tree in trees for d in tree.diagonals]
-    points = np.concatenate([np.zeros(0, np.uint16)] + [part for tree in trees for part in tree.points])
+    none = [np.zeros(0, np.uint16)]
+    points = np.concatenate(none + [part for tree in trees for part in tree.points])
     arrays: dict[str, np.ndarray] = {
-        "step": np.frombuffer(b"".join(bytes(tree.steps) for tree in trees), np.uint8),
-        "variable": np.array([v for tree in trees for v in tree.variables], np.uint16),
+        "step": np.frombuffer(b"".join(part for tree in trees for part in tree.steps), np.uint8),
+        "variable": np.concatenate(none + [part for tree in trees for part in tree.variables]),
         "point": (points >> 8).astype(np.uint8),
         "digits": (points & 255).astype(np.uint8),
-        "diagonal": np.concatenate(diagonals) if diagonals else np.zeros(0, np.float32),
+        "diagonal": np.concatenate([np.zeros(0, np.float32)] + [d for tree in trees for d in tree.diagonals]),
         "rho": np.array([tree.rho for tree in trees]),
     }
     return Certificate(problem.hash, bound, "tree", arrays, source)
