@@ -260,7 +260,7 @@ def _share(lines: Sequence[Measured]) -> str:
 
 
 def _listed(words: Iterable[str]) -> str:
-    return ", ".join(sorted(set(words)))
+    return ", ".join(sorted({part for word in words for part in word.split(", ")}))
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
