@@ -5,10 +5,10 @@ With ``x = 2u - 1`` and a border, ``uᵀQu + bᵀu`` over masks with ``need[g]``
 0`` is ``max Σy, C - Diag(y) ⪰ 0``, and ``d = 4y`` makes ``Q - Diag(d) + ρ' Σ 1_g1_gᵀ ⪰ 0`` (Shor's relaxation with
 the count's products; Billionnet, Elloumi, Plateau 2009).
 
-The ``y`` that is best for the subtree's root gives nothing to a variable that is 0 or 1 there, though it is split deeper
-down, and the search pays for that: at a node whose relaxation ends at ``u``, a unit of ``y_i`` is worth ``4u_i(1 -
-u_i)``. So ``max y_0 + Σ worth_i y_i`` it is, the root's bound and that of deeper nodes, which scaling by ``√worth``
-brings to the same form. The interior point (``maxcut``) ends as soon as more would not change the search.
+The ``y`` that is best for the subtree's root gives nothing to a variable that is 0 or 1 there, though it is split
+deeper down, and the search pays for that: at a node whose relaxation ends at ``u``, a unit of ``y_i`` is worth
+``4u_i(1 - u_i)``. So ``max y_0 + Σ worth_i y_i`` it is, the root's bound and that of deeper nodes, which scaling by
+``√worth`` brings to the same form. The interior point (``maxcut``) ends as soon as more would not change the search.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ class Search:
         return safe
 
     def _deeper(self, free: np.ndarray) -> np.ndarray:
-        """What a unit of each diagonal is worth below the subtree's root: what was split in nodes so far, and a share."""
+        """What a unit of each diagonal is worth deeper down: what was split in pruned nodes, and an even share."""
         seen = self.split[0, free] / np.maximum(self.split[1, free], 1)
         mean = float(seen.mean())
         return np.ones(free.size) if mean == 0 else (seen / mean + EVEN) / (1 + EVEN)

@@ -16,8 +16,8 @@ from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.result import Certificate
+from fwbench.solvers import bnb_diagonal, bnb_search, gurobi_
 from fwbench.solvers import bnb_relax as relax
-from fwbench.solvers import bnb_search, gurobi_
 from fwbench.solvers.bnb import BranchAndBound
 from fwbench.solvers.bnb_diagonal import best_diagonal
 from fwbench.solvers.bnb_tree import certificate
@@ -182,7 +182,7 @@ def program(seed: int, n: int = 12, groups: int = 2) -> tuple:
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_diagonal_is_the_best(seed, groups, deep):
-    """Feasible, and the best for the root (Shor's) or for root and deeper nodes, but for a part of what is left open."""
+    """Feasible, and best for the root (Shor's) or for root and deeper nodes, but for a part of what is left open."""
     Q, b, start, need = program(seed, groups=groups)
     rho, n = 4 * Q.diagonal().mean(), len(b)
     E = np.kron(np.eye(groups), np.ones(n // groups))  # sums over groups
@@ -204,6 +204,18 @@ def test_the_diagonal_is_the_best(seed, groups, deep):
     linear = (b + d) / 2 - rho * E.T @ need
     ours = rho * need @ need - linear @ np.linalg.lstsq(M, linear)[0]
     assert best - 0.06 * (optimum - ours) <= ours + deeper @ d / 4 <= best + 1e-6 * abs(best)
+
+
+def test_diagonals_for_deeper_nodes_save_nodes(monkeypatch):
+    """On a real problem, against diagonals that are best for the subtrees' roots."""
+    problem = real("n128.down_proj")
+    nodes = {}
+    for deeper in (0.0, bnb_diagonal.DEEPER):
+        monkeypatch.setattr(bnb_diagonal, "DEEPER", deeper)
+        after = solve(problem)
+        assert_proved(problem, after)
+        nodes[deeper] = after.counters["nodes"]
+    assert nodes[bnb_diagonal.DEEPER] < 0.7 * nodes[0.0]
 
 
 @pytest.mark.parametrize("seed", range(10))
