@@ -166,7 +166,8 @@ def _extracted(entry: BestKnown) -> Problem | None:
 def update_registry(store: Store, folder: Path) -> list[str]:
     """Take what a store knows better into a registry: masks judged here, certificates replayed here, claims as claims.
 
-    A proof of the same bound (to ``ROUNDING``) in fewer bytes takes the place of a longer one.
+    A proof of the same bound in fewer bytes takes the place of a longer one; the bound is then what it proves, which
+    may be lower by ``ROUNDING``.
 
     Returns:
         One line for each improvement.

@@ -1,7 +1,7 @@
 """Exact solution by our own branch and bound: no licence, and a proof that ``fwbench.verify_tree`` replays.
 
 Each row (the layer, where the pattern does not separate) is searched on its own: subtrees best first, depth first
-within, every subtree with the convexification that is best for what is still free in it. See ``bnb_search`` (the
+within, every subtree with a convexification made for what is still free in it. See ``bnb_search`` (the
 search), ``bnb_diagonal`` (the convexification), ``bnb_kernel`` (the nodes) and ``bnb_relax`` (their relaxations).
 """
 
@@ -30,7 +30,7 @@ from fwbench.stage import Context, Role, Stage, State, register
 @register
 @dataclass(frozen=True)
 class BranchAndBound(Stage):
-    """Branch and bound on subtrees with their own Shor diagonals; an earlier mask (else Wanda + swap) is the incumbent.
+    """Branch and bound on subtrees with diagonals of their own; an earlier mask (else Wanda + swap) is the incumbent.
 
     ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
     ``nodes``: at most for each row, 0 for no limit. ``subtree``: nodes before what is open gets diagonals of its own.
