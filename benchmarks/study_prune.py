@@ -83,7 +83,7 @@ def one_row(mode: str, pattern: str, method: str, device: str = "cpu") -> None:
         model, more = _by_command(mode, pattern, method, device, errors)
         row |= more
     elif mode == ONE_SHOT:
-        row |= _one_shot(model, pattern, method, errors)
+        row |= one_shot(model, pattern, method, errors)
     model.network.to(device)
     for name in TEXTS:
         row[name] = f"{perplexity(model, load_text(name), tokens=TOKENS).value:.4f}"
@@ -102,7 +102,7 @@ def one_row(mode: str, pattern: str, method: str, device: str = "cpu") -> None:
     print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
 
-def _one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) -> dict[str, Any]:
+def one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) -> dict[str, Any]:
     layers = named_layers(model)
     spec, _, shrinkage = method.partition(SHRUNK)
     base, _, last = spec.rpartition("+")

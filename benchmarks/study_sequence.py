@@ -1,0 +1,142 @@
+"""Why masks alone lose when a model is pruned in sequence, while SparseGPT gains: SmolLM2-135M in both modes.
+
+    python benchmarks/study_sequence.py 0.6 wanda+swap    one pattern and method: both models, and what their layers do
+    python benchmarks/study_prune.py page                 writes their section
+
+In sequence, a layer's mask or weights ``Ŵ`` are chosen for the inputs ``X̂`` that the pruned blocks before it give, to
+keep ``W X̂``; the dense model's output is ``W X``. So what a layer hands on is wrong by two parts, ``W X − Ŵ X̂ =
+W (X − X̂) + (W − Ŵ) X̂``: what arrives, and its own error, which is all that its solver sees. Both are measured in the
+sequential model for its own ``Ŵ`` and, on the same ``X̂``, for the one-shot model's; with the whole, and the
+perplexities of both models on the calibration text too. First tokens of a window, whose activations are unlike all
+others, are left out of the layers. Lines are appended to ``sequence.csv`` and ``sequence_layers.csv``; what is there is
+not measured again. The sequential model is kept in the cache until then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from csv_lines import append, read
+from study_prune import MODEL, ONE_SHOT, OUT, SEQUENTIAL, TEXTS, THREADS, one_shot
+from study_why import CALIBRATION, DEPTHS, KINDS, group_of
+
+from fwbench.perplexity import perplexity, windows
+from fwbench.problems import resources
+from fwbench.problems.extract import named_layers
+from fwbench.problems.models import Model, load_model
+from fwbench.problems.text import load_text
+from fwbench.prune import Options, prune
+
+SEQUENCE, SEQUENCE_LAYERS = "sequence.csv", "sequence_layers.csv"
+TOKENS, BATCH = 8192, 4  # of each text, and windows at a time
+PARTS = ("arriving", "own", "whole", "own_one_shot", "whole_one_shot")
+
+
+@dataclass(frozen=True)
+class Perplexities:
+    """Of one model, on the calibration's first tokens and on the others."""
+
+    pattern: str
+    method: str
+    mode: str
+    lee: float
+    lee_heldout: float
+    wikipedia: float
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Squared errors in units of the dense output's ``‖W X‖²``, geometric means over a group of layers."""
+
+    pattern: str
+    method: str
+    text: str
+    kind: str
+    depth: str
+    layers: int
+    arriving: float  # ‖W (X - X̂)‖²
+    own: float  # ‖(W - Ŵ) X̂‖², Ŵ of the sequential model
+    whole: float  # ‖W X - Ŵ X̂‖²
+    own_one_shot: float  # the same, Ŵ of the one-shot model on the sequential model's X̂
+    whole_one_shot: float
+
+
+def study(pattern: str, method: str) -> None:
+    key = (pattern, method)
+    if key in {(line.pattern, line.method) for line in read(OUT / SEQUENCE_LAYERS, Errors)}:
+        return
+    folder = resources.cache_folder() / "studies" / "sequence" / f"{pattern}-{method}"
+    if not folder.is_dir():
+        prune(MODEL, folder, Options(pattern=pattern, spec=method, sequential=True, evaluate=""))
+    models = {ONE_SHOT: load_model(MODEL), SEQUENTIAL: load_model(folder)}
+    one_shot(models[ONE_SHOT], pattern, method, {})
+    measured = {(line.pattern, line.method, line.mode) for line in read(OUT / SEQUENCE, Perplexities)}
+    for mode, model in models.items():
+        if (*key, mode) not in measured:
+            values = [perplexity(model, load_text(text), tokens=TOKENS).value for text in (CALIBRATION, *TEXTS)]
+            append(OUT / SEQUENCE, [Perplexities(*key, mode, *(round(value, 4) for value in values))])
+            print(*key, mode, *values, flush=True)
+    dense = load_model(MODEL)
+    lines = []
+    for text in (CALIBRATION, *TEXTS):
+        found = layer_errors(dense, models[SEQUENTIAL], models[ONE_SHOT], text)
+        groups: dict[tuple[str, str], list[np.ndarray]] = {}
+        for name, parts in found.items():
+            groups.setdefault(group_of(name), []).append(parts[1:] / parts[0])
+        for kind, depth in ((kind, depth) for kind in KINDS for depth in DEPTHS):
+            ratios = np.array(groups[kind, depth])
+            means = [float(f"{mean:.5g}") for mean in np.exp(np.log(ratios).mean(0))]
+            lines.append(Errors(*key, text, kind, depth, len(ratios), *means))
+            print(*key, text, kind, depth, *means, flush=True)
+    append(OUT / SEQUENCE_LAYERS, lines)
+    shutil.rmtree(folder)
+
+
+@torch.no_grad()
+def layer_errors(dense: Model, sequential: Model, rival: Model, text: str) -> dict[str, np.ndarray]:
+    """Sums over a text's tokens, by layer: ``‖W X‖²``, then ``PARTS``; ``rival`` is the one-shot model."""
+    rows = windows(dense, load_text(text), tokens=TOKENS)
+    caught: dict[Any, dict[str, torch.Tensor]] = {}
+    for model in (dense, sequential):
+        _catch_inputs(model, caught.setdefault(id(model), {}))
+    layers = [named_layers(model) for model in (dense, sequential, rival)]
+    names = {named: name for name, named in zip(layers[1], layers[0], strict=True)}  # by the dense model's name
+    sums = {name: np.zeros(1 + len(PARTS)) for name in layers[0]}
+    for ids in rows.split(BATCH):
+        for model in (dense, sequential):
+            model.network.base_model(input_ids=ids, use_cache=False)
+        for name, total in sums.items():
+            W, pruned, other = (own[named].weight for own, named in zip(layers, (name, names[name], name), strict=True))
+            X, seen = caught[id(dense)][name], caught[id(sequential)][names[name]]
+            arriving, own, own_one_shot = (X - seen) @ W.T, seen @ (W - pruned).T, seen @ (W - other).T
+            parts = (X @ W.T, arriving, own, arriving + own, own_one_shot, arriving + own_one_shot)
+            total += [float(part.double().square().sum()) for part in parts]
+    return sums
+
+
+def _catch_inputs(model: Model, caught: dict[str, torch.Tensor]) -> None:
+    """From now on, each layer's last input without first tokens, ``(tokens, n)``, by the layer's name."""
+    for name, layer in named_layers(model).items():
+
+        def hook(_: torch.nn.Module, args: tuple, name: str = name) -> None:
+            caught[name] = args[0][:, 1:].flatten(0, 1)
+
+        layer.register_forward_pre_hook(hook)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pattern")
+    parser.add_argument("method")
+    given = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    study(given.pattern, given.method)
+
+
+if __name__ == "__main__":
+    main()
