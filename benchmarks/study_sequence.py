@@ -51,7 +51,7 @@ class Perplexities:
 
 @dataclass(frozen=True)
 class Errors:
-    """Squared errors in units of the dense output's ``‖W X‖²``, geometric means over a group of layers."""
+    """Squared errors in units of the dense output's ``‖W X‖²``, means over a group of layers."""
 
     pattern: str
     method: str
@@ -90,7 +90,7 @@ def study(pattern: str, method: str) -> None:
             groups.setdefault(group_of(name), []).append(parts[1:] / parts[0])
         for kind, depth in ((kind, depth) for kind in KINDS for depth in DEPTHS):
             ratios = np.array(groups[kind, depth])
-            means = [float(f"{mean:.5g}") for mean in np.exp(np.log(ratios).mean(0))]
+            means = [float(f"{mean:.5g}") for mean in ratios.mean(0)]
             lines.append(Errors(*key, text, kind, depth, len(ratios), *means))
             print(*key, text, kind, depth, *means, flush=True)
     append(OUT / SEQUENCE_LAYERS, lines)

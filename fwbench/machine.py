@@ -43,6 +43,19 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def device_error(device: str) -> str:
+    """Why torch cannot compute on a device, in one line; empty if it can, or for the CPU, without asking."""
+    if device == "cpu":
+        return ""
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return f"device {device!r} cannot be used ({str(error).splitlines()[0]})"
+    return ""
+
+
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

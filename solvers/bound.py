@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -14,6 +14,7 @@ from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.result import Certificate, Moment
 from fwbench.solvers import dnn
+from fwbench.solvers.bound_batch import Batch, fitting
 from fwbench.solvers.dnn import doubly_nonnegative
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.mccormick import ITERATIONS, mccormick
@@ -26,7 +27,7 @@ LADDER = ("shor", "dnn", "mccormick")  # each starts where the one before it end
 METHODS = {"dnn": (doubly_nonnegative, dnn.ITERATIONS), "mccormick": (mccormick, ITERATIONS)}
 KEPT = 2**28  # bytes of solutions to start from; rows beyond it are solved from the beginning again
 
-Prover = Callable[[RowForm, Shor | None, float], Shor]
+Prover = Callable[[Sequence[RowForm], Sequence[Shor | None], float], list[Shor]]  # of some rows: CPU one, GPU many
 
 
 @register
@@ -37,13 +38,14 @@ class Bound(Stage):
     ``kind=shared``: one diagonal for all rows. ``shor``: one of each row's own, from the semidefinite relaxation.
     ``dnn``: with ``u_i u_j ≥ 0`` besides. ``mccormick``: with all four products of ``u_i``, ``1 - u_i`` and ``u_j``,
     ``1 - u_j``. ``best``: Shor on the rows, then ``dnn``, then ``mccormick`` as long as time is left. ``rows`` is all,
-    N for a sample of N by the seed, or a list such as '3,7,100-120'. Ends after ``seconds`` with what it has.
+    N for a sample of N by the seed, or a list such as '3,7,100-120'. Ends after ``seconds`` with what it has. On a GPU
+    many rows are one batch.
     """
 
     name: ClassVar[str] = "bound"
     role: ClassVar[Role] = Role.BOUND
     source: ClassVar[str] = "Helmberg, Rendl, Vanderbei, Wolkowicz 1996; Poljak, Rendl, Wolkowicz 1995"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     kind: str = "best"
     rows: int | str | None = None  # all
     seconds: float = 60.0
@@ -77,18 +79,23 @@ class Bound(Stage):
             return after
         layer = _Layer(problem, shared.certificate, state, context, chosen_rows(self.rows, problem.rows, context.seed))
         order = LADDER if self.kind == "best" else (self.kind,)
-        finished = all(layer.improve(self._prover(kind), keep=kind != order[-1]) for kind in order)
+        finished = all(layer.improve(self._prover(kind, context), keep=kind != order[-1]) for kind in order)
         certificate = layer.certificate(f"bound(kind={self.kind})")
         after = replace(after, trace=(*after.trace, *layer.trace), stopped="" if finished else "deadline")
         return after.bound(certificate.bound, certificate).count(row_proofs=layer.count)
 
-    def _prover(self, kind: str) -> Prover:
-        def prove(form: RowForm, start: Shor | None, deadline: float) -> Shor:
+    def _prover(self, kind: str, context: Context) -> Prover:
+        if context.device != "cpu":
+            batch = Batch(context.device, self.tolerance, self.iterations, context.threads)
+            return lambda forms, starts, deadline: batch.prove(kind, forms, starts, deadline)
+
+        def prove(forms: Sequence[RowForm], starts: Sequence[Shor | None], deadline: float) -> list[Shor]:
+            [form], [start] = forms, starts
             if kind == "shor":
-                return shor(form, tolerance=self.tolerance, deadline=deadline)
+                return [shor(form, tolerance=self.tolerance, deadline=deadline)]
             method, usual = METHODS[kind]
             iterations = usual if self.iterations is None else self.iterations
-            return method(form, start, iterations=iterations, tolerance=self.tolerance, deadline=deadline)
+            return [method(form, start, iterations=iterations, tolerance=self.tolerance, deadline=deadline)]
 
         return prove
 
@@ -154,11 +161,15 @@ class _Layer:
         room = KEPT // (4 * (self.problem.n + 1) ** 2) if keep else 0
         starts, self.solved = self.solved, {}
 
-        def prove(row: int) -> Shor:
-            return prover(RowForm.of(self.problem, row), starts.pop(row, None), self.context.deadline)
+        def prove(part: list[int]) -> list[Shor]:
+            forms = [RowForm.of(self.problem, row) for row in part]
+            return prover(forms, [starts.pop(row, None) for row in part], self.context.deadline)
 
+        on_cpu = self.context.device == "cpu"
+        size = 1 if on_cpu else fitting(self.problem.n, self.context.device)
+        parts = [rows[first : first + size] for first in range(0, len(rows), size)]
         done = 0
-        for row, found in _in_parallel(prove, rows, self.context):
+        for row, found in _in_parallel(prove, parts, self.context.threads if on_cpu else 1, self.context):
             done += 1
             if found.proof.bound > self.lower[row]:
                 self.lower[row], self.proofs[row] = found.proof.bound, found.proof
@@ -173,19 +184,21 @@ class _Layer:
         return row_certificate(self.shared, self.proofs, float(self.lower.sum()), source)
 
 
-def _in_parallel(prove: Callable[[int], Shor], rows: Iterable[int], context: Context) -> Iterator[tuple[int, Shor]]:
-    """Proofs as they come: a row a thread, one BLAS thread each, none begun after the deadline."""
-    waiting = iter(rows)
-    running: dict[Future[Shor], int] = {}
-    with torch_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
+def _in_parallel(
+    prove: Callable[[list[int]], list[Shor]], parts: Iterable[list[int]], threads: int, context: Context
+) -> Iterator[tuple[int, Shor]]:
+    """Proofs as they come: some rows a thread, one BLAS thread each, none begun after the deadline."""
+    waiting = iter(parts)
+    running: dict[Future[list[Shor]], list[int]] = {}
+    with torch_threads(1), ThreadPoolExecutor(max(1, threads)) as pool:
         while True:
-            while len(running) < max(1, context.threads) and not context.expired():
-                row = next(waiting, None)
-                if row is None:
+            while len(running) < max(1, threads) and not context.expired():
+                part = next(waiting, None)
+                if part is None:
                     break
-                running[pool.submit(prove, row)] = row
+                running[pool.submit(prove, part)] = part
             if not running:
                 return
             ready, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in sorted(ready, key=running.__getitem__):
-                yield running.pop(future), future.result()
+                yield from zip(running.pop(future), future.result(), strict=True)

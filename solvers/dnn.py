@@ -1,20 +1,24 @@
 """The doubly nonnegative bound of one row: Shor's, with ``u_i u_j ≥ 0`` for all pairs (DESIGN section 7).
 
 The alternating direction method on ``Y = (1, u)(1, u)ᵀ`` splits it in two: ``Y ≥ 0`` with ``diag U = u`` has an
-entrywise projection, ``Y ⪰ 0`` with ``Y z = 0`` for each count one by an eigendecomposition. It starts at the Shor
-solution. Its multipliers ``N ≥ 0`` of ``Y ≥ 0`` need not converge: the interior point finds the best diagonal for
-``Q - N``, whatever N is, and that is the proof.
+entrywise projection, ``Y ⪰ 0`` with ``Y z = 0`` for each count one by an eigendecomposition (``project``), or on a GPU
+by products alone. It starts at the Shor solution. Its multipliers ``N ≥ 0`` of ``Y ≥ 0`` need not converge: the
+interior point finds the best diagonal for ``Q - N``, whatever N is, and that is the proof.
+
+Rows of one layer are one batch, tensors ``(rows, n + 1, n + 1)`` of float32; on the CPU a batch is one row.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from fwbench.solvers.project import project
 from fwbench.solvers.shor import RowForm, RowProof, Shor, shor
 
 ITERATIONS = 90  # some 2.5 s a row of 576 weights; more gains little
@@ -44,8 +48,8 @@ def doubly_nonnegative(
     reserve = 1.5 * max(time.monotonic() - began, start.seconds)  # for the finish
     if time.monotonic() + reserve >= deadline:
         return start
-    N = multipliers(form, start, iterations, deadline - reserve)
-    found = finish(form, N[None], products * len(N), tolerance, deadline)
+    [N] = multipliers([form], [start], iterations, deadline - reserve)
+    found = finish(form, N, products * len(form.Q), tolerance, deadline)
     return max(start, found, key=lambda one: one.proof.bound)
 
 
@@ -54,6 +58,12 @@ def finish(form: RowForm, N: np.ndarray, limit: int, tolerance: float, deadline:
 
     ``N[kind, i, j]``, ``i < j``, is the multiplier of the pair's product of that kind (``fwbench.verify``).
     """
+    less, thin = without(form, N, limit)
+    return thin(shor(less, tolerance=tolerance, deadline=deadline))
+
+
+def without(form: RowForm, N: np.ndarray, limit: int) -> tuple[RowForm, Callable[[Shor], Shor]]:
+    """The row less the ``limit`` largest products, and what writes them into the proof of its Shor bound."""
     kinds, n = N.shape[:2]
     i, j = np.triu_indices(n, 1)
     value = N[:, i, j].T.astype(np.float32).ravel()  # by pair, then by kind
@@ -69,29 +79,67 @@ def finish(form: RowForm, N: np.ndarray, limit: int, tolerance: float, deadline:
     )
     constant = form.constant - 2 * float(m[kind == 3].sum())
     less = replace(form, Q=form.Q - product - product.T, linear=linear, constant=constant)
-    found = shor(less, tolerance=tolerance, deadline=deadline)
-    return replace(found, proof=replace(found.proof, pair=i * n + j, kind=kind, multiplier=value))
+    return less, lambda found: replace(found, proof=replace(found.proof, pair=i * n + j, kind=kind, multiplier=value))
 
 
-@dataclass(frozen=True)
-class _Scaled:
-    """Everything in ``Ỹ = T Y T``, ``T = diag(t)``: with penalties in proportion to ``t_i² t_j² = sqrt(Q_ii Q_jj)``.
+def multipliers(
+    forms: Sequence[RowForm],
+    starts: Sequence[Shor],
+    iterations: int,
+    deadline: float = math.inf,
+    device: str = "cpu",
+    each: Callable[..., Iterable] = map,
+) -> np.ndarray:
+    """``N (rows, 1, n, n)`` float32, symmetric, of ``u_i u_j ≥ 0`` after some iterations from the Shor solutions.
 
-    With one penalty for all entries an ill-conditioned row wanders for hundreds of iterations.
+    Args:
+        each: maps a row's preparation over the rows; a pool's own map runs them beside each other.
     """
+    arrays = [np.stack(arrays) for arrays in zip(*each(_prepared, forms, starts), strict=True)]
+    t, cost, face, S, L, scale = (torch.from_numpy(array).to(device) for array in arrays)
+    outer = t[:, :, None] * t[:, None]
+    N = torch.zeros_like(S)
+    for _ in range(iterations):
+        if time.monotonic() >= deadline:
+            break
+        W = S - (cost + L) / PENALTY
+        Y = nonnegative(W, t)
+        N = W.clamp(max=0).mul_(-PENALTY)
+        V = RELAXATION * Y + (1 - RELAXATION) * S + L / PENALTY
+        S = project(V, face)
+        L = PENALTY * (V - S)
+    return in_units(N * outer, scale)[:, None, 1:, 1:].cpu().numpy()
 
-    t: torch.Tensor  # (n + 1,)
-    cost: torch.Tensor  # (n + 1, n + 1)
-    face: torch.Tensor  # (n + 1, groups), orthonormal
 
-    @classmethod
-    def of(cls, form: RowForm, scale: float) -> _Scaled:
-        n, groups = len(form.Q), len(form.counts)
-        t = np.r_[BORDER, np.maximum(form.Q.diagonal() / scale, SMALLEST) ** 0.25]
-        face = np.zeros((n + 1, groups))
-        face[0] = -form.counts
-        face[1 + np.arange(n), np.arange(n) // (n // groups)] = 1
-        return cls(tensor(t), tensor(cost(form, scale) / np.outer(t, t)), tensor(np.linalg.qr(face / t[:, None])[0]))
+def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:
+    """A row in ``Ỹ = T Y T``, ``T = diag(t)``: with penalties in proportion to ``t_i² t_j² = sqrt(Q_ii Q_jj)``.
+
+    With one penalty for all entries an ill-conditioned row wanders for hundreds of iterations. The arrays are ``t``,
+    the cost, the orthonormal basis of the counts, Shor's ``Y`` and multiplier, and the unit of the cost.
+    """
+    scale = float(form.Q.diagonal().mean())
+    t = np.r_[BORDER, np.maximum(form.Q.diagonal() / scale, SMALLEST) ** 0.25]
+    outer = np.outer(t, t)
+    face = np.linalg.qr(counts(form) / t[:, None])[0]
+    priced = cost(form, scale)
+    slack = dual_slack(start.proof, scale)
+    L = -(priced + slack) / outer  # exactly consistent: no ρ in it
+    single = (array.astype(np.float32) for array in (t, priced / outer, face, pruned_products(start.X) * outer, L))
+    return (*single, np.array(scale))
+
+
+def counts(form: RowForm) -> np.ndarray:
+    """``z (n + 1, groups)``: ``Y z = 0`` for each group's count."""
+    n, groups = len(form.Q), len(form.counts)
+    z = np.zeros((n + 1, groups))
+    z[0] = -form.counts
+    z[1 + np.arange(n), np.arange(n) // (n // groups)] = 1
+    return z
+
+
+def in_units(N: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """``N`` times each row's float64 unit, float32."""
+    return (N.double() * scale[:, None, None]).float()
 
 
 def cost(form: RowForm, scale: float) -> np.ndarray:
@@ -105,48 +153,14 @@ def cost(form: RowForm, scale: float) -> np.ndarray:
 
 def nonnegative(W: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Nearest ``T Y T`` with ``Y ≥ 0``, ``Y_00 = 1`` and a diagonal that equals the border; ``T = diag(t)``."""
-    border, t = t[0], t[1:]
-    u = (2 * border * W[0, 1:] + t * W.diagonal()[1:]) / (t * (2 * border**2 + t**2))
+    border, t = t[:, :1], t[:, 1:]
+    u = (2 * border * W[:, 0, 1:] + t * W.diagonal(dim1=1, dim2=2)[:, 1:]) / (t * (2 * border**2 + t**2))
     u = u.clamp(0, 1)
     Y = W.clamp(min=0)
-    Y[0, 0] = border**2
-    Y[0, 1:] = Y[1:, 0] = border * t * u
-    Y.diagonal()[1:] = t**2 * u
+    Y[:, 0, :1] = border**2
+    Y[:, 0, 1:] = Y[:, 1:, 0] = border * t * u
+    Y.diagonal(dim1=1, dim2=2)[:, 1:] = t**2 * u
     return Y
-
-
-def project(W: torch.Tensor, face: torch.Tensor) -> torch.Tensor:
-    """Nearest positive semidefinite matrix whose null space holds ``face``."""
-    W = W - face @ (face.T @ W)
-    W = W - (W @ face) @ face.T
-    W = (W + W.T) / 2
-    values, vectors = torch.linalg.eigh(W)
-    first = int((values < 0).sum())
-    if first > len(values) // 2:
-        part = vectors[:, first:] * values[first:].sqrt()
-        return part @ part.T
-    part = vectors[:, :first] * (-values[:first]).sqrt()
-    return W + part @ part.T
-
-
-def multipliers(form: RowForm, start: Shor, iterations: int, deadline: float = math.inf) -> np.ndarray:
-    """``N (n, n)``, symmetric and nonnegative, of ``u_i u_j ≥ 0`` after some iterations from the Shor solution."""
-    scale = float(form.Q.diagonal().mean())
-    scaled = _Scaled.of(form, scale)
-    outer = scaled.t * scaled.t[:, None]
-    S = tensor(pruned_products(start.X)) * outer
-    L = -(scaled.cost + tensor(dual_slack(start.proof, scale)) / outer)  # exactly consistent: no ρ in it
-    N = torch.zeros_like(S)
-    for _ in range(iterations):
-        if time.monotonic() >= deadline:
-            break
-        W = S - (scaled.cost + L) / PENALTY
-        Y = nonnegative(W, scaled.t)
-        N = W.clamp(max=0).mul_(-PENALTY)
-        V = RELAXATION * Y + (1 - RELAXATION) * S + L / PENALTY
-        S = project(V, scaled.face)
-        L = PENALTY * (V - S)
-    return (N * outer)[1:, 1:].double().numpy() * scale
 
 
 def pruned_products(X: np.ndarray) -> np.ndarray:
@@ -162,7 +176,3 @@ def dual_slack(proof: RowProof, scale: float) -> np.ndarray:
     slack = np.diag(np.r_[-proof.bound / scale, -d])
     slack[0, 1:] = slack[1:, 0] = d / 2
     return slack
-
-
-def tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.tensor(array, dtype=torch.float32)  # the finish repairs what is lost

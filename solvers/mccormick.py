@@ -2,7 +2,7 @@
 
 ``u_i u_j``, ``u_i (1 - u_j)``, ``(1 - u_i) u_j`` and ``(1 - u_i)(1 - u_j)`` are all ``≥ 0``: that is the doubly
 nonnegative relaxation in ``(1, u, 1 - u) = F (1, u)``, of twice the size. The alternating direction method is that of
-``dnn``; as ``F = O R`` with orthonormal columns in ``O``, ``‖F S Fᵀ - W‖²`` is ``‖R S R - Oᵀ W O‖²`` and a constant, so
+``dnn``; as ``F = O R`` with orthonormal columns in ``O``, ``‖F S Fᵀ - W‖²`` is ``‖R S Rᵀ - Oᵀ W O‖²`` and a constant:
 the semidefinite step is still one projection of size n + 1. It starts where the doubly nonnegative bound ends.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from fwbench.solvers import dnn
-from fwbench.solvers.dnn import tensor
+from fwbench.solvers.project import project
 from fwbench.solvers.shor import RowForm, Shor
 
 ITERATIONS = 120
@@ -43,77 +44,86 @@ def mccormick(
     reserve = 1.5 * start.seconds  # for the finish
     if time.monotonic() + reserve >= deadline:
         return start
-    both = multipliers(form, start, iterations, deadline - reserve)
+    [both] = multipliers([form], [start], iterations, deadline - reserve)
     found = dnn.finish(form, both, products * len(form.Q), tolerance, deadline)
     return max(start, found, key=lambda one: one.proof.bound)
 
 
 @dataclass(frozen=True)
 class _Lift:
-    """``P = F S Fᵀ`` for ``F (2n + 1, n + 1)``, scaled: ``F`` maps ``(1, u)`` to ``(t_0, t u, c t (1 - u))``."""
+    """``P = F S Fᵀ`` for ``F (2n + 1, n + 1)``, scaled: ``F`` maps ``(1, u)`` to ``(t_0, t u, c t (1 - u))``.
 
-    t: torch.Tensor  # (2n + 1,)
-    inverse: torch.Tensor  # (n + 1, n + 1), of R = (FᵀF)^½
-    face: torch.Tensor  # (n + 1, groups), orthonormal, of the counts behind R
+    ``FᵀF`` is a diagonal with a border, and so is its factor ``R``: ``R_00 = corner``, ``R_ii = diagonal``, ``R_i0 =
+    border``, zero elsewhere.
+    """
 
-    @classmethod
-    def of(cls, form: RowForm, scale: float) -> _Lift:
-        n, groups = len(form.Q), len(form.counts)
-        t = np.maximum(form.Q.diagonal() / scale, dnn.SMALLEST) ** 0.25
-        c = COMPLEMENT * t
-        gram = np.diag(np.r_[dnn.BORDER**2 + c @ c, t**2 + c**2])
-        gram[0, 1:] = gram[1:, 0] = -(c**2)
-        values, vectors = np.linalg.eigh(gram)
-        inverse = (vectors / np.sqrt(values)) @ vectors.T
-        face = np.zeros((n + 1, groups))
-        face[0] = -form.counts
-        face[1 + np.arange(n), np.arange(n) // (n // groups)] = 1
-        return cls(tensor(np.r_[dnn.BORDER, t, c]), tensor(inverse), tensor(np.linalg.qr(inverse @ face)[0]))
+    t: torch.Tensor  # (rows, 2n + 1)
+    corner: torch.Tensor  # (rows, 1)
+    border: torch.Tensor  # (rows, n)
+    diagonal: torch.Tensor  # (rows, n)
+    face: torch.Tensor  # (rows, n + 1, groups), orthonormal, of the counts behind R
 
     def lift(self, S: torch.Tensor) -> torch.Tensor:
         """``F S Fᵀ``."""
-        half = torch.cat((S, S[:1] - S[1:]))
-        whole = torch.cat((half, half[:, :1] - half[:, 1:]), dim=1)
-        return whole * self.t * self.t[:, None]
+        half = torch.cat((S, S[:, :1] - S[:, 1:]), dim=1)
+        whole = torch.cat((half, half[:, :, :1] - half[:, :, 1:]), dim=2)
+        return whole * self.t[:, None] * self.t[:, :, None]
 
     def lower(self, P: torch.Tensor) -> torch.Tensor:
         """``Fᵀ P F``."""
-        n = len(self.inverse) - 1
-        P = P * self.t * self.t[:, None]
-        half = torch.cat((P[:1] + P[n + 1 :].sum(dim=0), P[1 : n + 1] - P[n + 1 :]))
-        return torch.cat(
-            (half[:, :1] + half[:, n + 1 :].sum(dim=1, keepdim=True), half[:, 1 : n + 1] - half[:, n + 1 :]), 1
-        )
+        n = self.border.shape[1]
+        P = P * self.t[:, None] * self.t[:, :, None]
+        half = torch.cat((P[:, :1] + P[:, n + 1 :].sum(dim=1, keepdim=True), P[:, 1 : n + 1] - P[:, n + 1 :]), dim=1)
+        first = half[:, :, :1] + half[:, :, n + 1 :].sum(dim=2, keepdim=True)
+        return torch.cat((first, half[:, :, 1 : n + 1] - half[:, :, n + 1 :]), dim=2)
+
+    def behind(self, A: torch.Tensor) -> torch.Tensor:
+        """``R⁻ᵀ A``."""
+        below = A[:, 1:] / self.diagonal[:, :, None]
+        first = (A[:, :1] - self.border[:, None] @ below) / self.corner[:, :, None]
+        return torch.cat((first, below), dim=1)
+
+    def before(self, A: torch.Tensor) -> torch.Tensor:
+        """``R⁻¹ A``."""
+        first = A[:, :1] / self.corner[:, :, None]
+        return torch.cat((first, (A[:, 1:] - self.border[:, :, None] * first) / self.diagonal[:, :, None]), dim=1)
 
     def semidefinite(self, P: torch.Tensor) -> torch.Tensor:
         """Nearest ``F S Fᵀ`` with ``S ⪰ 0`` and the counts."""
-        W = self.inverse @ self.lower(P) @ self.inverse
-        return self.lift(self.inverse @ dnn.project(W, self.face) @ self.inverse)
+        W = self.behind(self.behind(self.lower(P)).mT)
+        return self.lift(self.before(self.before(project(W, self.face)).mT))
 
     def nonnegative(self, W: torch.Tensor) -> torch.Tensor:
         """Nearest ``P ≥ 0`` with ``P_00 = 1``, squares equal to their variables, and ``u_i (1 - u_i) = 0``."""
-        n = len(self.inverse) - 1
+        n = self.border.shape[1]
         P = dnn.nonnegative(W, self.t)
-        P.diagonal(n)[1:] = 0
-        P.diagonal(-n)[1:] = 0
+        P.diagonal(n, dim1=1, dim2=2)[:, 1:] = 0
+        P.diagonal(-n, dim1=1, dim2=2)[:, 1:] = 0
         return P
 
 
-def multipliers(form: RowForm, start: Shor, iterations: int, deadline: float = math.inf) -> np.ndarray:
-    """``N (4, n, n)``, ``i < j``, of the four products of each pair after some iterations from ``start``."""
-    n = len(form.Q)
-    scale = float(form.Q.diagonal().mean())
-    lift = _Lift.of(form, scale)
-    outer = lift.t * lift.t[:, None]
-    cost = torch.zeros_like(outer)
-    cost[: n + 1, : n + 1] = tensor(dnn.cost(form, scale)) / outer[: n + 1, : n + 1]
-    P = lift.lift(tensor(dnn.pruned_products(start.X)))
-    L = -cost
-    held = dnn.dual_slack(start.proof, scale)
-    pair = np.zeros((n, n))
-    pair.ravel()[start.proof.pair] = start.proof.multiplier / scale
-    held[1:, 1:] -= pair + pair.T
-    L[: n + 1, : n + 1] -= tensor(held) / outer[: n + 1, : n + 1]
+def multipliers(
+    forms: Sequence[RowForm],
+    starts: Sequence[Shor],
+    iterations: int,
+    deadline: float = math.inf,
+    device: str = "cpu",
+    each: Callable[..., Iterable] = map,
+) -> np.ndarray:
+    """``N (rows, 4, n, n)`` float32, ``i < j``, of the four products of each pair after some iterations.
+
+    Args:
+        starts: where the doubly nonnegative bounds ended.
+        each: maps a row's preparation over the rows; a pool's own map runs them beside each other.
+    """
+    arrays = [np.stack(arrays) for arrays in zip(*each(_prepared, forms, starts), strict=True)]
+    *lifting, priced, slack, S, scale = (torch.from_numpy(array).to(device) for array in arrays)
+    lift, n = _Lift(*lifting), len(forms[0].Q)
+    outer = lift.t[:, :, None] * lift.t[:, None]
+    cost, L = torch.zeros_like(outer), torch.zeros_like(outer)
+    cost[:, : n + 1, : n + 1] = priced
+    L[:, : n + 1, : n + 1] = slack
+    P = lift.lift(S)
     N = torch.zeros_like(P)
     for _ in range(iterations):
         if time.monotonic() >= deadline:
@@ -124,5 +134,28 @@ def multipliers(form: RowForm, start: Shor, iterations: int, deadline: float = m
         V = dnn.RELAXATION * Y + (1 - dnn.RELAXATION) * P + L / PENALTY
         P = lift.semidefinite(V)
         L = PENALTY * (V - P)
-    M = (N * outer)[1:, 1:].double().numpy() * scale
-    return np.stack((M[:n, :n], M[:n, n:], M[n:, :n], M[n:, n:]))
+    M = dnn.in_units(N * outer, scale)[:, 1:, 1:].cpu().numpy()
+    return np.stack((M[:, :n, :n], M[:, :n, n:], M[:, n:, :n], M[:, n:, n:]), axis=1)
+
+
+def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:
+    """A row's parts of the lift, its cost, the multiplier and the products that it starts from, and the cost's unit."""
+    n = len(form.Q)
+    scale = float(form.Q.diagonal().mean())
+    t = np.maximum(form.Q.diagonal() / scale, dnn.SMALLEST) ** 0.25
+    c = COMPLEMENT * t
+    diagonal = np.sqrt(t**2 + c**2)
+    border = -(c**2) / diagonal
+    corner = np.sqrt(dnn.BORDER**2 + c @ c - border @ border)
+    z = dnn.counts(form)
+    z[1:] /= diagonal[:, None]
+    z[0] = (z[0] - border @ z[1:]) / corner
+    held = dnn.dual_slack(start.proof, scale)
+    pair = np.zeros((n, n))
+    pair.ravel()[start.proof.pair] = start.proof.multiplier / scale
+    held[1:, 1:] -= pair + pair.T
+    cost, t = dnn.cost(form, scale), np.r_[dnn.BORDER, t, c]
+    outer = np.outer(t[: n + 1], t[: n + 1])
+    parts = (t, np.array([corner]), border, diagonal, np.linalg.qr(z)[0], cost / outer, -(cost + held) / outer)
+    single = (array.astype(np.float32) for array in (*parts, dnn.pruned_products(start.X)))
+    return (*single, np.array(scale))

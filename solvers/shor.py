@@ -106,17 +106,23 @@ def shor(form: RowForm, *, tolerance: float = 1e-4, rho: float | None = None, de
         deadline: of ``time.monotonic()``; what is returned earlier is valid too.
     """
     began = time.monotonic()
-    scale = float(form.Q.diagonal().mean())
-    rho = 2.5 + 200 / len(form.Q) if rho is None else rho
-    C = torch.tensor(_max_cut(form, scale, rho))
+    C = torch.tensor(max_cut(form, rho))
     found = interior_point(C, START_MARGIN / 4, lambda y, gap: gap <= tolerance * abs(float(y.sum())), deadline)
-    inverse = found.inverse
-    u = (1 + inverse[1:, 0] / inverse[0, 0]) / 2  # where the convex function is least, as Z is its Hessian, bordered
-    rho = 4 * scale * rho
-    d = _safe(form, 4 * scale * found.y[1:].numpy(), rho)
-    point = u.clamp(-1, 2).numpy().astype(np.float32)
-    proof = RowProof(tangent_bound(form, d, rho, point), d, rho, point)
+    proof = proof_of(form, found.y.numpy(), found.inverse[0].numpy(), rho)
     return Shor(proof, found.X.numpy(), found.steps, found.converged, time.monotonic() - began)
+
+
+def proof_of(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float | None = None) -> RowProof:
+    """The proof by a dual point ``y (n + 1,)`` of :func:`max_cut`'s program.
+
+    Args:
+        border: ``(n + 1,)``, the first row of ``Z⁻¹``: as ``Z`` is the bordered Hessian of the convex function, it says
+            where that is least. Any other point would be valid too.
+    """
+    scale, rho = _units(form, rho)
+    d = _safe(form, 4 * scale * y[1:], 4 * scale * rho)
+    point = ((1 + border[1:] / border[0]) / 2).clip(-1, 2).astype(np.float32)
+    return RowProof(tangent_bound(form, d, 4 * scale * rho, point), d, 4 * scale * rho, point)
 
 
 def tangent_bound(form: RowForm, d: np.ndarray, rho: float, u: np.ndarray) -> float:
@@ -151,8 +157,14 @@ def _safe(form: RowForm, d: np.ndarray, rho: float) -> np.ndarray:
             return d - shift
 
 
-def _max_cut(form: RowForm, scale: float, rho: float) -> np.ndarray:
-    """``C (n + 1, n + 1)`` in units of ``scale``."""
+def _units(form: RowForm, rho: float | None) -> tuple[float, float]:
+    """Mean diagonal, and the weight of the count in its units; by itself, enough to lose less than a thousandth."""
+    return float(form.Q.diagonal().mean()), 2.5 + 200 / len(form.Q) if rho is None else rho
+
+
+def max_cut(form: RowForm, rho: float | None = None) -> np.ndarray:
+    """``C (n + 1, n + 1)`` in units of the mean diagonal, with ``rho`` as in :func:`shor`."""
+    scale, rho = _units(form, rho)
     n = len(form.Q)
     Q = form.Q / scale
     C = np.empty((n + 1, n + 1))

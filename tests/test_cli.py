@@ -53,6 +53,8 @@ def refused(answer, tmp_path, *words):
         (("certify", "mini", "--rows", "0"), "rows must be all"),
         (("certify", "mini", "--rows", "1,x"), "rows must be all"),
         (("certify", "mini", "--bound", "shorr"), "unknown kind 'shorr'"),
+        (("run", "mini", "--device", "cuda:77"), "device 'cuda:77' cannot be used"),
+        (("certify", "mini", "--device", "toaster"), "device 'toaster' cannot be used"),
         (("frobnicate",), "Commands: problems"),
     ],
 )

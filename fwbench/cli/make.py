@@ -30,6 +30,19 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> int | None
         raise click.BadParameter(f"{text!r} is not a size such as 4G or 512M") from None
 
 
+def _usable(_: click.Context, __: click.Parameter, device: str) -> str:
+    from fwbench.machine import device_error
+
+    if reason := device_error(device):
+        raise click.BadParameter(reason)
+    return device
+
+
+device_option = click.option(
+    "--device", default="cpu", show_default=True, callback=_usable, help="Where torch computes, such as cuda."
+)
+
+
 @click.command()
 @click.argument("selectors", metavar="COLLECTION...", nargs=-1, required=True)
 @click.option("-s", "--solver", "specs", multiple=True, help="Solver spec; may be repeated. [default: the default set]")
@@ -39,7 +52,7 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> int | None
 @click.option("--memory-limit", callback=_size, help="Resident memory of a worker, such as 4G.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Workers at a time.")
 @click.option("--seed", "seeds", default=(0,), multiple=True, type=int, help="Seed; may be repeated. [default: 0]")
-@click.option("--device", default="cpu", show_default=True)
+@device_option
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
 @click.option("--file", "files", multiple=True, type=click.Path(path_type=Path), help="Python file with solvers.")
 @click.option("--retry-failed", is_flag=True, help="Run failed rows again.")

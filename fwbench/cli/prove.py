@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fwbench.cli.make import _chain, _listener
+from fwbench.cli.make import _chain, _listener, device_option
 from fwbench.cli.progress import progress
 
 WORDS = {True: "holds", False: "FAILS", None: "open "}  # of a finding
@@ -26,7 +26,10 @@ WORDS = {True: "holds", False: "FAILS", None: "open "}  # of a finding
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Time for each problem.")
 @click.option("--store", "path", default="fwbench.sqlite", show_default=True, type=click.Path(path_type=Path))
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1))
-def certify(what: tuple[str, ...], bound: str, rows: str, seconds: float | None, path: Path, jobs: int) -> int:
+@device_option
+def certify(
+    what: tuple[str, ...], bound: str, rows: str, seconds: float | None, path: Path, jobs: int, device: str
+) -> int:
     """Prove lower bounds for the problems of a store or of collections; the certificates go into the store."""
     from fwbench import pipeline
     from fwbench.problems.collections import check
@@ -60,7 +63,7 @@ def certify(what: tuple[str, ...], bound: str, rows: str, seconds: float | None,
                     click.echo(f"skipped: {event.result.problem}: {event.result.reason}", err=True)
             listen(event)
 
-        summary = run_grid(found, [line], store, jobs=jobs, on_event=tell)
+        summary = run_grid(found, [line], store, jobs=jobs, device=device, on_event=tell)
     where, done, there = stores[0] if stores else path, summary.done - without, summary.reused
     click.echo(f"{where}: {done} certified, {there} were there, {summary.skipped} skipped")
     return 1 if summary.failed or not done + there else 0

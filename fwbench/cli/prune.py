@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fwbench.cli.make import device_option
 from fwbench.cli.progress import progress
 
 
@@ -30,7 +31,7 @@ from fwbench.cli.progress import progress
     show_default=True,
     help="Calibrate each block with those before it pruned, or all on the dense model.",
 )
-@click.option("--device", default="cpu", show_default=True)
+@device_option
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
 @click.option(
     "--save-dtype",

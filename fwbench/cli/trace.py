@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fwbench.cli.make import device_option
 from fwbench.cli.progress import progress
 
 
@@ -17,7 +18,7 @@ from fwbench.cli.progress import progress
 @click.option("--pattern", help="Pattern in place of the problem's own.")
 @click.option("--time-limit", default=float("inf"), type=click.FloatRange(min=0, min_open=True), help="Of each solver.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
+@device_option
 @click.option("--dtype", default="float64", show_default=True, type=click.Choice(["float32", "float64"]))
 def trace(
     problem: str,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fwbench import __version__, patterns, pipeline
+from fwbench import __version__, machine, patterns, pipeline
 from fwbench.patterns import Pattern, PatternError
 from fwbench.problem import Problem
 from fwbench.problems.extract import batch, named_layers
@@ -99,7 +99,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     line = pipeline.resolve(options.spec or default_spec())
     if not 0 <= options.shrink <= 1:
         raise PruneError(f"shrink must lie between 0 and 1, not {options.shrink}")
-    _check_device(options.device)
+    if reason := machine.device_error(options.device):
+        raise PruneError(reason)
     text = load_text(options.text)
     evaluation = load_text(options.evaluate) if options.evaluate else None
     if progress:
@@ -143,13 +144,6 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
 def default_spec() -> str:
     """The solver where none is named."""
     return "fast" if "fast" in pipeline.presets() else "wanda+swap"
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise PruneError(f"device {device!r} cannot be used ({str(error).splitlines()[0]})") from None
 
 
 def _layers(model: Model, skip: str) -> list[list[Layer]]:

@@ -124,7 +124,7 @@ def test_the_tangent_bound_is_the_enumerated_one():
 
 def test_thinning_keeps_the_largest_multipliers():
     form = forms(random_layer("0.5", rows=1, n=12))[0]
-    N = multipliers(form, shor(form), 50)
+    [[N]] = multipliers([form], [shor(form)], 50)
     assert np.array_equal(N, N.T)
     assert N.min() >= 0
     whole, few = finish(form, N[None], 1000, 1e-4).proof, finish(form, N[None], 5, 1e-4).proof
