@@ -8,21 +8,22 @@ equals the error on masks, so every mask costs at least ``-uᵀ(Q - D)u + min_v 
 minimum over a pattern is the sum of the ``count`` smallest ``g`` of each group.
 
 **A lower bound with rows of their own** (kind ``rows``: besides ``e`` and ``u``, for each row in ``rows`` its own
-``d``, ``rho`` and products). A product ``2m v_i v_j``, ``2m v_i (1 - v_j)``, ``2m (1 - v_i) v_j`` or
-``2m (1 - v_i)(1 - v_j)`` with ``m ≥ 0`` is nonnegative on masks; together they are ``vᵀNv + lᵀv + c``. A mask has
-``Σv = p`` in each group, so ``ρ(Σv - p)²`` is zero on masks. Hence if ``A = Q - N - D + ρ Σ_g 1_g1_gᵀ ⪰ 0``, every
-mask of the row costs at least the tangent at ``u`` of the convex ``vᵀ(Q - N - D)v + (d - l)ᵀv - c + ρ Σ_g (Σv - p)²``,
-which at a point ``v`` of the polytope is ``-uᵀ(Q - N - D)u - c - ρ Σ_g (Σu - p)² + gᵀv`` with
-``g = 2(Q - N - D)u + d - l``. Rows that are not named are bounded by the shared ``e``.
+``d``, ``rho`` and products, of pairs and of triples). ``verify_products`` shows that these, with multipliers ``≥ 0``,
+are nonnegative on masks, and writes their sum as ``vᵀNv + lᵀv + c``. A mask has ``Σv = p`` in each group, so
+``ρ(Σv - p)²`` is zero on masks. Hence if ``A = Q - N - D + ρ Σ_g 1_g1_gᵀ ⪰ 0``, every mask of the row costs at least
+the tangent at ``u`` of the convex ``vᵀ(Q - N - D)v + (d - l)ᵀv - c + ρ Σ_g (Σv - p)²``, which at a point ``v`` of the
+polytope is ``-uᵀ(Q - N - D)u - c - ρ Σ_g (Σu - p)² + gᵀv`` with ``g = 2(Q - N - D)u + d - l``. Rows that are not named
+are bounded by the shared ``e``.
 
 1. *Positive semidefinite* (Rump, "Verification of positive definiteness", BIT 46, 2006; Higham, "Accuracy and
    Stability", thm. 10.3). If floating-point Cholesky of a symmetric ``B`` runs to completion, the computed factor has
    ``RᵀR = B + Δ`` with ``|Δ_ij| ≤ γ/(1-γ) sqrt(b_ii b_jj)``, ``γ = γ_{n+1} = (n+1)ε/(1-(n+1)ε)``, for any order of
    the sums, so ``‖Δ‖ ≤ γ/(1-γ) tr B`` and ``λmin(B) ≥ -γ/(1-γ) tr B``. We factor ``B = fl(A - s I)`` with ``s`` twice
    that plus the rounding of the diagonal, hence ``A ⪰ 0`` exactly. For a row, ``w_i w_j`` is exact (48 bits), its
-   product with ``G_ij``, adding ``ρ`` and ``d_i`` and the (at most four) products of a pair are some eight roundings,
-   so the computed ``A`` is off by at most ``8ε(|Q| + |N| + ρ + |D|)`` entry by entry, ``|N|`` with all products taken
-   positive; the Frobenius norm of that bounds its effect on any eigenvalue, and is added to ``s``.
+   product with ``G_ij``, adding ``ρ`` and ``d_i`` and ``N`` are some eight roundings, and the sum of ``k`` products
+   for an entry of ``N`` is ``k`` more of no more than ``|N|``, all products taken positive. So the computed ``A`` is
+   off by at most ``8ε(|Q| + |N| + ρ + |D|) + kε|N|`` entry by entry; the Frobenius norm of that bounds its effect on
+   any eigenvalue, and is added to ``s``.
 2. *The bound.* ``w∘u`` is exact in float64, as both have 24 bits. A dot product of length n has an error of at most
    ``γ_n Σ|.||.|`` (Higham, eq. 3.5), which one more product with absolute values bounds; elementwise steps add a few
    ε. ``g`` is lowered by its error bound before the smallest are summed, and sums are exact (``math.fsum``). ``ρ``
@@ -32,13 +33,14 @@ which at a point ``v`` of the polytope is ``-uᵀ(Q - N - D)u - c - ρ Σ_g (Σu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
+from fwbench.verify_products import OwnProof, Products, array, own_proofs, products
 from fwbench.verify_tree import Refuted, prove_tree
 
 EPS = float(np.finfo(np.float64).eps)  # twice the unit roundoff, so every first-order bound below has a factor 2 spare
@@ -83,8 +85,8 @@ def _prove(problem: Problem, certificate: Certificate) -> tuple[float, list[floa
         return prove_tree(problem, certificate), []
     if certificate.kind not in ("diagonal", "rows"):
         raise Refuted(f"unknown kind of certificate {certificate.kind!r}")
-    e = _array(certificate, "e", (problem.n,), np.float64)
-    u = _array(certificate, "u", problem.shape, np.float32)
+    e = array(certificate, "e", (problem.n,), np.float64)
+    u = array(certificate, "u", problem.shape, np.float32)
     room = 0 if certificate.kind == "diagonal" else 1  # a row's own tangent is best a little outside; it holds anywhere
     if u.min() < -room or u.max() > 1 + room:
         raise Refuted(f"u leaves [{-room}, {1 + room}]")
@@ -95,22 +97,9 @@ def _prove(problem: Problem, certificate: Certificate) -> tuple[float, list[floa
         return diagonal_bound(problem, u, e), []
     bounds = diagonal_rows(problem, u, e)
     if certificate.kind == "rows":
-        for row, proof in _own_proofs(problem, certificate):
+        for row, proof in own_proofs(problem, certificate):
             bounds[row] = own_bound(problem, row, u[row], proof)
     return total(bounds), bounds
-
-
-def _array(certificate: Certificate, name: str, shape: tuple[int | None, ...], dtype: type) -> np.ndarray:
-    """An array of the certificate, if it is what it has to be; None in ``shape`` stands for any length."""
-    array = certificate.arrays.get(name)
-    if not isinstance(array, np.ndarray):
-        raise Refuted(f"it has no array {name!r}")
-    fits = len(array.shape) == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
-    if array.dtype != dtype or not fits:
-        raise Refuted(f"{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
-    if not np.isfinite(array).all():
-        raise Refuted(f"{name} has entries that are not finite")
-    return array
 
 
 def prove_psd(G: np.ndarray, e: np.ndarray) -> None:
@@ -178,13 +167,13 @@ def _tangent(
     g_error = 2 * np.abs(w) * S_error * (1 + gamma) + 8 * EPS * (2 * np.abs(w * S) + 2 * np.abs(du) + np.abs(d))
     # the tangent at the origin: -Σ (aᵢSᵢ - dᵢuᵢ²)
     origin = du * u - a * S
-    origin_error = np.abs(a) * S_error * (1 + gamma) + 4 * EPS * (np.abs(du) * u + np.abs(a * S))
+    origin_error = np.abs(a) * S_error * (1 + gamma) + 4 * EPS * (np.abs(du * u) + np.abs(a * S))
     if N is not None:
-        Nu, N_error = u @ N.matrix, (gamma + 4 * EPS) * (u @ N.absolute)
+        Nu, N_error = u @ N.matrix, (gamma + (N.terms + 4) * EPS) * (np.abs(u) @ N.absolute)
         linear_error = (N.count + 2) * EPS * N.linear_absolute
         g_error += 2 * N_error + linear_error + 8 * EPS * (np.abs(g) + 2 * np.abs(Nu) + np.abs(N.linear))
         g -= 2 * Nu + N.linear
-        origin_error += N_error * u + 4 * EPS * (np.abs(origin) + np.abs(Nu) * u)
+        origin_error += N_error * np.abs(u) + 4 * EPS * (np.abs(origin) + np.abs(Nu * u))
         origin += Nu * u
     return origin - origin_error, g - g_error
 
@@ -195,73 +184,20 @@ def _least(problem: Problem, low: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.where(np.arange(parts.shape[1]) < counts[:, None], parts, 0.0)
 
 
-@dataclass(frozen=True)
-class Products:
-    """``vᵀNv + lᵀv + c ≥ 0`` on masks, of ``count`` products; ``absolute`` is N with every product taken positive."""
-
-    matrix: np.ndarray  # N (n, n)
-    absolute: np.ndarray  # (n, n)
-    linear: np.ndarray  # l (n,)
-    linear_absolute: np.ndarray  # (n,)
-    constant: float  # c, rounded up
-    count: int
-
-
-@dataclass(frozen=True)
-class OwnProof:
-    """What one row brings: ``d (n,)``, ``rho``, and products of pairs ``i n + j`` of a kind with multipliers ``m``.
-
-    Kind 0 is ``v_i v_j``, 1 ``v_i (1 - v_j)``, 2 ``(1 - v_i) v_j``, 3 ``(1 - v_i)(1 - v_j)``; ``i < j``.
-    """
-
-    d: np.ndarray
-    rho: float
-    pair: np.ndarray
-    kind: np.ndarray
-    multiplier: np.ndarray
-
-
-def _own_proofs(problem: Problem, certificate: Certificate) -> Iterator[tuple[int, OwnProof]]:
-    """The own proofs of a ``rows`` certificate, as its arrays (sorted rows, row pointers) hold them."""
-    n = problem.n
-    rows = _array(certificate, "rows", (None,), np.int64)
-    d = _array(certificate, "d", (rows.size, n), np.float64)
-    rho = _array(certificate, "rho", (rows.size,), np.float64)
-    start = _array(certificate, "start", (rows.size + 1,), np.int64)
-    pair = _array(certificate, "pair", (None,), np.int64)
-    kind = _array(certificate, "kind", (pair.size,), np.uint8)
-    multiplier = _array(certificate, "multiplier", (pair.size,), np.float32)
-    if rows.size and (rows[0] < 0 or rows[-1] >= problem.rows or (np.diff(rows) <= 0).any()):
-        raise Refuted(f"rows are not ascending numbers in 0..{problem.rows - 1}")
-    if start[0] != 0 or start[-1] != pair.size or (np.diff(start) < 0).any():
-        raise Refuted("start does not divide the products among the rows")
-    if (rho < 0).any():
-        raise Refuted("rho is negative")
-    if (multiplier < 0).any():
-        raise Refuted("a product has a negative multiplier")
-    if pair.size and (pair.min() < 0 or (pair // n >= pair % n).any() or pair.max() >= n * n or kind.max() > 3):
-        raise Refuted("a product is not of two weights i < j and of a kind 0..3")
-    for k, row in enumerate(rows.tolist()):
-        part = slice(start[k], start[k + 1])
-        if (np.diff(pair[part] * 4 + kind[part]) <= 0).any():
-            raise Refuted(f"the products of row {row} are not ascending: one may be there twice")
-        yield row, OwnProof(d[k], float(rho[k]), pair[part], kind[part], multiplier[part])
-
-
 def own_bound(problem: Problem, row: int, u: np.ndarray, proof: OwnProof) -> float:
     """The bound of one row at ``u (n,)`` by its own proof, a rigorous lower value.
 
     Raises:
         Refuted: its matrix could not be proved positive semidefinite.
     """
-    N = _products(proof, problem.n)
+    N = products(proof, problem.n)
     size = problem.pattern.group_size(problem.shape)
     counts = problem.pattern.counts(problem.shape).reshape(problem.rows, -1)[row]
     w = problem.W[row].astype(np.float64)
     Q = (w[:, None] * w) * problem.G
     in_group = np.kron(np.eye(len(counts)), np.full((size, size), proof.rho))
     spread = np.abs(Q) + N.absolute + in_group + np.diag(np.abs(proof.d))
-    rounding = 9 * EPS * float(np.linalg.norm(spread))
+    rounding = 9 * EPS * float(np.linalg.norm(spread)) + N.terms * EPS * float(np.linalg.norm(N.absolute))
     _prove_positive(Q + in_group - N.matrix - np.diag(proof.d), rounding, f"the matrix of row {row}")
     origin, low = _tangent(w[None], problem.G, u[None], proof.d[None], N)
     constants = [-N.constant]
@@ -269,24 +205,6 @@ def own_bound(problem: Problem, row: int, u: np.ndarray, proof: OwnProof) -> flo
         off = abs(math.fsum([*part, -count])) * (1 + EPS)
         constants.append(-proof.rho * off * off * (1 + 4 * EPS))
     return max(0.0, _lowered(_exact_sum(origin[0], np.array(constants), _least(problem, low, counts).ravel())))
-
-
-def _products(proof: OwnProof, n: int) -> Products:
-    m = proof.multiplier.astype(np.float64)
-    i, j = np.divmod(proof.pair, n)
-    sign = np.where((proof.kind == 0) | (proof.kind == 3), 1.0, -1.0)
-    matrices = [np.bincount(proof.pair, values, n * n).reshape(n, n) for values in (sign * m, m)]
-    linear_i = np.choose(proof.kind, (0, 2, 0, -2)) * m
-    linear_j = np.choose(proof.kind, (0, 0, 2, -2)) * m
-    constant = math.nextafter(math.fsum((2 * m[proof.kind == 3]).tolist()), math.inf)
-    return Products(
-        matrices[0] + matrices[0].T,
-        matrices[1] + matrices[1].T,
-        np.bincount(i, linear_i, n) + np.bincount(j, linear_j, n),
-        np.bincount(i, np.abs(linear_i), n) + np.bincount(j, np.abs(linear_j), n),
-        constant if (proof.kind == 3).any() else 0.0,
-        len(m),
-    )
 
 
 def total(rows: Iterable[float]) -> float:

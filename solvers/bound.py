@@ -14,17 +14,23 @@ from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.result import Certificate, Moment
 from fwbench.solvers import dnn
+from fwbench.solvers import triangles as triangle_cuts
 from fwbench.solvers.bound_batch import Batch, fitting
 from fwbench.solvers.dnn import doubly_nonnegative
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.mccormick import ITERATIONS, mccormick
 from fwbench.solvers.shor import RowForm, RowProof, Shor, row_certificate, shor
 from fwbench.solvers.threads import torch_threads
+from fwbench.solvers.triangles import triangles
 from fwbench.stage import Context, Role, Stage, State, register
 
-KINDS = ("shared", "shor", "dnn", "mccormick", "best")
-LADDER = ("shor", "dnn", "mccormick")  # each starts where the one before it ended
-METHODS = {"dnn": (doubly_nonnegative, dnn.ITERATIONS), "mccormick": (mccormick, ITERATIONS)}
+LADDER = ("shor", "dnn", "mccormick", "triangles")  # each starts where the one before it ended
+KINDS = ("shared", *LADDER, "best")
+METHODS = {
+    "dnn": (doubly_nonnegative, dnn.ITERATIONS),
+    "mccormick": (mccormick, ITERATIONS),
+    "triangles": (triangles, triangle_cuts.ITERATIONS),
+}
 KEPT = 2**28  # bytes of solutions to start from; rows beyond it are solved from the beginning again
 
 Prover = Callable[[Sequence[RowForm], Sequence[Shor | None], float], list[Shor]]  # of some rows: CPU one, GPU many
@@ -37,9 +43,9 @@ class Bound(Stage):
 
     ``kind=shared``: one diagonal for all rows. ``shor``: one of each row's own, from the semidefinite relaxation.
     ``dnn``: with ``u_i u_j ≥ 0`` besides. ``mccormick``: with all four products of ``u_i``, ``1 - u_i`` and ``u_j``,
-    ``1 - u_j``. ``best``: Shor on the rows, then ``dnn``, then ``mccormick`` as long as time is left. ``rows`` is all,
-    N for a sample of N by the seed, or a list such as '3,7,100-120'. Ends after ``seconds`` with what it has. On a GPU
-    many rows are one batch.
+    ``1 - u_j``. ``triangles``: with triangle inequalities. ``best``: Shor on the rows, then the others in this order as
+    long as time is left. ``rows`` is all, N for a sample of N by the seed, or a list such as '3,7,100-120'. Ends after
+    ``seconds`` with what it has. On a GPU many rows are one batch, but for ``triangles``, which stay on the CPU.
     """
 
     name: ClassVar[str] = "bound"
@@ -50,7 +56,7 @@ class Bound(Stage):
     rows: int | str | None = None  # all
     seconds: float = 60.0
     tolerance: float = 3e-4
-    iterations: int | None = None  # of dnn and of mccormick; their own numbers if not given
+    iterations: int | None = None  # of dnn, mccormick and triangles; their own numbers if not given
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -60,7 +66,7 @@ class Bound(Stage):
         _listed(self.rows)
 
     def supports(self, problem: Problem) -> str | None:
-        if self.kind in ("shor", "dnn", "mccormick") and not problem.pattern.separable:
+        if self.kind in LADDER and not problem.pattern.separable:
             return f"kind={self.kind} needs a pattern whose rows are independent, not {problem.pattern}"
         try:
             chosen_rows(self.rows, problem.rows)
@@ -79,13 +85,15 @@ class Bound(Stage):
             return after
         layer = _Layer(problem, shared.certificate, state, context, chosen_rows(self.rows, problem.rows, context.seed))
         order = LADDER if self.kind == "best" else (self.kind,)
-        finished = all(layer.improve(self._prover(kind, context), keep=kind != order[-1]) for kind in order)
+        finished = all(
+            layer.improve(self._prover(kind, context), kind != order[-1], _in_batches(kind, context)) for kind in order
+        )
         certificate = layer.certificate(f"bound(kind={self.kind})")
         after = replace(after, trace=(*after.trace, *layer.trace), stopped="" if finished else "deadline")
         return after.bound(certificate.bound, certificate).count(row_proofs=layer.count)
 
     def _prover(self, kind: str, context: Context) -> Prover:
-        if context.device != "cpu":
+        if _in_batches(kind, context):
             batch = Batch(context.device, self.tolerance, self.iterations, context.threads)
             return lambda forms, starts, deadline: batch.prove(kind, forms, starts, deadline)
 
@@ -98,6 +106,10 @@ class Bound(Stage):
             return [method(form, start, iterations=iterations, tolerance=self.tolerance, deadline=deadline)]
 
         return prove
+
+
+def _in_batches(kind: str, context: Context) -> bool:
+    return context.device != "cpu" and kind != "triangles"
 
 
 def chosen_rows(text: int | str | None, rows: int, seed: int = 0) -> list[int]:
@@ -151,11 +163,12 @@ class _Layer:
         self.trace: list[Moment] = []
         self.count = 0
 
-    def improve(self, prover: Prover, keep: bool) -> bool:
+    def improve(self, prover: Prover, keep: bool, in_batches: bool) -> bool:
         """Run a prover on every chosen row, the largest gap first; False if the time did not suffice.
 
         Args:
             keep: hold the solutions for the next prover.
+            in_batches: it takes as many rows as fit on the device, else one a thread.
         """
         rows = sorted(self.chosen, key=lambda row: (self.lower[row] - self.upper[row], row))
         room = KEPT // (4 * (self.problem.n + 1) ** 2) if keep else 0
@@ -165,11 +178,10 @@ class _Layer:
             forms = [RowForm.of(self.problem, row) for row in part]
             return prover(forms, [starts.pop(row, None) for row in part], self.context.deadline)
 
-        on_cpu = self.context.device == "cpu"
-        size = 1 if on_cpu else fitting(self.problem.n, self.context.device)
+        size = fitting(self.problem.n, self.context.device) if in_batches else 1
         parts = [rows[first : first + size] for first in range(0, len(rows), size)]
         done = 0
-        for row, found in _in_parallel(prove, parts, self.context.threads if on_cpu else 1, self.context):
+        for row, found in _in_parallel(prove, parts, 1 if in_batches else self.context.threads, self.context):
             done += 1
             if found.proof.bound > self.lower[row]:
                 self.lower[row], self.proofs[row] = found.proof.bound, found.proof

@@ -20,6 +20,10 @@ import torch
 
 from fwbench.solvers.project import project
 from fwbench.solvers.shor import RowForm, RowProof, Shor, shor
+from fwbench.verify_products import OwnProof, products
+
+Triples = tuple[np.ndarray, np.ndarray, np.ndarray]  # (i, j, k) (triples, 3), corner and multiplier of each
+NONE: Triples = (np.zeros((0, 3), np.uint16), np.zeros(0, np.uint8), np.zeros(0, np.float32))
 
 ITERATIONS = 90  # some 2.5 s a row of 576 weights; more gains little
 RELAXATION = 1.6
@@ -53,17 +57,21 @@ def doubly_nonnegative(
     return max(start, found, key=lambda one: one.proof.bound)
 
 
-def finish(form: RowForm, N: np.ndarray, limit: int, tolerance: float, deadline: float = math.inf) -> Shor:
+def finish(
+    form: RowForm, N: np.ndarray, limit: int, tolerance: float, deadline: float = math.inf, triples: Triples = NONE
+) -> Shor:
     """The interior point for the multipliers ``N (kinds, n, n)``, of which the ``limit`` largest are kept.
 
-    ``N[kind, i, j]``, ``i < j``, is the multiplier of the pair's product of that kind (``fwbench.verify``).
+    ``N[kind, i, j]``, ``i < j``, is the multiplier of the pair's product of that kind (``fwbench.verify_products``).
     """
-    less, thin = without(form, N, limit)
+    less, thin = without(form, N, limit, triples)
     return thin(shor(less, tolerance=tolerance, deadline=deadline))
 
 
-def without(form: RowForm, N: np.ndarray, limit: int) -> tuple[RowForm, Callable[[Shor], Shor]]:
-    """The row less the ``limit`` largest products, and what writes them into the proof of its Shor bound."""
+def without(
+    form: RowForm, N: np.ndarray, limit: int, triples: Triples = NONE
+) -> tuple[RowForm, Callable[[Shor], Shor]]:
+    """The row less the ``limit`` largest products of pairs and the triples, and what writes them into its proof."""
     kinds, n = N.shape[:2]
     i, j = np.triu_indices(n, 1)
     value = N[:, i, j].T.astype(np.float32).ravel()  # by pair, then by kind
@@ -71,15 +79,17 @@ def without(form: RowForm, N: np.ndarray, limit: int) -> tuple[RowForm, Callable
     chosen = np.sort(order[value[order] > 0])
     kind, value = (chosen % kinds).astype(np.uint8), value[chosen]
     i, j = i[chosen // kinds], j[chosen // kinds]
-    m = value.astype(np.float64)
-    product = np.bincount(i * n + j, np.where((kind == 0) | (kind == 3), m, -m), n * n).reshape(n, n)
-    linear = np.zeros(n) if form.linear is None else form.linear.copy()
-    linear -= np.bincount(i, np.choose(kind, (0, 2, 0, -2)) * m, n) + np.bincount(
-        j, np.choose(kind, (0, 0, 2, -2)) * m, n
-    )
-    constant = form.constant - 2 * float(m[kind == 3].sum())
-    less = replace(form, Q=form.Q - product - product.T, linear=linear, constant=constant)
-    return less, lambda found: replace(found, proof=replace(found.proof, pair=i * n + j, kind=kind, multiplier=value))
+    triple, corner, weight = triples
+    taken = products(OwnProof(np.zeros(n), 0.0, i * n + j, kind, value, triple.astype(np.int64), corner, weight), n)
+    linear = (0 if form.linear is None else form.linear) - taken.linear
+    less = replace(form, Q=form.Q - taken.matrix, linear=linear, constant=form.constant - taken.constant)
+
+    def write(found: Shor) -> Shor:
+        own = {"pair": i * n + j, "kind": kind, "multiplier": value}
+        own |= {"triple": triple, "corner": corner, "weight": weight}
+        return replace(found, proof=replace(found.proof, **own))
+
+    return less, write
 
 
 def multipliers(

@@ -102,6 +102,41 @@ class _Lift:
         return P
 
 
+class Iteration:
+    """The alternating directions of some rows, each begun where a bound of it ended: the start's multipliers and X."""
+
+    def __init__(
+        self,
+        forms: Sequence[RowForm],
+        starts: Sequence[Shor],
+        device: str = "cpu",
+        each: Callable[..., Iterable] = map,
+    ) -> None:
+        self.n = n = len(forms[0].Q)
+        arrays = [np.stack(arrays) for arrays in zip(*each(_prepared, forms, starts), strict=True)]
+        *lifting, self.price, L, S, self.scale = (torch.from_numpy(array).to(device) for array in arrays)
+        self.lift = _Lift(*lifting)
+        self.outer = self.lift.t[:, :, None] * self.lift.t[:, None]
+        self.cost, self.P = torch.zeros_like(self.outer), self.lift.lift(S)
+        self.cost[:, : n + 1, : n + 1] = self.price
+        self.L = L / self.outer - self.cost
+
+    def step(self) -> None:
+        Y = self.lift.nonnegative(self._reflected())
+        V = dnn.RELAXATION * Y + (1 - dnn.RELAXATION) * self.P + self.L / PENALTY
+        self.P = self.lift.semidefinite(V)
+        self.L = PENALTY * (V - self.P)
+
+    def _reflected(self) -> torch.Tensor:
+        return self.P - (self.cost + self.L) / PENALTY
+
+    def multipliers(self) -> np.ndarray:
+        """``N (rows, 4, n, n)`` float32, ``i < j``, of the four products of each pair."""
+        n, N = self.n, self._reflected().clamp(max=0).mul_(-PENALTY)
+        M = dnn.in_units(N * self.outer, self.scale)[:, 1:, 1:].cpu().numpy()
+        return np.stack((M[:, :n, :n], M[:, :n, n:], M[:, n:, :n], M[:, n:, n:]), axis=1)
+
+
 def multipliers(
     forms: Sequence[RowForm],
     starts: Sequence[Shor],
@@ -116,30 +151,16 @@ def multipliers(
         starts: where the doubly nonnegative bounds ended.
         each: maps a row's preparation over the rows; a pool's own map runs them beside each other.
     """
-    arrays = [np.stack(arrays) for arrays in zip(*each(_prepared, forms, starts), strict=True)]
-    *lifting, priced, slack, S, scale = (torch.from_numpy(array).to(device) for array in arrays)
-    lift, n = _Lift(*lifting), len(forms[0].Q)
-    outer = lift.t[:, :, None] * lift.t[:, None]
-    cost, L = torch.zeros_like(outer), torch.zeros_like(outer)
-    cost[:, : n + 1, : n + 1] = priced
-    L[:, : n + 1, : n + 1] = slack
-    P = lift.lift(S)
-    N = torch.zeros_like(P)
+    rows = Iteration(forms, starts, device, each)
     for _ in range(iterations):
         if time.monotonic() >= deadline:
             break
-        W = P - (cost + L) / PENALTY
-        Y = lift.nonnegative(W)
-        N = W.clamp(max=0).mul_(-PENALTY)
-        V = dnn.RELAXATION * Y + (1 - dnn.RELAXATION) * P + L / PENALTY
-        P = lift.semidefinite(V)
-        L = PENALTY * (V - P)
-    M = dnn.in_units(N * outer, scale)[:, 1:, 1:].cpu().numpy()
-    return np.stack((M[:, :n, :n], M[:, :n, n:], M[:, n:, :n], M[:, n:, n:]), axis=1)
+        rows.step()
+    return rows.multipliers()
 
 
 def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:
-    """A row's parts of the lift, its cost, the multiplier and the products that it starts from, and the cost's unit."""
+    """A row's parts of the lift, cost, cost and multiplier together, products to start from, and unit of the cost."""
     n = len(form.Q)
     scale = float(form.Q.diagonal().mean())
     t = np.maximum(form.Q.diagonal() / scale, dnn.SMALLEST) ** 0.25
@@ -150,12 +171,14 @@ def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:
     z = dnn.counts(form)
     z[1:] /= diagonal[:, None]
     z[0] = (z[0] - border @ z[1:]) / corner
-    held = dnn.dual_slack(start.proof, scale)
-    pair = np.zeros((n, n))
-    pair.ravel()[start.proof.pair] = start.proof.multiplier / scale
-    held[1:, 1:] -= pair + pair.T
+    proof = start.proof
+    i, j = np.divmod(proof.pair, n)
+    kind = proof.kind.astype(np.int64)
+    held = np.zeros((2 * n + 1, 2 * n + 1))
+    held[1 + i + n * (kind > 1), 1 + j + n * (kind % 2)] = proof.multiplier / scale
+    held += held.T
+    held[: n + 1, : n + 1] -= dnn.dual_slack(proof, scale)
     cost, t = dnn.cost(form, scale), np.r_[dnn.BORDER, t, c]
-    outer = np.outer(t[: n + 1], t[: n + 1])
-    parts = (t, np.array([corner]), border, diagonal, np.linalg.qr(z)[0], cost / outer, -(cost + held) / outer)
+    parts = (t, np.array([corner]), border, diagonal, np.linalg.qr(z)[0], cost / np.outer(t[: n + 1], t[: n + 1]), held)
     single = (array.astype(np.float32) for array in (*parts, dnn.pruned_products(start.X)))
     return (*single, np.array(scale))

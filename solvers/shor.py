@@ -21,6 +21,7 @@ from fwbench.result import Certificate
 from fwbench.solvers.maxcut import interior_point
 
 EPS = float(np.finfo(np.float64).eps)
+TRIPLES = ("triple", "corner", "weight")
 START_MARGIN = 0.1  # of Q's mean diagonal: how far inside the plain relaxation the interior point begins
 
 
@@ -57,6 +58,9 @@ class RowProof:
     pair: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     kind: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     multiplier: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    triple: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.uint16))
+    corner: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    weight: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the triples
 
 
 def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: float, source: str) -> Certificate:
@@ -82,6 +86,9 @@ def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: 
         "kind": np.concatenate([proof.kind for proof in own]),
         "multiplier": np.concatenate([proof.multiplier for proof in own]),
     }
+    if any(len(proof.triple) for proof in own):
+        arrays |= {name: np.concatenate([getattr(proof, name) for proof in own]) for name in TRIPLES}
+        arrays["triple_start"] = np.cumsum([0, *(len(proof.triple) for proof in own)], dtype=np.int64)
     return Certificate(shared.problem, lower, "rows", arrays, source)
 
 

@@ -15,6 +15,7 @@ FLOORS = (
     "spec metrics patterns result machine",
     "problem timing events",
     "judge bounds verify_tree",
+    "verify_products",
     "verify stage",
     "solvers problems",
     "pipeline store isolate perplexity",

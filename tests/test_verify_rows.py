@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import random_layer
 
-from fwbench import verify
+from fwbench import verify, verify_products
+from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers.bound import Bound
 from fwbench.solvers.scores import wanda_score
 from fwbench.stage import Context, State
+from fwbench.verify_products import OwnProof
 
 PROBLEM = random_layer("0.5", rows=3, n=12, seed=5)
 HONEST = (
@@ -143,6 +148,152 @@ def test_forged(name):
     checked = verify.check(PROBLEM, certificate)
     assert not checked.ok
     assert any(part in checked.reason for part in reason.split("|")), checked.reason
+
+
+# --- triples ---------------------------------------------------------------------------------------------------------
+
+
+def repelling(rows: int = 2, n: int = 12) -> Problem:
+    """Rows whose relaxation of pairs leaves a gap, so that triples have multipliers."""
+    rng = np.random.default_rng(1)
+    signs = np.triu(rng.choice([0.0, 1.0], (n, n)), 1)
+    G = signs + signs.T
+    G += (0.05 - np.linalg.eigvalsh(G)[0]) * np.eye(n)
+    return Problem("repelling", rng.uniform(0.9, 1.1, (rows, n)).astype(np.float32), G, "0.5")
+
+
+OTHER = repelling()
+WITH_TRIPLES = (
+    Bound(kind="triangles", seconds=3600)
+    .run(OTHER, State(keep=~OTHER.pattern.prune(wanda_score(OTHER.W, OTHER.G))), Context(threads=1))
+    .certificate
+)
+WITH = WITH_TRIPLES.arrays
+
+
+def other(name: str, index: object, value: object) -> Certificate:
+    array = np.array(WITH[name])
+    array[index] = value
+    return replace(WITH_TRIPLES, arrays={**WITH, name: array})
+
+
+def other_as(name: str, array: np.ndarray) -> Certificate:
+    return replace(WITH_TRIPLES, arrays={**WITH, name: array})
+
+
+def test_triples_prove_their_claim_and_survive_a_file():
+    assert len(WITH["rows"]) == 2
+    assert len(WITH["triple"]) > 10
+    checked = verify.check(OTHER, WITH_TRIPLES)
+    assert checked.ok
+    assert WITH_TRIPLES.bound == pytest.approx(checked.bound, rel=1e-9)
+    assert checked.bound <= best_mask(OTHER)[0]
+    assert verify.check(OTHER, Certificate.from_bytes(WITH_TRIPLES.to_bytes())) == checked
+
+
+FORGED_TRIPLES = {
+    "a weight negative": (other("weight", 0, -1e-6), "a triple has a negative multiplier"),
+    "a weight NaN": (other("weight", 0, np.nan), "not finite"),
+    "a weight infinite": (other("weight", -1, np.inf), "not finite"),
+    "a weight huge": (other("weight", 0, 1e30), "positive semidefinite"),
+    "weights doubled": (other_as("weight", WITH["weight"] * 2), "positive semidefinite|can be proved"),
+    "weights gone": (other_as("weight", WITH["weight"] * 0), "positive semidefinite|can be proved"),
+    "weights as float64": (other_as("weight", WITH["weight"].astype(float)), "weight is float64"),
+    "weights cut": (other_as("weight", WITH["weight"][:-1]), "weight is"),
+    "a triple reversed": (other_as("triple", WITH["triple"][:, ::-1].copy()), "three weights i < j < k"),
+    "a weight twice in a triple": (other("triple", 0, [1, 1, 2]), "three weights i < j < k"),
+    "a triple outside": (other("triple", 0, [1, 2, 12]), "three weights i < j < k"),
+    "triples as int64": (other_as("triple", WITH["triple"].astype(np.int64)), "triple is int64"),
+    "triples as pairs": (other_as("triple", WITH["triple"][:, :2].copy()), "triple is"),
+    "a corner that is none": (other("corner", 0, 4), "a corner 0..3"),
+    "corners exchanged": (
+        other_as("corner", (WITH["corner"] + np.uint8(1)) % np.uint8(4)),
+        "positive semidefinite|can be proved",
+    ),
+    "pointers shifted": (other_as("triple_start", WITH["triple_start"] + 1), "does not divide the triples"),
+    "pointers short": (other("triple_start", -1, len(WITH["triple"]) - 1), "does not divide the triples"),
+    "pointers crossed": (other("triple_start", 1, len(WITH["triple"]) + 5), "does not divide the triples"),
+    "triples of the next row": (
+        other_as("triple_start", np.array([0, 0, len(WITH["triple"])])),
+        "positive semidefinite|can be proved",
+    ),
+    "claims too much": (replace(WITH_TRIPLES, bound=WITH_TRIPLES.bound * (1 + 1e-5)), "can be proved"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED_TRIPLES)
+def test_forged_triples(name):
+    certificate, reason = FORGED_TRIPLES[name]
+    checked = verify.check(OTHER, certificate)
+    assert not checked.ok
+    assert any(part in checked.reason for part in reason.split("|")), checked.reason
+
+
+@pytest.mark.parametrize("name", ["triple", "corner", "weight", "triple_start"])
+def test_a_missing_array_of_triples(name):
+    arrays = {key: array for key, array in WITH.items() if key != name}
+    assert verify.check(OTHER, replace(WITH_TRIPLES, arrays=arrays)).reason == f"it has no array {name!r}"
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31))
+def test_products_are_their_definition(seed):
+    """Random products of pairs and triples on every mask: the sum as the checker writes it, by their definitions."""
+    rng = np.random.default_rng(seed)
+    n = 5
+    pair = np.array([i * n + j for i in range(n) for j in range(i + 1, n)])
+    triple = np.array(list(combinations(range(n), 3)))
+    kind, corner = rng.integers(0, 4, len(pair)).astype(np.uint8), rng.integers(0, 4, len(triple)).astype(np.uint8)
+    m, weight = (rng.integers(0, 5, len(of)).astype(np.float32) for of in (pair, triple))
+    N = verify_products.products(OwnProof(np.zeros(n), 0.0, pair, kind, m, triple, corner, weight), n)
+    for v in itertools.product([0, 1], repeat=n):
+        found = N.matrix @ v @ v + N.linear @ v + N.constant
+        wanted = 0.0
+        for code, own, value in zip(pair, kind, m, strict=True):
+            i, j = divmod(int(code), n)
+            wanted += 2 * value * ((v[i], v[j]) == ((1, 1), (1, 0), (0, 1), (0, 0))[own])
+        for own, at, value in zip(corner.tolist(), triple, weight, strict=True):
+            own_values = [v[i] for i in at]
+            odd = own_values[own - 1]
+            wanted += 2 * value * (len({*own_values}) == 1 if own == 0 else own_values.count(odd) == 1)
+        assert found == pytest.approx(wanted, abs=1e-9)
+        assert (np.abs(N.matrix) <= N.absolute).all()
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 1.0, 1e6]))
+def test_a_tangent_is_below_the_exact_one_also_outside_of_the_box(seed, amount):
+    """In rational arithmetic, with ``u`` in [-1, 2] and products that dwarf the rest or are none."""
+    rng = np.random.default_rng(seed)
+    n = 6
+    X = rng.standard_normal((n, n))
+    W, G = rng.standard_normal((1, n)).astype(np.float32), X @ X.T
+    u = rng.uniform(-1, 2, (1, n)).astype(np.float32) if seed % 2 else np.full((1, n), -1, np.float32)
+    d = rng.standard_normal((1, n))
+    pair = np.array([i * n + j for i in range(n) for j in range(i + 1, n)])
+    m = (amount * rng.exponential(1, len(pair))).astype(np.float32)
+    triple = np.array([[0, 1, 2], [1, 3, 5]])
+    own = (pair, np.zeros(len(pair), np.uint8), m, triple, np.array([0, 2], np.uint8), m[:2])
+    N = verify_products.products(OwnProof(d[0], 0.0, *own), n)
+    origin, low = verify._tangent(W, G, u, d, N)
+    w, v, D = ([Fraction(float(x)) for x in row[0]] for row in (W, u, d))
+    A = [[w[i] * w[j] * Fraction(float(G[i, j])) for j in range(n)] for i in range(n)]
+    linear = [Fraction(0)] * n
+    for code, value in zip(pair, m, strict=True):
+        i, j = divmod(int(code), n)
+        A[i][j] -= Fraction(float(value))
+        A[j][i] -= Fraction(float(value))
+    for (at, own_corner), value in zip(zip(triple.tolist(), (0, 2), strict=True), m[:2], strict=True):
+        size = Fraction(float(value))
+        for (i, j), sign in zip(combinations(at, 2), ((1, 1, 1), (-1, 1, -1))[own_corner // 2], strict=True):
+            A[i][j] -= sign * size
+            A[j][i] -= sign * size
+        for i in at if own_corner == 0 else [at[1]]:
+            linear[i] += (-2 if own_corner == 0 else 2) * size
+    half = [sum(A[i][j] * v[j] for j in range(n)) - D[i] * v[i] for i in range(n)]
+    for i in range(n):
+        assert Fraction(float(low[0, i])) <= 2 * half[i] + D[i] - linear[i]
+    assert sum(Fraction(float(x)) for x in origin[0]) <= -sum(half[i] * v[i] for i in range(n))
 
 
 @pytest.mark.parametrize("name", ["e", "u", "rows", "d", "rho", "start", "pair", "kind", "multiplier"])

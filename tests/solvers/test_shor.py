@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from itertools import combinations, product
 
 import cvxpy
 import numpy as np
 import pytest
+import torch
 from brute import best_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,15 +18,17 @@ from layers import hostile_layers, integer_layer, random_layer
 
 from fwbench import verify
 from fwbench.problem import Problem
-from fwbench.solvers.bound import Bound, chosen_rows
+from fwbench.solvers import triangles as triangle_cuts
+from fwbench.solvers.bound import LADDER, Bound, chosen_rows
 from fwbench.solvers.dnn import doubly_nonnegative, finish, multipliers
 from fwbench.solvers.mccormick import mccormick
 from fwbench.solvers.scores import wanda_score
 from fwbench.solvers.shor import RowForm, shor, tangent_bound
+from fwbench.solvers.triangles import triangles, value, violated
 from fwbench.stage import Context, State
 
 SEPARABLE = ("0.5", "0.25", "2:4", "1:4", "rows")
-KINDS = ("shor", "dnn", "mccormick", "best")
+KINDS = ("shor", "dnn", "mccormick", "triangles", "best")
 
 
 def start(problem: Problem) -> State:
@@ -35,7 +39,7 @@ def bounded(problem: Problem, **parameters: object) -> State:
     return Bound(**{"seconds": 3600, **parameters}).run(problem, start(problem), Context(threads=1))
 
 
-def relaxation(form: RowForm, nonnegative: bool, all_products: bool = False) -> float:
+def relaxation(form: RowForm, nonnegative: bool, all_products: bool = False, all_triangles: bool = False) -> float:
     """The semidefinite relaxation in u by a general-purpose solver."""
     n, size = len(form.Q), len(form.Q) // len(form.counts)
     scale = form.Q.diagonal().mean()
@@ -50,6 +54,9 @@ def relaxation(form: RowForm, nonnegative: bool, all_products: bool = False) -> 
     if all_products:
         i, j = np.nonzero(~np.eye(n, dtype=bool))
         constraints += [u[i] - U[i, j] >= 0, 1 - u[i] - u[j] + U[i, j] >= 0]
+    for i, j, k in combinations(range(n), 3) if all_triangles else ():
+        constraints.append(1 - u[i] - u[j] - u[k] + U[i, j] + U[i, k] + U[j, k] >= 0)
+        constraints += [u[a] - U[a, b] - U[a, c] + U[b, c] >= 0 for a, b, c in ((i, j, k), (j, i, k), (k, i, j))]
     problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.trace((form.Q / scale) @ U)), constraints)
     return float(problem.solve(solver=cvxpy.CLARABEL)) * scale
 
@@ -93,6 +100,62 @@ def test_mccormick_against_the_general_solver(pattern):
         exact = relaxation(form, nonnegative=True, all_products=True)
         assert low <= found <= exact * (1 + 1e-3)
         assert found >= exact * (1 - 5e-2)
+
+
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+def test_triangles_against_the_general_solver(monkeypatch):
+    """On rows whose McCormick relaxation leaves a gap; with all triples of so few weights looked at."""
+    monkeypatch.setattr(triangle_cuts, "NEW", 1000)
+    gained = 0
+    for seed in range(6):
+        form = forms(pairs(seed))[0]
+        low = mccormick(form, iterations=2000, tolerance=1e-6)
+        found = triangles(form, low, iterations=2000, tolerance=1e-6).proof.bound
+        exact = relaxation(form, nonnegative=True, all_products=True, all_triangles=True)
+        assert low.proof.bound <= found <= exact * (1 + 1e-3)
+        assert found >= exact * (1 - 3e-2)
+        if exact > 1.02 * relaxation(form, nonnegative=True, all_products=True):
+            assert found > low.proof.bound * 1.01
+            gained += 1
+    assert gained >= 2
+
+
+def pairs(seed: int) -> Problem:
+    """Weights as like as they can be, with inputs that repel each other at random: far from what a relaxation sees."""
+    rng = np.random.default_rng(seed)
+    signs = np.triu(rng.choice([0.0, 1.0], (12, 12)), 1)
+    G = signs + signs.T
+    G += (0.05 - np.linalg.eigvalsh(G)[0]) * np.eye(12)
+    return Problem("pairs", np.ones((1, 12), np.float32), G, "0.5")
+
+
+@pytest.mark.parametrize("n", [3, 4, 9])
+def test_violated_triples_are_those_of_enumeration(monkeypatch, n):
+    rng = np.random.default_rng(n)
+    monkeypatch.setattr(triangle_cuts, "PER_CORNER", 1000)
+    U = torch.tensor(rng.random((n + 1, n + 1)), dtype=torch.float32)
+    Y = (U + U.T) / 2
+    wanted = {}
+    for triple in combinations(range(n), 3):
+        for corner in range(4):
+            amount = float(value(Y, torch.tensor([triple]), torch.tensor([corner]))[0])
+            if amount < -triangle_cuts.VIOLATED:
+                wanted[(*triple, corner)] = amount
+    triple, corner = violated(Y, 10**6)
+    found = [(*row, kind) for row, kind in zip(triple.tolist(), corner.tolist(), strict=True)]
+    assert sorted(found) == sorted(wanted)
+    assert [wanted[key] for key in found] == sorted(wanted.values())
+    few, _ = violated(Y, 3)
+    assert few.tolist() == triple[:3].tolist()
+
+
+def test_a_triples_product_on_masks():
+    """0 or 1: whether all are equal, or the corner is unlike two that are equal."""
+    for mask in product([0.0, 1.0], repeat=3):
+        y = torch.tensor([1.0, *mask])
+        found = value(torch.outer(y, y), torch.tensor([[0, 1, 2]] * 4), torch.arange(4)).tolist()
+        odd = [len({*mask}) == 1, *(mask.count(own) == 1 for own in mask)]
+        assert found == [float(one) for one in odd]
 
 
 def test_a_linear_term_moves_into_the_diagonal():
@@ -182,6 +245,9 @@ def test_each_bound_is_better_than_the_last():
     problem = random_layer("0.5", rows=3, n=16, seed=3)
     values = [assert_proved(problem, bounded(problem, kind=kind)) for kind in ("shared", "shor", "dnn", "mccormick")]
     assert values[0] < values[1] < values[2] < values[3]
+    problem = pairs(1)
+    values = [assert_proved(problem, bounded(problem, kind=kind)) for kind in ("mccormick", "triangles")]
+    assert values[0] < values[1]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +287,7 @@ def test_best_starts_where_the_rung_below_ended():
     found = replace(found, X=found.X.astype(np.float32))
     found = doubly_nonnegative(form, found)
     found = mccormick(form, replace(found, X=found.X.astype(np.float32)))
+    found = triangles(form, replace(found, X=found.X.astype(np.float32)))
     after = bounded(problem, kind="best")
     assert after.lower == pytest.approx(found.proof.bound, rel=1e-9)
 
@@ -236,7 +303,7 @@ def test_threads_change_nothing():
 
 def test_unstructured_is_declined_or_shared():
     problem = random_layer("unstructured:0.4")
-    for kind in ("shor", "dnn", "mccormick"):
+    for kind in LADDER:
         assert "rows are independent" in str(Bound(kind=kind).supports(problem))
     assert Bound(kind="best").supports(problem) is None
     after = bounded(problem, kind="best")
