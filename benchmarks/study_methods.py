@@ -22,11 +22,10 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.common import one_thread
 from benchmarks.csv_lines import append, read
-from benchmarks.study_bounds import Measured, selector_of
+from benchmarks.study_bounds import SAMPLED, Measured, selector_of
 from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
-from fwbench.solvers.bound import LADDER
 
 METHODS = ("magnitude", "wanda", "sparsefw", "greedy", "wanda+swap", "greedy+swap", "fast", "best")
 METHODS_CSV = "methods.csv"
@@ -43,10 +42,10 @@ class Method:
 
 
 def bounded_rows(lines: Sequence[Measured]) -> dict[str, list[int]]:
-    """Rows with the last bound of the ladder, by layer."""
+    """Rows with the bounds up to McCormick's, by layer."""
     found: dict[str, set[int]] = defaultdict(set)
     for line in lines:
-        if line.kind == LADDER[-1]:
+        if line.kind == SAMPLED[-1]:
             found[line.problem].add(line.row)
     return {name: sorted(rows) for name, rows in found.items()}
 

@@ -25,7 +25,7 @@ EVERY = 40  # iterations between two searches for violated triples
 NEW = 20  # times n of them are taken in
 PER_CORNER = 3  # times NEW: of one corner, so that no pair is in too many
 VIOLATED = 1e-3
-STEP = 2.0  # of a multiplier, in the iteration's penalty of its pairs
+STEP = 3.0  # of a multiplier, in the iteration's penalty of its pairs; 8 diverges
 
 
 def triangles(

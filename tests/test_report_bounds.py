@@ -62,19 +62,22 @@ def test_aims_give_blocks_equal_weight(page):
     lines = [line("03", row, "shor", 0.94) for row in CHOSEN[:20]]  # pooled, the median would be 6 %
     lines += [line("13", row, "shor", 0.80) for row in CHOSEN[:3]]
     text = page(lines)
-    assert cells(text, "q_proj", "Shor")[2:] == ["9.0 %", "13.0 %", "03: 6.0 %, 13: 20.0 %", "missed"]
+    assert cells(text, "q_proj", "Shor")[2:] == ["9.0 %", "13.0 %", "03: 6.0 % of 20, 13: 20.0 % of 3", "missed"]
     assert "0 of the 1 aims are met" in text
 
 
-def test_best_bound_counts_rows_with_the_whole_ladder(page):
+def test_best_bound_counts_rows_with_all_its_rungs(page):
     first, second, third = CHOSEN[:3]
     lines = [line("13", first, kind, lower) for kind, lower in (("shor", 0.8), ("dnn", 0.97), ("mccormick", 0.96))]
     lines += [line("13", second, kind, lower) for kind, lower in (("shor", 0.8), ("dnn", 0.98), ("mccormick", 0.99))]
     lines += [line("13", third, "shor", 0.5)]  # no McCormick bound yet: not in the best bound's median
     text = page(lines)
-    assert cells(text, "q_proj", "best bound")[2:] == ["4.5 %", "2.0 %", "13: 2.0 %", "met"]  # of 3 % and 1 %
+    assert cells(text, "q_proj", "up to McCormick")[2:] == ["4.5 %", "2.0 %", "13: 2.0 % of 2", "met"]  # of 3 % and 1 %
     assert cells(text, "q_proj", "Shor")[3] == "20.0 %"
     assert "1 of the 2 aims are met" in text
+    text = page([*lines, line("13", first, "triangles", 0.99)])
+    assert cells(text, "q_proj", "with triangles")[2:] == ["4.5 %", "1.0 %", "13: 1.0 % of 1", "met"]
+    assert "2 of the 3 aims are met" in text
 
 
 def test_powers_of_n(page):
@@ -153,7 +156,7 @@ def test_methods_lie_between_the_best_mask_known_and_the_best_bound(page):
     lines = []
     for name, row, lower, upper in (("03", 0, 0.5, 1.0), ("03", 1, 0.8, 1.0), ("13", 0, 0.8, 0.8)):
         lines += [line(name, row, kind, lower, upper=upper) for kind in LADDER]
-    lines += [line("13", 9, "shor", 0.1)]  # without the whole ladder: not of these rows
+    lines += [line("13", 9, "shor", 0.1)]  # without McCormick's bound: not of these rows
     found = {("03", 0): 1.0, ("03", 1): 2.0, ("13", 0): 1.6}
     methods = [Method(f"toy.{block}.q_proj", row, "wanda", error) for (block, row), error in found.items()]
     methods += [Method("toy.03.q_proj", 1, "best", 0.8)]  # better than the line's own mask, on one layer only
