@@ -8,14 +8,16 @@ keep ``W X̂``; the dense model's output is ``W X``. So what a layer hands on is
 W (X − X̂) + (W − Ŵ) X̂``: what arrives, and its own error, which is all that its solver sees. Both are measured in the
 sequential model for its own ``Ŵ`` and, on the same ``X̂``, for the one-shot model's; with the whole, and the
 perplexities of both models on the calibration text too. First tokens of a window, whose activations are unlike all
-others, are left out of the layers. Lines are appended to ``sequence.csv`` and ``sequence_layers.csv``; what is there is
-not measured again. The sequential model is kept in the cache until then.
+others, are left out of the layers. What arrives is measured in the one-shot model too. Lines are appended to
+``sequence.csv``, ``sequence_layers.csv`` and ``sequence_arriving.csv``; what is there is not measured again. The
+sequential model is kept in the cache until then.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +34,7 @@ from fwbench.problems.models import Model, load_model
 from fwbench.problems.text import load_text
 from fwbench.prune import Options, prune
 
-SEQUENCE, SEQUENCE_LAYERS = "sequence.csv", "sequence_layers.csv"
+SEQUENCE, SEQUENCE_LAYERS, ARRIVING = "sequence.csv", "sequence_layers.csv", "sequence_arriving.csv"
 TOKENS, BATCH = 8192, 4  # of each text, and windows at a time
 PARTS = ("arriving", "own", "whole", "own_one_shot", "whole_one_shot")
 
@@ -66,7 +68,41 @@ class Errors:
     whole_one_shot: float
 
 
+@dataclass(frozen=True)
+class Arriving:
+    """``‖W (X - X̂)‖² / ‖W X‖²`` in the one-shot model, a mean over a group of layers."""
+
+    pattern: str
+    method: str
+    text: str
+    kind: str
+    depth: str
+    layers: int
+    arriving: float
+
+
 def study(pattern: str, method: str) -> None:
+    """What is missing of a pattern and method."""
+    _in_sequence(pattern, method)
+    if (pattern, method) not in {(line.pattern, line.method) for line in read(OUT / ARRIVING, Arriving)}:
+        dense, pruned = load_model(MODEL), load_model(MODEL)
+        one_shot(pruned, pattern, method, {})
+        lines = []
+        for text in (CALIBRATION, *TEXTS):
+            for group, (layers, means) in _by_group(layer_errors(dense, pruned, pruned, text)).items():
+                lines.append(Arriving(pattern, method, text, *group, layers, means[0]))
+        append(OUT / ARRIVING, lines)
+
+
+def _by_group(found: Mapping[str, np.ndarray]) -> dict[tuple[str, str], tuple[int, list[float]]]:
+    """Layers and means over them of each part in units of the dense output, by kind and depth."""
+    groups: dict[tuple[str, str], list[np.ndarray]] = {(kind, depth): [] for kind in KINDS for depth in DEPTHS}
+    for name, parts in found.items():
+        groups[group_of(name)].append(parts[1:] / parts[0])
+    return {key: (len(own), [float(f"{mean:.5g}") for mean in np.mean(own, 0)]) for key, own in groups.items()}
+
+
+def _in_sequence(pattern: str, method: str) -> None:
     key = (pattern, method)
     if key in {(line.pattern, line.method) for line in read(OUT / SEQUENCE_LAYERS, Errors)}:
         return
@@ -85,14 +121,9 @@ def study(pattern: str, method: str) -> None:
     lines = []
     for text in (CALIBRATION, *TEXTS):
         found = layer_errors(dense, models[SEQUENTIAL], models[ONE_SHOT], text)
-        groups: dict[tuple[str, str], list[np.ndarray]] = {}
-        for name, parts in found.items():
-            groups.setdefault(group_of(name), []).append(parts[1:] / parts[0])
-        for kind, depth in ((kind, depth) for kind in KINDS for depth in DEPTHS):
-            ratios = np.array(groups[kind, depth])
-            means = [float(f"{mean:.5g}") for mean in ratios.mean(0)]
-            lines.append(Errors(*key, text, kind, depth, len(ratios), *means))
-            print(*key, text, kind, depth, *means, flush=True)
+        for group, (layers, means) in _by_group(found).items():
+            lines.append(Errors(*key, text, *group, layers, *means))
+            print(*key, text, *group, *means, flush=True)
     append(OUT / SEQUENCE_LAYERS, lines)
     shutil.rmtree(folder)
 

@@ -39,7 +39,8 @@ KIND_COLOURS = {
     "shared e": "#0072B2",
     "own e": "#009E73",
     "own e, X ≥ 0": "#56B4E9",
-    "own e, all cuts": "#8C7AE6",
+    "own e, all products": "#8C7AE6",
+    "own e, triangles": "#DC4C64",
     "exact": "#CC79A7",
     "registry": "#D55E00",
 }

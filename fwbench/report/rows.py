@@ -37,8 +37,10 @@ _KINDS = {
     "row": "own e",
     "shor": "own e",
     "dnn": "own e, X ≥ 0",
-    "mccormick": "own e, all cuts",
+    "mccormick": "own e, all products",
+    "triangles": "own e, triangles",
 }
+_STRONGEST = ("own e, triangles", "own e, all products", "own e, X ≥ 0", "own e", "shared e", "other", "plain")
 _BOUND_STAGES = ("bound",)  # what stands after a mask to bound it, and makes none
 
 
@@ -195,10 +197,7 @@ def bounds_only(row: Row) -> bool:
 def bound_kind(solver: str) -> str:
     """Kind of the best bound that a spec can bring."""
     kinds = set(bound_kinds(solver).values())
-    return next(
-        (kind for kind in ("own e, all cuts", "own e, X ≥ 0", "own e", "shared e", "other", "plain") if kind in kinds),
-        "other",
-    )
+    return next((kind for kind in _STRONGEST if kind in kinds), "other")
 
 
 def _row(result: Result, bounds: Sequence[Bound], best: float | None, drifted: bool) -> Row:
