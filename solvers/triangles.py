@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 
+import numba
 import numpy as np
 import torch
 
@@ -23,8 +24,8 @@ from fwbench.verify_products import SIGNS
 ITERATIONS = 320
 EVERY = 40  # iterations between two searches for violated triples
 NEW = 20  # times n of them are taken in
-PER_CORNER = 3  # times NEW: of one corner, so that no pair is in too many
 VIOLATED = 1e-3
+BINS = 4096  # of violations
 STEP = 3.0  # of a multiplier, in the iteration's penalty of its pairs; 8 diverges
 
 
@@ -130,28 +131,57 @@ def value(Y: torch.Tensor, triple: torch.Tensor, corner: torch.Tensor) -> torch.
 
 
 def violated(Y: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``count`` triples with the least products below ``-VIOLATED``, and their corners, the least first.
+    """The ``count`` triples with the least products below ``-VIOLATED``, and the corners of these, the least first."""
+    u, U = Y[0, 1:].contiguous().numpy(), Y[1:, 1:].contiguous().numpy()
+    bins = np.zeros(BINS, np.int64)
+    _count(u, U, VIOLATED, bins)
+    from_top = np.cumsum(bins[::-1])
+    least = max(BINS - 1 - int(np.searchsorted(from_top, count)), 0)  # the bin in which the count is reached
+    triple = np.empty((int(bins[least:].sum()), 3), np.int64)
+    corner, amount = np.empty(len(triple), np.int64), np.empty(len(triple), np.float32)
+    _collect(u, U, VIOLATED, least, triple, corner, amount)
+    order = np.argsort(-amount, kind="stable")[:count]
+    return torch.from_numpy(triple[order]), torch.from_numpy(corner[order])
 
-    Of each weight as the corner, and as the first of three that are equal, only so many are looked at.
+
+@numba.njit(cache=True, nogil=True)
+def _least(u: np.ndarray, U: np.ndarray, i: int, j: int, k: int) -> tuple[int, float]:
+    """The corner of a triple with the least product, and that product's negative.
+
+    Two of a triple's products add up to two of a pair's, which McCormick's multipliers push above zero: so one at most
+    is violated by much.
     """
-    u, U = Y[0, 1:], Y[1:, 1:]
+    a, b, c = U[i, j], U[i, k], U[j, k]
+    corner, amount = 0, u[i] + u[j] + u[k] - 1 - a - b - c
+    for other, value in ((1, a + b - c - u[i]), (2, a + c - b - u[j]), (3, b + c - a - u[k])):
+        if value > amount:
+            corner, amount = other, value
+    return corner, amount
+
+
+@numba.njit(cache=True, nogil=True)
+def _count(u: np.ndarray, U: np.ndarray, above: float, bins: np.ndarray) -> None:
+    """How many triples are violated by how much: by more than ``above``, in bins of equal width up to 1."""
     n = len(u)
-    below = torch.tril(torch.ones(n, n, dtype=torch.bool))
-    most = min(n * n, max(1, PER_CORNER * count // n))
-    found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for a in range(n):
-        unlike = U[a][:, None] + U[a] - U - u[a]
-        unlike[a] = unlike[:, a] = -math.inf
-        alike = (u[a] - 1) + (u[:, None] + u) - (U[a][:, None] + U[a]) - U
-        alike[: a + 1] = -math.inf
-        for kind, amount in ((1, unlike), (0, alike)):
-            amount.masked_fill_(below, -math.inf)
-            best = amount.flatten().topk(most)
-            place = best.indices[best.values > VIOLATED]
-            b, c = place // n, place % n
-            triple = torch.stack([torch.full_like(b, a), b, c], 1).sort(dim=1).values
-            corner = (1 + (b < a).long() + (c < a).long()) * kind
-            found.append((best.values[: len(place)], triple, corner))
-    amount, triple, corner = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = torch.argsort(amount, descending=True, stable=True)[:count]
-    return triple[order], corner[order]
+    for i in range(n):
+        for j in range(i + 1, n):
+            for k in range(j + 1, n):
+                _, amount = _least(u, U, i, j, k)
+                if amount > above:
+                    bins[min(int(amount * len(bins)), len(bins) - 1)] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _collect(
+    u: np.ndarray, U: np.ndarray, above: float, least: int, triple: np.ndarray, corner: np.ndarray, amount: np.ndarray
+) -> None:
+    """Write those of the bins from ``least`` on."""
+    n, found = len(u), 0
+    for i in range(n):
+        for j in range(i + 1, n):
+            for k in range(j + 1, n):
+                of, by = _least(u, U, i, j, k)
+                if by > above and min(int(by * BINS), BINS - 1) >= least:
+                    triple[found, 0], triple[found, 1], triple[found, 2] = i, j, k
+                    corner[found], amount[found] = of, by
+                    found += 1

@@ -104,20 +104,19 @@ def test_mccormick_against_the_general_solver(pattern):
 
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 def test_triangles_against_the_general_solver(monkeypatch):
-    """On rows whose McCormick relaxation leaves a gap; with all triples of so few weights looked at."""
+    """Three rows whose McCormick relaxation leaves a gap, and one without; with all triples of so few weights held."""
     monkeypatch.setattr(triangle_cuts, "NEW", 1000)
     gained = 0
-    for seed in range(6):
+    for seed in (1, 2, 3, 11):
         form = forms(pairs(seed))[0]
         low = mccormick(form, iterations=2000, tolerance=1e-6)
         found = triangles(form, low, iterations=2000, tolerance=1e-6).proof.bound
         exact = relaxation(form, nonnegative=True, all_products=True, all_triangles=True)
         assert low.proof.bound <= found <= exact * (1 + 1e-3)
         assert found >= exact * (1 - 3e-2)
-        if exact > 1.02 * relaxation(form, nonnegative=True, all_products=True):
-            assert found > low.proof.bound * 1.01
-            gained += 1
-    assert gained >= 2
+        without = relaxation(form, nonnegative=True, all_products=True)
+        gained += without * (1 + 2e-3) < found  # more than any multipliers of pairs can prove
+    assert gained == 3
 
 
 def pairs(seed: int) -> Problem:
@@ -130,21 +129,20 @@ def pairs(seed: int) -> Problem:
 
 
 @pytest.mark.parametrize("n", [3, 4, 9])
-def test_violated_triples_are_those_of_enumeration(monkeypatch, n):
+def test_violated_triples_are_those_of_enumeration(n):
     rng = np.random.default_rng(n)
-    monkeypatch.setattr(triangle_cuts, "PER_CORNER", 1000)
     U = torch.tensor(rng.random((n + 1, n + 1)), dtype=torch.float32)
     Y = (U + U.T) / 2
     wanted = {}
     for triple in combinations(range(n), 3):
-        for corner in range(4):
-            amount = float(value(Y, torch.tensor([triple]), torch.tensor([corner]))[0])
-            if amount < -triangle_cuts.VIOLATED:
-                wanted[(*triple, corner)] = amount
+        amounts = value(Y, torch.tensor([triple] * 4), torch.arange(4)).tolist()
+        least = min(range(4), key=amounts.__getitem__)
+        if amounts[least] < -triangle_cuts.VIOLATED:
+            wanted[(*triple, least)] = amounts[least]
     triple, corner = violated(Y, 10**6)
     found = [(*row, kind) for row, kind in zip(triple.tolist(), corner.tolist(), strict=True)]
     assert sorted(found) == sorted(wanted)
-    assert [wanted[key] for key in found] == sorted(wanted.values())
+    assert [wanted[key] for key in found] == pytest.approx(sorted(wanted.values()), abs=1e-6)
     few, _ = violated(Y, 3)
     assert few.tolist() == triple[:3].tolist()
 
