@@ -6,6 +6,7 @@ import csv
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import study_sequence_page
 import study_tokens_page
 import study_why_page
 
@@ -29,6 +30,8 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
                 parts.append(_board(f"### {pattern}", [("dense", "", "dense"), *_sorted(keys, rows)], rows, layers))
     if keys := sorted(key for key in rows if key[0] == "sequential" and TOKENS not in key[2]):
         parts.append(_sequential(keys, rows))
+        if why := study_sequence_page.section(folder):
+            parts.append(why)
     if more := sorted(key for key in rows if TOKENS in key[2]):
         fewer = sorted({(mode, pattern, method.partition(TOKENS)[0]) for mode, pattern, method in more} & set(rows))
         parts.append(_board(MORE_TOKENS, [("dense", "", "dense"), *fewer, *more], rows, {}))
@@ -159,7 +162,7 @@ SEQUENTIAL = """## Sequential or one-shot
 
 Sequential: each block calibrated with the blocks before it already pruned; its layer errors are on those inputs, so
 they do not compare with one-shot's (both are in `results.csv`). SparseGPT, which updates weights, gains by it at every
-pattern. Masks alone gain little at 0.5, and lose at 0.6 and 2:4; why has not been studied.
+pattern. Masks alone gain little at 0.5, and lose at 0.6 and 2:4; the next section says why.
 """
 MORE_TOKENS = """## More calibration tokens
 
