@@ -52,8 +52,8 @@ class Perplexities:
 
 
 @dataclass(frozen=True)
-class Errors:
-    """Squared errors in units of the dense output's ``‖W X‖²``, means over a group of layers."""
+class Arriving:
+    """A squared error in units of the dense output's ``‖W X‖²``, a mean over a group of layers."""
 
     pattern: str
     method: str
@@ -61,36 +61,35 @@ class Errors:
     kind: str
     depth: str
     layers: int
-    arriving: float  # ‖W (X - X̂)‖²
-    own: float  # ‖(W - Ŵ) X̂‖², Ŵ of the sequential model
-    whole: float  # ‖W X - Ŵ X̂‖²
-    own_one_shot: float  # the same, Ŵ of the one-shot model on the sequential model's X̂
-    whole_one_shot: float
+    arriving: float  # ‖W (X - X̂)‖², X̂ of one of the models
 
 
 @dataclass(frozen=True)
-class Arriving:
-    """``‖W (X - X̂)‖² / ‖W X‖²`` in the one-shot model, a mean over a group of layers."""
+class Errors(Arriving):
+    """On the sequential model's X̂: with its own Ŵ, and with the one-shot model's."""
 
-    pattern: str
-    method: str
-    text: str
-    kind: str
-    depth: str
-    layers: int
-    arriving: float
+    own: float  # ‖(W - Ŵ) X̂‖²
+    whole: float  # ‖W X - Ŵ X̂‖²
+    own_one_shot: float
+    whole_one_shot: float
 
 
 def study(pattern: str, method: str) -> None:
     """What is missing of a pattern and method."""
-    _in_sequence(pattern, method)
-    if (pattern, method) not in {(line.pattern, line.method) for line in read(OUT / ARRIVING, Arriving)}:
-        dense, pruned = load_model(MODEL), load_model(MODEL)
-        one_shot(pruned, pattern, method, {})
+    key = (pattern, method)
+    files = ((SEQUENCE_LAYERS, Errors), (ARRIVING, Arriving))
+    layers, arriving = (key in {(line.pattern, line.method) for line in read(OUT / name, kind)} for name, kind in files)
+    if layers and arriving:
+        return
+    dense, pruned = load_model(MODEL), load_model(MODEL)
+    one_shot(pruned, pattern, method, {})
+    if not layers:
+        _in_sequence(dense, pruned, key)
+    if not arriving:
         lines = []
         for text in (CALIBRATION, *TEXTS):
-            for group, (layers, means) in _by_group(layer_errors(dense, pruned, pruned, text)).items():
-                lines.append(Arriving(pattern, method, text, *group, layers, means[0]))
+            for group, (count, means) in _by_group(layer_errors(dense, pruned, pruned, text)).items():
+                lines.append(Arriving(*key, text, *group, count, means[0]))
         append(OUT / ARRIVING, lines)
 
 
@@ -102,25 +101,22 @@ def _by_group(found: Mapping[str, np.ndarray]) -> dict[tuple[str, str], tuple[in
     return {key: (len(own), [float(f"{mean:.5g}") for mean in np.mean(own, 0)]) for key, own in groups.items()}
 
 
-def _in_sequence(pattern: str, method: str) -> None:
-    key = (pattern, method)
-    if key in {(line.pattern, line.method) for line in read(OUT / SEQUENCE_LAYERS, Errors)}:
-        return
+def _in_sequence(dense: Model, pruned: Model, key: tuple[str, str]) -> None:
+    """Prune in sequence, and measure both models' perplexities and the sequential one's layers."""
+    pattern, method = key
     folder = resources.cache_folder() / "studies" / "sequence" / f"{pattern}-{method}"
     if not folder.is_dir():
         prune(MODEL, folder, Options(pattern=pattern, spec=method, sequential=True, evaluate=""))
-    models = {ONE_SHOT: load_model(MODEL), SEQUENTIAL: load_model(folder)}
-    one_shot(models[ONE_SHOT], pattern, method, {})
+    models = {ONE_SHOT: pruned, SEQUENTIAL: load_model(folder)}
     measured = {(line.pattern, line.method, line.mode) for line in read(OUT / SEQUENCE, Perplexities)}
     for mode, model in models.items():
         if (*key, mode) not in measured:
             values = [perplexity(model, load_text(text), tokens=TOKENS).value for text in (CALIBRATION, *TEXTS)]
             append(OUT / SEQUENCE, [Perplexities(*key, mode, *(round(value, 4) for value in values))])
             print(*key, mode, *values, flush=True)
-    dense = load_model(MODEL)
     lines = []
     for text in (CALIBRATION, *TEXTS):
-        found = layer_errors(dense, models[SEQUENTIAL], models[ONE_SHOT], text)
+        found = layer_errors(dense, models[SEQUENTIAL], pruned, text)
         for group, (layers, means) in _by_group(found).items():
             lines.append(Errors(*key, text, *group, layers, *means))
             print(*key, text, *group, *means, flush=True)
@@ -132,9 +128,9 @@ def _in_sequence(pattern: str, method: str) -> None:
 def layer_errors(dense: Model, sequential: Model, rival: Model, text: str) -> dict[str, np.ndarray]:
     """Sums over a text's tokens, by layer: ``‖W X‖²``, then ``PARTS``; ``rival`` is the one-shot model."""
     rows = windows(dense, load_text(text), tokens=TOKENS)
-    caught: dict[Any, dict[str, torch.Tensor]] = {}
-    for model in (dense, sequential):
-        _catch_inputs(model, caught.setdefault(id(model), {}))
+    inputs: dict[str, torch.Tensor] = {}
+    seen_inputs: dict[str, torch.Tensor] = {}
+    handles = [*_catch_inputs(dense, inputs), *_catch_inputs(sequential, seen_inputs)]
     layers = [named_layers(model) for model in (dense, sequential, rival)]
     names = {named: name for name, named in zip(layers[1], layers[0], strict=True)}  # by the dense model's name
     sums = {name: np.zeros(1 + len(PARTS)) for name in layers[0]}
@@ -143,21 +139,25 @@ def layer_errors(dense: Model, sequential: Model, rival: Model, text: str) -> di
             model.network.base_model(input_ids=ids, use_cache=False)
         for name, total in sums.items():
             W, pruned, other = (own[named].weight for own, named in zip(layers, (name, names[name], name), strict=True))
-            X, seen = caught[id(dense)][name], caught[id(sequential)][names[name]]
+            X, seen = inputs[name], seen_inputs[names[name]]
             arriving, own, own_one_shot = (X - seen) @ W.T, seen @ (W - pruned).T, seen @ (W - other).T
             parts = (X @ W.T, arriving, own, arriving + own, own_one_shot, arriving + own_one_shot)
             total += [float(part.double().square().sum()) for part in parts]
+    for handle in handles:
+        handle.remove()
     return sums
 
 
-def _catch_inputs(model: Model, caught: dict[str, torch.Tensor]) -> None:
-    """From now on, each layer's last input without first tokens, ``(tokens, n)``, by the layer's name."""
+def _catch_inputs(model: Model, caught: dict[str, torch.Tensor]) -> list[Any]:
+    """Until the handles are removed, each layer's last input without first tokens, ``(tokens, n)``, by its name."""
+    handles = []
     for name, layer in named_layers(model).items():
 
         def hook(_: torch.nn.Module, args: tuple, name: str = name) -> None:
             caught[name] = args[0][:, 1:].flatten(0, 1)
 
-        layer.register_forward_pre_hook(hook)
+        handles.append(layer.register_forward_pre_hook(hook))
+    return handles
 
 
 def main() -> None:

@@ -29,14 +29,14 @@ SIGNS = np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])  # [corner]
 
 @dataclass(frozen=True)
 class Products:
-    """``vᵀNv + lᵀv + c ≥ 0`` on masks, of ``count`` products; ``absolute`` is N with every product taken positive."""
+    """``vᵀNv + lᵀv + c ≥ 0`` on masks; ``absolute`` is N with every product taken positive."""
 
     matrix: np.ndarray  # N (n, n)
     absolute: np.ndarray  # (n, n)
     linear: np.ndarray  # l (n,)
     linear_absolute: np.ndarray  # (n,)
     constant: float  # c, rounded up
-    count: int
+    count: int  # terms in all of l
     terms: int  # products in an entry of N, at most
 
 

@@ -84,7 +84,8 @@ class Batch:
             return dnn.without(form, N, limit)
 
         with ThreadPoolExecutor(self.threads) as pool:
-            N = method.multipliers(forms, starts, iterations, deadline - reserve, self.device, pool.map)
+            rows = method.Iteration(forms, starts, self.device, pool.map)
+            N = dnn.multipliers(rows, iterations, deadline - reserve)
             less, into = zip(*pool.map(thinned, forms, N), strict=True)
         found = [write(one) for write, one in zip(into, self.shor(less, deadline), strict=True)]
         pairs = zip(starts, found, strict=True)

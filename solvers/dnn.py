@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from fwbench.solvers.project import project
 from fwbench.solvers.shor import RowForm, RowProof, Shor, shor
 from fwbench.verify_products import OwnProof, products
 
+Each = Callable[..., Iterable]
 Triples = tuple[np.ndarray, np.ndarray, np.ndarray]  # (i, j, k) (triples, 3), corner and multiplier of each
 NONE: Triples = (np.zeros((0, 3), np.uint16), np.zeros(0, np.uint8), np.zeros(0, np.float32))
 
@@ -52,7 +54,7 @@ def doubly_nonnegative(
     reserve = 1.5 * max(time.monotonic() - began, start.seconds)  # for the finish
     if time.monotonic() + reserve >= deadline:
         return start
-    [N] = multipliers([form], [start], iterations, deadline - reserve)
+    [N] = multipliers(Iteration([form], [start]), iterations, deadline - reserve)
     found = finish(form, N, products * len(form.Q), tolerance, deadline)
     return max(start, found, key=lambda one: one.proof.bound)
 
@@ -92,33 +94,59 @@ def without(
     return less, write
 
 
-def multipliers(
-    forms: Sequence[RowForm],
-    starts: Sequence[Shor],
-    iterations: int,
-    deadline: float = math.inf,
-    device: str = "cpu",
-    each: Callable[..., Iterable] = map,
-) -> np.ndarray:
-    """``N (rows, 1, n, n)`` float32, symmetric, of ``u_i u_j ≥ 0`` after some iterations from the Shor solutions.
+class Directions(Protocol):
+    """The alternating directions of some rows, here or in ``mccormick``."""
 
-    Args:
-        each: maps a row's preparation over the rows; a pool's own map runs them beside each other.
-    """
-    arrays = [np.stack(arrays) for arrays in zip(*each(_prepared, forms, starts), strict=True)]
-    t, cost, face, S, L, scale = (torch.from_numpy(array).to(device) for array in arrays)
-    outer = t[:, :, None] * t[:, None]
-    N = torch.zeros_like(S)
+    def step(self) -> None:
+        """One iteration of all rows."""
+
+    def multipliers(self) -> np.ndarray:
+        """``N (rows, kinds, n, n)`` float32: that of a product at ``i < j``."""
+
+
+def multipliers(rows: Directions, iterations: int, deadline: float = math.inf) -> np.ndarray:
+    """The rows' multipliers after some iterations, fewer if the deadline comes."""
     for _ in range(iterations):
         if time.monotonic() >= deadline:
             break
-        W = S - (cost + L) / PENALTY
-        Y = nonnegative(W, t)
-        N = W.clamp(max=0).mul_(-PENALTY)
-        V = RELAXATION * Y + (1 - RELAXATION) * S + L / PENALTY
-        S = project(V, face)
-        L = PENALTY * (V - S)
-    return in_units(N * outer, scale)[:, None, 1:, 1:].cpu().numpy()
+        rows.step()
+    return rows.multipliers()
+
+
+class Iteration:
+    """The alternating directions of some rows from their Shor solutions; ``N`` of ``u_i u_j ≥ 0`` is symmetric."""
+
+    def __init__(self, forms: Sequence[RowForm], starts: Sequence[Shor], device: str = "cpu", each: Each = map) -> None:
+        self.t, self.cost, self.face, self.S, self.L, self.scale = stacked(_prepared, forms, starts, device, each)
+        self.N = torch.zeros_like(self.S)
+
+    def step(self) -> None:
+        W = self.S - (self.cost + self.L) / PENALTY
+        Y = nonnegative(W, self.t)
+        self.N = W.clamp(max=0).mul_(-PENALTY)
+        V = RELAXATION * Y + (1 - RELAXATION) * self.S + self.L / PENALTY
+        self.S = project(V, self.face)
+        self.L = PENALTY * (V - self.S)
+
+    def multipliers(self) -> np.ndarray:
+        N = self.N * (self.t[:, :, None] * self.t[:, None])
+        return in_units(N, self.scale)[:, None, 1:, 1:].cpu().numpy()
+
+
+def stacked(
+    prepared: Callable[[RowForm, Shor], tuple[np.ndarray, ...]],
+    forms: Sequence[RowForm],
+    starts: Sequence[Shor],
+    device: str,
+    each: Each,
+) -> list[torch.Tensor]:
+    """The arrays of all rows' preparations, each kind one tensor on the device.
+
+    Args:
+        each: maps the preparation over the rows; a pool's own map runs them beside each other.
+    """
+    arrays = zip(*each(prepared, forms, starts), strict=True)
+    return [torch.from_numpy(np.stack(kind)).to(device) for kind in arrays]
 
 
 def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:

@@ -16,6 +16,7 @@ import torch
 
 MAX_STEPS = 60
 INSIDE = 0.95  # of the way to the wall
+SHORTER, LEAST = 0.8, 1e-7  # the factor of a length that fails, and where a step is none
 LANCZOS = 12  # products for the length of a step
 LARGE = 300  # from this size on they cost less than trying lengths by Cholesky
 
@@ -139,18 +140,18 @@ def _room_by_lanczos(inverse: torch.Tensor, dy: torch.Tensor) -> float:
 
 def _dual_step(C: torch.Tensor, y: torch.Tensor, dy: torch.Tensor, length: float) -> tuple[float, torch.Tensor | None]:
     """A step that keeps ``C - diag(y + step dy)`` positive definite, and its factor."""
-    while length > 1e-7:
+    while length > LEAST:
         factor, info = torch.linalg.cholesky_ex(C - torch.diag(y + length * dy))
         if int(info) == 0:
             return length, factor
-        length *= 0.8
+        length *= SHORTER
     return 0.0, None
 
 
 def _reach(X: torch.Tensor, move: torch.Tensor, length: float) -> float:
     """A step that keeps ``X + step move`` positive definite, well inside if it is no full one."""
-    while length > 1e-7:
+    while length > LEAST:
         if int(torch.linalg.cholesky_ex(torch.add(X, move, alpha=length)).info) == 0:
             return length if length == 1.0 else INSIDE * length
-        length *= 0.8
+        length *= SHORTER
     return 0.0

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fwbench.solvers.maxcut import INSIDE, LANCZOS, MAX_STEPS
-
-SHORTER = 0.8
-LEAST = 1e-7  # a step
+from fwbench.solvers.maxcut import INSIDE, LANCZOS, LEAST, MAX_STEPS, SHORTER
 
 
 @dataclass(frozen=True)

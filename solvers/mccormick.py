@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,7 @@ def mccormick(
     reserve = 1.5 * start.seconds  # for the finish
     if time.monotonic() + reserve >= deadline:
         return start
-    [both] = multipliers([form], [start], iterations, deadline - reserve)
+    [both] = dnn.multipliers(Iteration([form], [start]), iterations, deadline - reserve)
     found = dnn.finish(form, both, products * len(form.Q), tolerance, deadline)
     return max(start, found, key=lambda one: one.proof.bound)
 
@@ -106,15 +106,10 @@ class Iteration:
     """The alternating directions of some rows, each begun where a bound of it ended: the start's multipliers and X."""
 
     def __init__(
-        self,
-        forms: Sequence[RowForm],
-        starts: Sequence[Shor],
-        device: str = "cpu",
-        each: Callable[..., Iterable] = map,
+        self, forms: Sequence[RowForm], starts: Sequence[Shor], device: str = "cpu", each: dnn.Each = map
     ) -> None:
         self.n = n = len(forms[0].Q)
-        arrays = [np.stack(arrays) for arrays in zip(*each(_prepared, forms, starts), strict=True)]
-        *lifting, self.price, L, S, self.scale = (torch.from_numpy(array).to(device) for array in arrays)
+        *lifting, self.price, L, S, self.scale = dnn.stacked(_prepared, forms, starts, device, each)
         self.lift = _Lift(*lifting)
         self.outer = self.lift.t[:, :, None] * self.lift.t[:, None]
         self.cost, self.P = torch.zeros_like(self.outer), self.lift.lift(S)
@@ -131,32 +126,10 @@ class Iteration:
         return self.P - (self.cost + self.L) / PENALTY
 
     def multipliers(self) -> np.ndarray:
-        """``N (rows, 4, n, n)`` float32, ``i < j``, of the four products of each pair."""
+        """``N (rows, 4, n, n)`` float32: at ``i < j`` those of the pair's four products."""
         n, N = self.n, self._reflected().clamp(max=0).mul_(-PENALTY)
         M = dnn.in_units(N * self.outer, self.scale)[:, 1:, 1:].cpu().numpy()
         return np.stack((M[:, :n, :n], M[:, :n, n:], M[:, n:, :n], M[:, n:, n:]), axis=1)
-
-
-def multipliers(
-    forms: Sequence[RowForm],
-    starts: Sequence[Shor],
-    iterations: int,
-    deadline: float = math.inf,
-    device: str = "cpu",
-    each: Callable[..., Iterable] = map,
-) -> np.ndarray:
-    """``N (rows, 4, n, n)`` float32, ``i < j``, of the four products of each pair after some iterations.
-
-    Args:
-        starts: where the doubly nonnegative bounds ended.
-        each: maps a row's preparation over the rows; a pool's own map runs them beside each other.
-    """
-    rows = Iteration(forms, starts, device, each)
-    for _ in range(iterations):
-        if time.monotonic() >= deadline:
-            break
-        rows.step()
-    return rows.multipliers()
 
 
 def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:

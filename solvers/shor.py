@@ -21,7 +21,6 @@ from fwbench.result import Certificate
 from fwbench.solvers.maxcut import interior_point
 
 EPS = float(np.finfo(np.float64).eps)
-TRIPLES = ("triple", "corner", "weight")
 START_MARGIN = 0.1  # of Q's mean diagonal: how far inside the plain relaxation the interior point begins
 
 
@@ -87,7 +86,8 @@ def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: 
         "multiplier": np.concatenate([proof.multiplier for proof in own]),
     }
     if any(len(proof.triple) for proof in own):
-        arrays |= {name: np.concatenate([getattr(proof, name) for proof in own]) for name in TRIPLES}
+        for name in ("triple", "corner", "weight"):
+            arrays[name] = np.concatenate([getattr(proof, name) for proof in own])
         arrays["triple_start"] = np.cumsum([0, *(len(proof.triple) for proof in own)], dtype=np.int64)
     return Certificate(shared.problem, lower, "rows", arrays, source)
 

@@ -29,6 +29,16 @@ def integer_layer(pattern: str, rows: int = 4, n: int = 12, seed: int = 0) -> Pr
     return Problem(f"integer {seed}", rng.integers(-2, 3, (rows, n)), X @ X.T, pattern_of(pattern, rows, n))
 
 
+def repelling_layer(rows: int = 1, n: int = 12, seed: int = 0, spread: float = 0.0) -> Problem:
+    """Inputs that repel each other or not, at random, and weights within ``spread`` of 1: pairs alone leave a gap."""
+    rng = np.random.default_rng(seed)
+    repel = np.triu(rng.choice([0.0, 1.0], (n, n)), 1)
+    G = repel + repel.T
+    G += (0.05 - np.linalg.eigvalsh(G)[0]) * np.eye(n)
+    W = rng.uniform(1 - spread, 1 + spread, (rows, n)).astype(np.float32)
+    return Problem(f"repelling {seed}", W, G, "0.5")
+
+
 def hostile_layers(pattern: str, rows: int = 3, n: int = 8) -> list[Problem]:
     """What breaks solvers: zeros, duplicates, few tokens, bad condition, extreme scales."""
     rng = np.random.default_rng(7)

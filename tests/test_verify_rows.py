@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -12,10 +13,9 @@ import pytest
 from brute import best_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import random_layer
+from layers import random_layer, repelling_layer
 
 from fwbench import verify, verify_products
-from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers.bound import Bound
 from fwbench.solvers.scores import wanda_score
@@ -31,14 +31,14 @@ HONEST = (
 ARRAYS = HONEST.arrays
 
 
-def changed(name: str, index: object, value: object) -> Certificate:
-    array = np.array(ARRAYS[name])
+def changed(name: str, index: object, value: object, of: Certificate = HONEST) -> Certificate:
+    array = np.array(of.arrays[name])
     array[index] = value
-    return replace(HONEST, arrays={**ARRAYS, name: array})
+    return given_as(name, array, of)
 
 
-def given_as(name: str, array: np.ndarray) -> Certificate:
-    return replace(HONEST, arrays={**ARRAYS, name: array})
+def given_as(name: str, array: np.ndarray, of: Certificate = HONEST) -> Certificate:
+    return replace(of, arrays={**of.arrays, name: array})
 
 
 def own_matrix(k: int) -> np.ndarray:
@@ -153,16 +153,7 @@ def test_forged(name):
 # --- triples ---------------------------------------------------------------------------------------------------------
 
 
-def repelling(rows: int = 2, n: int = 12) -> Problem:
-    """Rows whose relaxation of pairs leaves a gap, so that triples have multipliers."""
-    rng = np.random.default_rng(1)
-    signs = np.triu(rng.choice([0.0, 1.0], (n, n)), 1)
-    G = signs + signs.T
-    G += (0.05 - np.linalg.eigvalsh(G)[0]) * np.eye(n)
-    return Problem("repelling", rng.uniform(0.9, 1.1, (rows, n)).astype(np.float32), G, "0.5")
-
-
-OTHER = repelling()
+OTHER = repelling_layer(rows=2, seed=1, spread=0.1)
 WITH_TRIPLES = (
     Bound(kind="triangles", seconds=3600)
     .run(OTHER, State(keep=~OTHER.pattern.prune(wanda_score(OTHER.W, OTHER.G))), Context(threads=1))
@@ -171,14 +162,7 @@ WITH_TRIPLES = (
 WITH = WITH_TRIPLES.arrays
 
 
-def other(name: str, index: object, value: object) -> Certificate:
-    array = np.array(WITH[name])
-    array[index] = value
-    return replace(WITH_TRIPLES, arrays={**WITH, name: array})
-
-
-def other_as(name: str, array: np.ndarray) -> Certificate:
-    return replace(WITH_TRIPLES, arrays={**WITH, name: array})
+other, other_as = partial(changed, of=WITH_TRIPLES), partial(given_as, of=WITH_TRIPLES)
 
 
 def test_triples_prove_their_claim_and_survive_a_file():

@@ -14,13 +14,13 @@ import torch
 from brute import best_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import hostile_layers, integer_layer, random_layer
+from layers import hostile_layers, integer_layer, random_layer, repelling_layer
 
 from fwbench import verify
 from fwbench.problem import Problem
 from fwbench.solvers import triangles as triangle_cuts
 from fwbench.solvers.bound import LADDER, Bound, chosen_rows
-from fwbench.solvers.dnn import doubly_nonnegative, finish, multipliers
+from fwbench.solvers.dnn import Iteration, doubly_nonnegative, finish, multipliers
 from fwbench.solvers.mccormick import mccormick
 from fwbench.solvers.scores import wanda_score
 from fwbench.solvers.shor import RowForm, shor, tangent_bound
@@ -108,7 +108,7 @@ def test_triangles_against_the_general_solver(monkeypatch):
     monkeypatch.setattr(triangle_cuts, "NEW", 1000)
     gained = 0
     for seed in (1, 2, 3, 11):
-        form = forms(pairs(seed))[0]
+        form = forms(repelling_layer(seed=seed))[0]
         low = mccormick(form, iterations=2000, tolerance=1e-6)
         found = triangles(form, low, iterations=2000, tolerance=1e-6).proof.bound
         exact = relaxation(form, nonnegative=True, all_products=True, all_triangles=True)
@@ -117,15 +117,6 @@ def test_triangles_against_the_general_solver(monkeypatch):
         without = relaxation(form, nonnegative=True, all_products=True)
         gained += without * (1 + 2e-3) < found  # more than any multipliers of pairs can prove
     assert gained == 3
-
-
-def pairs(seed: int) -> Problem:
-    """Weights as like as they can be, with inputs that repel each other at random: far from what a relaxation sees."""
-    rng = np.random.default_rng(seed)
-    signs = np.triu(rng.choice([0.0, 1.0], (12, 12)), 1)
-    G = signs + signs.T
-    G += (0.05 - np.linalg.eigvalsh(G)[0]) * np.eye(12)
-    return Problem("pairs", np.ones((1, 12), np.float32), G, "0.5")
 
 
 @pytest.mark.parametrize("n", [3, 4, 9])
@@ -185,7 +176,7 @@ def test_the_tangent_bound_is_the_enumerated_one():
 
 def test_thinning_keeps_the_largest_multipliers():
     form = forms(random_layer("0.5", rows=1, n=12))[0]
-    [[N]] = multipliers([form], [shor(form)], 50)
+    [[N]] = multipliers(Iteration([form], [shor(form)]), 50)
     assert np.array_equal(N, N.T)
     assert N.min() >= 0
     whole, few = finish(form, N[None], 1000, 1e-4).proof, finish(form, N[None], 5, 1e-4).proof
@@ -243,7 +234,7 @@ def test_each_bound_is_better_than_the_last():
     problem = random_layer("0.5", rows=3, n=16, seed=3)
     values = [assert_proved(problem, bounded(problem, kind=kind)) for kind in ("shared", "shor", "dnn", "mccormick")]
     assert values[0] < values[1] < values[2] < values[3]
-    problem = pairs(1)
+    problem = repelling_layer(seed=1)
     values = [assert_proved(problem, bounded(problem, kind=kind)) for kind in ("mccormick", "triangles")]
     assert values[0] < values[1]
 
