@@ -198,11 +198,11 @@ def _by_command(
     """What ``fwbench prune`` makes of the model; its minutes are of the whole command."""
     from fwbench.prune import Options, prune
 
-    if SHRUNK in method:
-        raise SystemExit(f"{method}: shrinkage is for one-shot rows of the collection's tokens")
-    spec, _, tokens = method.partition(TOKENED)
+    method, _, tokens = method.partition(TOKENED)
+    spec, _, shrinkage = method.partition(SHRUNK)
     options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="", device=device)
     options = replace(options, tokens=int(tokens)) if tokens else options
+    options = replace(options, shrink=float(shrinkage)) if shrinkage else options
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         began = time.process_time(), time.monotonic()
