@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import figure_worlds, report_bounds
+from benchmarks import bounds_tables, figure_worlds, report_bounds, study_layers
 from benchmarks.csv_lines import append, read
 from benchmarks.figure_worlds import Point
 from benchmarks.study_bounds import Measured
 from benchmarks.study_methods import Method
+from fwbench.patterns import parse
+from fwbench.problem import Problem
 from fwbench.solvers.bound import LADDER, chosen_rows
 
 ROWS = 100
-CHOSEN = chosen_rows(report_bounds.SAMPLE, ROWS)
+CHOSEN = chosen_rows(bounds_tables.SAMPLE, ROWS)
 
 
 def line(block: str, row: int, kind: str, lower: float, layer: str = "q_proj", upper: float = 1.0) -> Measured:
@@ -26,9 +29,9 @@ def line(block: str, row: int, kind: str, lower: float, layer: str = "q_proj", u
 @pytest.fixture
 def page(monkeypatch, tmp_path):
     """A function from lines to the page, through a CSV file."""
-    monkeypatch.setattr(report_bounds, "row_count", lambda name: ROWS)
-    monkeypatch.setattr(report_bounds, "row_length", lambda name: 576)
-    monkeypatch.setattr(report_bounds, "condition", lambda name: 1000.0)
+    monkeypatch.setattr(bounds_tables, "row_count", lambda name: ROWS)
+    monkeypatch.setattr(bounds_tables, "row_length", lambda name: 576)
+    monkeypatch.setattr(bounds_tables, "condition", lambda name: 1000.0)
 
     def write(lines: list[Measured], sizes: tuple[Measured, ...] = (), methods: tuple[Method, ...] = ()) -> str:
         append(tmp_path / "rows.csv", lines)
@@ -166,6 +169,22 @@ def test_methods_lie_between_the_best_mask_known_and_the_best_bound(page):
     assert cells(text, "`wanda`")[1:] == [f"{100 * least:.1f} % to {100 * most:.1f} %"] * 2
     assert "`best` |" not in text
     assert "On the 3 rows" in text
+
+
+def test_whole_layers_by_one_diagonal():
+    W = np.array([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 1.0, 2.0]], np.float32)
+    problem = Problem("toy.03.q_proj", W, np.eye(4), parse("0.5"))
+    # min Σ w² u², Σ u = 2, u ≤ 1: u = 1 where w = 1, the others in proportion to 1 / w²
+    relaxed = 1 + 1 / (1 / 4 + 1 / 9 + 1 / 16)
+    found = study_layers.solve(problem, "plain", np.array([5.0, 10.0]))
+    assert (found.rows, found.n, found.upper, found.kind) == (2, 4, 15.0, "plain")
+    assert found.lower == pytest.approx(2 * relaxed, rel=1e-3)
+    assert found.lower <= 2 * relaxed
+    assert found.median == pytest.approx(1 - (relaxed / 5 + relaxed / 10) / 2, rel=1e-2)
+    line = replace(found, median=0.25, low=0.2, high=0.3, upper=4.0, lower=3.0, seconds=2.0)
+    text = bounds_tables.diagonals([line])
+    assert cells(text, "q_proj", "03", "plain", "2", "4")[5:] == ["25.0 % (20.0 % to 30.0 %)", "25.0 %", "2.00"]
+    assert bounds_tables.diagonals([]) == ""
 
 
 def test_no_section_without_methods(page):
