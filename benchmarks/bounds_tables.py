@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks import figure_worlds, md_table
 from benchmarks.study_bounds import SAMPLED, Measured, best_error, row_problem, selector_of
+from benchmarks.study_branching import Branched, child
 from benchmarks.study_layers import Layer
 from benchmarks.study_methods import METHODS, Method
 from fwbench.problems.collections import LAYERS, one
@@ -28,6 +30,14 @@ AIMS = (  # of the issue: which kinds, which matrices, largest median gap
 )
 SAMPLE = 24  # rows of each layer that are compared, of the study's seed 0
 Lines = Sequence[Measured]
+
+BRANCHING_SECTION = """## A few levels of branching
+
+One row of each layer: the open node with the least bound is split, and the row's bound is the least of the open nodes'.
+By `benchmarks/study_branching.py`, from [branching.csv](branching.csv).
+
+{table}
+"""
 
 METHODS_SECTION = """## How far each method's masks are from the optimum
 
@@ -54,7 +64,7 @@ def part(line: Measured) -> tuple[str, str]:
     return block, layer
 
 
-def grouped(lines: Iterable[Measured], key: Callable[[Measured], Hashable]) -> dict:
+def grouped(lines: Iterable[Any], key: Callable[[Any], Hashable]) -> dict:
     found: dict = defaultdict(list)
     for line in lines:
         found[key(line)].append(line)
@@ -140,6 +150,17 @@ def diagonals(layers: Sequence[Layer]) -> str:
         found.append([layer, block, line.kind, str(line.rows), str(line.n), gaps, sums, number(line.seconds)])
     head = ("Matrix", "Block", "Bound", "Rows", "n", "Median gap (quartiles)", "Gap of the sums", "CPU s a layer")
     return DIAGONALS_SECTION.format(masks=layers[0].masks, table=table(head, found))
+
+
+def branching(lines: Sequence[Branched]) -> str:
+    """What branching adds to the bounds of a row, and what the ladder's next rung; empty without lines."""
+    if not lines:
+        return ""
+    found = []
+    for (problem, row, kind), mine in grouped(lines, lambda line: (line.problem, line.row, line.kind)).items():
+        for line in mine:
+            found.append([problem, str(row), kind, str(line.nodes), percent(line.gap), number(line.seconds)])
+    return BRANCHING_SECTION.format(table=table(("Layer", "Row", "Bound", "Nodes", "Gap", "CPU s"), found))
 
 
 def by_layer(lines: Lines) -> list[tuple[tuple[str, str], list[Measured]]]:
@@ -263,16 +284,10 @@ def fixing(chosen: str = "smollm2/07.gate_proj", count: int = 2, weights: int = 
         first = shor(form, tolerance=1e-3)
         second = doubly_nonnegative(form, first)
         heaviest = [i for i in np.argsort(-form.Q.diagonal()) if first.proof.u[i] < 0.5][:weights]
-        rise = np.array([shor(pruned(form, i), tolerance=1e-3).proof.bound for i in heaviest]) - first.proof.bound
+        without = [shor(child(form, i, pruned=True), tolerance=1e-3).proof.bound for i in heaviest]
+        rise = np.array(without) - first.proof.bound
         for kind, proof in (("shor", first.proof), ("dnn", second.proof)):
             parts = rise / (upper - proof.bound)
             cells = (number(part) for part in (parts.max(), float(np.median(parts)), parts[-1]))
             found.append([str(row), kind, f"{int((parts > 1).sum())} of {len(parts)}", *cells])
     return table(("Row", "Slack of", "Fixed", "Largest rise, of the slack", "Median", "Lightest tried"), found)
-
-
-def pruned(form: RowForm, i: int) -> RowForm:
-    """The row with weight ``i`` pruned, over the other weights."""
-    rest = np.delete(np.arange(len(form.Q)), i)
-    Q, linear = form.Q[np.ix_(rest, rest)], 2 * form.Q[i, rest]
-    return RowForm(Q, form.counts - 1, linear=linear, constant=float(form.Q[i, i]))

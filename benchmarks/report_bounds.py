@@ -2,9 +2,10 @@
 
     python -m benchmarks.report_bounds rows.csv sizes.csv -o reports/bounds
 
-The second file, of ``--sizes``, is optional, and so are ``methods.csv`` of ``study_methods`` and ``layers.csv`` of
-``study_layers`` beside the first. Every figure of the page comes from the lines; run it again when there are more. The
-figure of the three worlds is that of ``figure_worlds``, if it lies in the page's folder ``figures``.
+The second file, of ``--sizes``, is optional, and so are, beside the first, ``methods.csv`` of ``study_methods``,
+``layers.csv`` of ``study_layers`` and ``branching.csv`` of ``study_branching``. Every figure of the page comes from the
+lines; run it again when there are more. The figure of the three worlds is that of ``figure_worlds``, if it lies in the
+page's folder ``figures``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from benchmarks import bounds_tables as tables
 from benchmarks.bounds_tables import SAMPLE, Lines, grouped, part, sampled
 from benchmarks.csv_lines import append, read
 from benchmarks.study_bounds import Measured
+from benchmarks.study_branching import BRANCHING_CSV, Branched
 from benchmarks.study_layers import LAYERS_CSV, Layer
 from benchmarks.study_methods import METHODS_CSV, Method
 from fwbench.problems.collections import LAYERS
@@ -92,7 +94,7 @@ Random choices of columns of block {size_blocks}, each with a mask of its own; p
 logarithms of the medians.
 
 {fits}{size_figure}
-{fixing}"""
+{branching}{fixing}"""
 
 
 FIXING = """## Weights that the gap fixes
@@ -112,6 +114,7 @@ def page(
     weights: int = 0,
     methods: Sequence[Method] = (),
     layers: Sequence[Layer] = (),
+    branched: Sequence[Branched] = (),
 ) -> str:
     """The page's Markdown.
 
@@ -120,6 +123,7 @@ def page(
         weights: of the table of fixed weights, for each of its rows; 0 for none, as it takes minutes.
         methods: errors of methods' masks on some of the rows.
         layers: bounds of whole layers by one diagonal.
+        branched: bounds of rows after some branching.
     """
     some = sampled(lines)
     return PAGE.format(
@@ -139,6 +143,7 @@ def page(
         resisting=tables.resisting(some),
         size_blocks=", ".join(sorted({part(line)[0] for line in sizes})),
         fits=tables.fits(sizes),
+        branching=tables.branching(branched),
         fixing=FIXING + tables.fixing(weights=weights) if weights else "",
         size_figure="\n![Gap against n](figures/gap-against-n.svg)\n" if sizes else "",
     )
@@ -154,6 +159,7 @@ def main() -> None:
     lines = read(options.rows, Measured)
     sizes = read(options.sizes, Measured) if options.sizes else []
     methods = read(options.rows.parent / METHODS_CSV, Method)
+    branched = read(options.rows.parent / BRANCHING_CSV, Branched)
     layers = read(options.rows.parent / LAYERS_CSV, Layer)
     if not lines:
         raise SystemExit(f"{options.rows}: no lines")
@@ -166,7 +172,9 @@ def main() -> None:
         write_csv(options.out / METHODS_CSV, methods)
     if layers:
         write_csv(options.out / LAYERS_CSV, layers)
-    text = page(lines, sizes, options.out, options.fixing, methods, layers)
+    if branched:
+        write_csv(options.out / BRANCHING_CSV, branched)
+    text = page(lines, sizes, options.out, options.fixing, methods, layers, branched)
     (options.out / "index.md").write_text(text, encoding="utf-8")
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import bounds_tables, figure_worlds, report_bounds, study_layers
+from benchmarks import bounds_tables, figure_worlds, report_bounds, study_branching, study_layers
 from benchmarks.csv_lines import append, read
 from benchmarks.figure_worlds import Point
 from benchmarks.study_bounds import Measured
+from benchmarks.study_branching import Branched
 from benchmarks.study_methods import Method
 from fwbench.patterns import parse
 from fwbench.problem import Problem
 from fwbench.solvers.bound import LADDER, chosen_rows
+from fwbench.solvers.shor import RowForm, shor
 
 ROWS = 100
 CHOSEN = chosen_rows(bounds_tables.SAMPLE, ROWS)
@@ -185,6 +188,29 @@ def test_whole_layers_by_one_diagonal():
     text = bounds_tables.diagonals([line])
     assert cells(text, "q_proj", "03", "plain", "2", "4")[5:] == ["25.0 % (20.0 % to 30.0 %)", "25.0 %", "2.00"]
     assert bounds_tables.diagonals([]) == ""
+
+
+def test_branching_covers_every_mask_and_raises_the_bound(monkeypatch):
+    A = np.random.default_rng(0).normal(size=(9, 9))
+    form = RowForm(A @ A.T, np.array([4]))
+
+    def optimum(of: RowForm) -> float:
+        linear = np.zeros(len(of.Q)) if of.linear is None else of.linear
+        chosen = map(list, combinations(range(len(of.Q)), int(of.counts[0])))
+        return min(of.constant + linear[S].sum() + of.Q[np.ix_(S, S)].sum() for S in chosen)
+
+    first = [study_branching.child(form, 3, pruned) for pruned in (True, False)]
+    second = [study_branching.child(of, 5, pruned) for of in first for pruned in (True, False)]
+    for leaves in (first, second):
+        assert min(map(optimum, leaves)) == pytest.approx(optimum(form))
+    assert optimum(first[0]) != pytest.approx(optimum(first[1]))
+    monkeypatch.setattr(study_branching, "BOUNDS", {"shor": (shor, 2)})
+    nodes, lower, _ = zip(*study_branching.bounds(form, "shor"), strict=True)
+    assert nodes == (1, 3, 7)
+    assert lower[0] < lower[1] < lower[2] <= optimum(form)
+    lines = [Branched("toy", 0, "shor", n, 0.25, 2.0) for n in nodes]
+    assert cells(bounds_tables.branching(lines), "toy", "0", "shor", "3")[4:] == ["25.0 %", "2.00"]
+    assert bounds_tables.branching([]) == ""
 
 
 def test_no_section_without_methods(page):
