@@ -68,7 +68,7 @@ def bounds(form: RowForm, kind: str) -> list[tuple[int, float, float]]:
     queue = [node(form)]
     while True:
         if count + 1 == 1 << (len(found) + 1):
-            found.append((count, queue[0][0], time.process_time() - began))
+            found.append((count, float(queue[0][0]), time.process_time() - began))
             if len(found) > levels:
                 return found
         bound, _, of, solved = heapq.heappop(queue)
