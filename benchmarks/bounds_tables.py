@@ -34,7 +34,8 @@ Lines = Sequence[Measured]
 BRANCHING_SECTION = """## A few levels of branching
 
 One row of each layer: the open node with the least bound is split, and the row's bound is the least of the open nodes'.
-By `benchmarks/study_branching.py`, from [branching.csv](branching.csv).
+Beside it the bound with triangle inequalities, without branching. By `benchmarks/study_branching.py`, from
+[branching.csv](branching.csv).
 
 {table}
 """
@@ -152,14 +153,16 @@ def diagonals(layers: Sequence[Layer]) -> str:
     return DIAGONALS_SECTION.format(masks=layers[0].masks, table=table(head, found))
 
 
-def branching(lines: Sequence[Branched]) -> str:
-    """What branching adds to the bounds of a row, and what the ladder's next rung; empty without lines."""
-    if not lines:
+def branching(branched: Sequence[Branched], lines: Lines) -> str:
+    """What branching adds to the bounds of a row, beside the ladder's last rung on it; empty without ``branched``."""
+    if not branched:
         return ""
     found = []
-    for (problem, row, kind), mine in grouped(lines, lambda line: (line.problem, line.row, line.kind)).items():
-        for line in mine:
-            found.append([problem, str(row), kind, str(line.nodes), percent(line.gap), number(line.seconds)])
+    for (problem, row), mine in grouped(branched, lambda line: (line.problem, line.row)).items():
+        last = [line for line in lines if (line.problem, line.row, line.kind) == (problem, row, LADDER[-1])]
+        shown = [(line.kind, line.nodes, line.gap, line.seconds) for line in mine]
+        shown += [(line.kind, 1, line.gap, line.seconds) for line in last if line.n == row_length(problem)]
+        found += [[problem, str(row), kind, str(n), percent(gap), number(cpu)] for kind, n, gap, cpu in shown]
     return BRANCHING_SECTION.format(table=table(("Layer", "Row", "Bound", "Nodes", "Gap", "CPU s"), found))
 
 

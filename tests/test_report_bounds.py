@@ -209,8 +209,14 @@ def test_branching_covers_every_mask_and_raises_the_bound(monkeypatch):
     assert nodes == (1, 3, 7)
     assert lower[0] < lower[1] < lower[2] <= optimum(form)
     lines = [Branched("toy", 0, "shor", n, 0.25, 2.0) for n in nodes]
-    assert cells(bounds_tables.branching(lines), "toy", "0", "shor", "3")[4:] == ["25.0 %", "2.00"]
-    assert bounds_tables.branching([]) == ""
+    monkeypatch.setattr(bounds_tables, "row_length", lambda name: 576)
+    lines = [replace(one, problem="toy.03.q_proj") for one in lines]
+    text = bounds_tables.branching(
+        lines, [line("03", 0, kind, 0.9) for kind in LADDER] + [line("03", 1, LADDER[-1], 0.8)]
+    )
+    assert cells(text, "toy.03.q_proj", "0", "shor", "3")[4:] == ["25.0 %", "2.00"]
+    assert cells(text, "toy.03.q_proj", "0", LADDER[-1])[3:] == ["1", "10.0 %", "2.00"]
+    assert bounds_tables.branching([], []) == ""
 
 
 def test_no_section_without_methods(page):
