@@ -4,7 +4,7 @@
     python -m benchmarks.figure_worlds -o reports/bounds/figures --redraw
 
 Sampled rows of one layer, one thread. Heuristics give masks; relaxations bound all rows at once, the ladder (Shor,
-doubly nonnegative, McCormick) row by row. Every value is a sum over the rows, as a multiple of Wanda's error. The
+doubly nonnegative, McCormick, triangles) row by row. Every value is a sum over the rows, as a multiple of Wanda's error. The
 figure is drawn from the CSV beside it; ``--redraw`` runs nothing.
 """
 
@@ -218,7 +218,7 @@ def read(path: Path) -> list[Point]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problem", default="smollm2/13.v_proj")
-    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=1200, help="wall time that the ladder may take")
     parser.add_argument("--redraw", action="store_true", help="from the CSV, without running anything")
     parser.add_argument("-o", "--out", type=Path, default=Path("reports/bounds/figures"))
