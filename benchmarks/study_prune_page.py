@@ -118,11 +118,15 @@ def _peers(rows: Sequence[Mapping[str, str]]) -> str:
         row = min(runs, key=lambda run: float(run["cpu_minutes"]))  # others on the machine only ever add to it
         peak = next((run["peak_mb"] for run in reversed(runs) if run["peak_mb"]), "–")
         cells = [row["tool"], row["method"], row["pattern"]]
-        cells += [f"{float(row[text]):.2f}" for text in ("lee-heldout", "wikipedia")]
+        cells += [_span([float(run[text]) for run in runs]) for text in ("lee-heldout", "wikipedia")]
         cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [peak]
         lines.append(f"| {' | '.join(cells)} |")
     versions = sorted({row["versions"] for row in rows})
     return "\n".join([*lines, "", f"Versions: {'; '.join(versions)}."])
+
+
+def _span(values: Sequence[float]) -> str:
+    return " to ".join(sorted({f"{min(values):.2f}", f"{max(values):.2f}"}, key=float))
 
 
 def _profiles(rows: Sequence[Mapping[str, str]]) -> str:
@@ -173,7 +177,8 @@ PEERS = """## Beside llm-compressor
 
 The same model folder, tokens, pattern and machine; both calibrate block by block, in float32, with two threads. Minutes
 and peak are of the whole process, from start to saved folder, on a machine that others used too; of several runs, the
-minutes of the one with the least CPU time. A dash: not measured."""
+minutes of the one with the least CPU time, and the least and the greatest perplexity: other threads and machines give
+other last bits of the Gram matrices, and by that SparseGPT at 2:4 other masks. A dash: not measured."""
 PARTS, OTHER = ("forward", "evaluate", "solver"), ("load", "judge", "save", "rest")
 PROFILES = """## Where the time and the memory go
 
