@@ -210,8 +210,8 @@ def assert_proved(problem: Problem, after: State) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pattern", SEPARABLE)
 def test_bounds_of_hostile_layers(kind, pattern):
-    for problem in hostile_layers(pattern):
-        assert_proved(problem, bounded(problem, kind=kind))
+    for problem in hostile_layers(pattern):  # a bound holds wherever the iterations end
+        assert_proved(problem, bounded(problem, kind=kind, iterations=120))
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
