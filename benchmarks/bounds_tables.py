@@ -59,7 +59,7 @@ of one thread for the whole layer. By `benchmarks/study_layers.py`, from [layers
 """
 
 
-def part(line: Measured) -> tuple[str, str]:
+def part(line: Measured | Layer) -> tuple[str, str]:
     """(block, matrix) of a line."""
     _, block, layer = line.problem.split(".")[:3]
     return block, layer
@@ -97,8 +97,12 @@ def sampled(lines: Lines) -> list[Measured]:
 
 
 def quartiles(gaps: Sequence[float]) -> str:
-    low, middle, high = np.quantile(gaps, (0.25, 0.5, 0.75))
-    return f"{percent(middle)} ({percent(low)} to {percent(high)})"
+    return middle(*np.quantile(gaps, (0.25, 0.5, 0.75)))
+
+
+def middle(low: float, median: float, high: float) -> str:
+    """The median, and the quartiles around it."""
+    return f"{percent(median)} ({percent(low)} to {percent(high)})"
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -144,11 +148,10 @@ def diagonals(layers: Sequence[Layer]) -> str:
     if not layers:
         return ""
     found = []
-    for line in sorted(layers, key=lambda line: (LAYERS.index(line.problem.split(".")[2]), line.problem, line.kind)):
-        _, block, layer = line.problem.split(".")[:3]
-        gaps = f"{percent(line.median)} ({percent(line.low)} to {percent(line.high)})"
-        sums = percent(1 - line.lower / line.upper)
-        found.append([layer, block, line.kind, str(line.rows), str(line.n), gaps, sums, number(line.seconds)])
+    for (block, layer), mine in by_layer(layers):
+        for line in mine:
+            gaps, sums = middle(line.low, line.median, line.high), percent(1 - line.lower / line.upper)
+            found.append([layer, block, line.kind, str(line.rows), str(line.n), gaps, sums, number(line.seconds)])
     head = ("Matrix", "Block", "Bound", "Rows", "n", "Median gap (quartiles)", "Gap of the sums", "CPU s a layer")
     return DIAGONALS_SECTION.format(masks=layers[0].masks, table=table(head, found))
 
@@ -166,7 +169,7 @@ def branching(branched: Sequence[Branched], lines: Lines) -> str:
     return BRANCHING_SECTION.format(table=table(("Layer", "Row", "Bound", "Nodes", "Gap", "CPU s"), found))
 
 
-def by_layer(lines: Lines) -> list[tuple[tuple[str, str], list[Measured]]]:
+def by_layer(lines: Sequence[Any]) -> list[tuple[tuple[str, str], list[Any]]]:
     """((block, matrix), lines), matrix by matrix."""
     return sorted(grouped(lines, part).items(), key=lambda item: (LAYERS.index(item[0][1]), item[0]))
 
@@ -184,10 +187,10 @@ def aims(lines: Lines) -> str:
             gaps = {block: found for block, mine in blocks if (found := best(mine, kinds))}
             if gaps:
                 middles = {block: float(np.median(some)) for block, some in gaps.items()}
-                middle = float(np.mean(list(middles.values())))
+                mean = float(np.mean(list(middles.values())))
                 each = ", ".join(f"{block}: {percent(gap)} of {len(gaps[block])}" for block, gap in middles.items())
-                verdict = "met" if middle <= limit else "missed"
-                compared.append([layer, name, percent(limit), percent(middle), each, verdict])
+                verdict = "met" if mean <= limit else "missed"
+                compared.append([layer, name, percent(limit), percent(mean), each, verdict])
     count = sum(line[-1] == "met" for line in compared)
     head = ("Matrix", "Bound", "Aim", "Mean of the blocks' medians", "Median gap of each block, of rows", "Aim is")
     return f"{count} of the {len(compared)} aims are met on the rows measured so far.\n\n{table(head, compared)}"

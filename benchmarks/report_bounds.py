@@ -166,14 +166,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     draw(options.out / "figures", sampled(lines), sizes)
     write_csv(options.out / "rows.csv", lines)
-    if sizes:
-        write_csv(options.out / "sizes.csv", sizes)
-    if methods:
-        write_csv(options.out / METHODS_CSV, methods)
-    if layers:
-        write_csv(options.out / LAYERS_CSV, layers)
-    if branched:
-        write_csv(options.out / BRANCHING_CSV, branched)
+    files = {"sizes.csv": sizes, METHODS_CSV: methods, LAYERS_CSV: layers, BRANCHING_CSV: branched}
+    for name, some in files.items():
+        if some:
+            write_csv(options.out / name, some)
     text = page(lines, sizes, options.out, options.fixing, methods, layers, branched)
     (options.out / "index.md").write_text(text, encoding="utf-8")
 

@@ -11,7 +11,6 @@ the CSV is not computed again.
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.common import one_thread
 from benchmarks.csv_lines import append, read
+from benchmarks.study_masks import timed
 from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
@@ -52,10 +52,7 @@ class Layer:
 def solve(problem: Problem, kind: str, upper: np.ndarray) -> Layer:
     """The rows' proved bounds of a kind against errors ``upper (rows,)``."""
     line = pipeline.resolve(KINDS[kind])
-    pipeline.warm_up(line, problem)
-    began, cpu = time.perf_counter(), time.process_time()
-    outcome = pipeline.run(problem, line, threads=1)
-    share = min(1.0, (time.process_time() - cpu) / (time.perf_counter() - began))
+    outcome, share = timed(problem, line)
     if not outcome.row_bounds or outcome.result.seconds is None:
         raise SystemExit(f"{problem.name}: {line.text} proved nothing ({outcome.result.reason})")
     lower = np.array(outcome.row_bounds)

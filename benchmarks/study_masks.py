@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from fwbench import pipeline
-from fwbench.pipeline import Pipeline
+from fwbench.pipeline import Outcome, Pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import LAYERS, one
 from fwbench.spec import SpecError
@@ -112,16 +112,21 @@ def lines(specs: Sequence[str]) -> list[Pipeline]:
     return found
 
 
+def timed(problem: Problem, line: Pipeline) -> tuple[Outcome, float]:
+    """What a solver makes of a problem on one thread, compiled before, and its share of a CPU meanwhile."""
+    pipeline.warm_up(line, problem)
+    began, cpu = time.perf_counter(), time.process_time()
+    outcome = pipeline.run(problem, line, collection="study", threads=1)
+    return outcome, min(1.0, (time.process_time() - cpu) / (time.perf_counter() - began))
+
+
 def solve(problem: Problem, line: Pipeline, store: Store) -> str:
     """Run one cell on one thread and keep it; a line that says what came of it, empty if it was there already."""
     key = pipeline.key(problem.hash, line, 0, "cpu", "float32")
     held = store.get(key)
     if held is not None and held.solved:
         return ""
-    pipeline.warm_up(line, problem)
-    began, cpu = time.perf_counter(), time.process_time()
-    outcome = pipeline.run(problem, line, collection="study", threads=1)
-    share = min(1.0, (time.process_time() - cpu) / (time.perf_counter() - began))
+    outcome, share = timed(problem, line)
     result = outcome.result
     timing = {"cpu_share": share}
     if result.seconds is not None:
