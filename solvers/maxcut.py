@@ -16,6 +16,7 @@ import torch
 
 MAX_STEPS = 60
 INSIDE = 0.95  # of the way to the wall
+LEAST_TARGET = 0.01  # of the gap that is left: no step aims at less
 SHORTER, LEAST = 0.8, 1e-7  # the factor of a length that fails, and where a step is none
 LANCZOS = 12  # products for the length of a step
 LARGE = 300  # from this size on they cost less than trying lengths by Cholesky
@@ -37,9 +38,10 @@ def interior_point(
 ) -> Point:
     """Solve both programs, until ``done(y, gap)`` or the ``deadline`` (of ``time.monotonic()``).
 
-    It begins a little inside the plain relaxation, ``Z ≈ C``, with ``X`` the inverse of ``Z`` scaled to unit diagonal:
-    some seven steps fewer than from ``X = I``. A step is three products, two inversions' worth of Cholesky, and one
-    Cholesky for each trial of a length; all matrices lie row by row, as mixed layouts make the entrywise work slow.
+    It begins a little inside the plain relaxation, ``Z ≈ C``, with ``X`` the inverse of ``Z`` scaled to unit diagonal
+    (the first steps are short where ``X`` is far from ``Z⁻¹``). A step is three products, two inversions' worth of
+    Cholesky, and one Cholesky for each trial of a length; all matrices lie row by row, as mixed layouts make the
+    entrywise work slow.
 
     Args:
         C: float64 ``(n, n)``, symmetric, on the CPU.
@@ -48,8 +50,7 @@ def interior_point(
     y, factor = _start(C, margin)
     inverse = torch.cholesky_inverse(factor).mT
     root = inverse.diagonal().rsqrt()
-    X = (inverse * root * root[:, None]).mul_(0.5)
-    X.diagonal().add_(0.5)
+    X = inverse * root * root[:, None]
     n = len(y)
     product, dX = torch.empty_like(C), torch.empty_like(C)
     reach_X = b = 1.0
@@ -62,12 +63,10 @@ def interior_point(
         schur, info = torch.linalg.cholesky_ex(torch.mul(inverse, X, out=product))
         if int(info):
             return Point(y, X, inverse, step, False)  # as far as float64 goes
-        mu = gap / n
         dy = _solve(schur, torch.ones_like(y))
-        _symmetric_product(X, dy, inverse, dX).sub_(X)
         a = _room(C, y, dy, inverse, b)  # X's own room is not worth the factorisations here
-        ahead = gap + a * (_dot(dX, C) - float(dX.diagonal() @ y) - float((X.diagonal() + a * dX.diagonal()) @ dy))
-        target = mu * min(1.0, max(ahead / gap, 0.0) ** 2 + 1e-3)
+        target = gap / n * min(1.0, (1 - a) ** 2 + LEAST_TARGET)  # the predictor leaves 1 - a of the gap
+        _symmetric_product(X, dy, inverse, dX).sub_(X)
         constant = _symmetric_product(dX, dy, inverse, product).add_(inverse, alpha=target)
         dy = _solve(schur, 1 - constant.diagonal())
         _symmetric_product(X, dy, inverse, dX).add_(constant).sub_(X)

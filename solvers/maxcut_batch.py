@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fwbench.solvers.maxcut import INSIDE, LANCZOS, LEAST, MAX_STEPS, SHORTER
+from fwbench.solvers.maxcut import INSIDE, LANCZOS, LEAST, LEAST_TARGET, MAX_STEPS, SHORTER
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: 
     factor = _started(C, y, margin)
     inverse = torch.cholesky_inverse(factor)
     root = _diagonal(inverse).rsqrt()
-    X = (inverse * root[:, :, None] * root[:, None]).mul_(0.5)
-    _diagonal(X).add_(0.5)
+    X = inverse * root[:, :, None] * root[:, None]
     live = torch.arange(programs, device=C.device)
     last = torch.ones_like(y[:, 0])
     reach = last.clone()
@@ -74,10 +73,7 @@ def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: 
         dy = _solve(schur, torch.ones_like(y))
         dX = _symmetric_product(X, dy, inverse).sub_(X)
         a = _room(inverse, dy)
-        moved = _diagonal(X) + a[:, None] * _diagonal(dX)
-        slope = (dX * C).sum(dim=(1, 2)) - (_diagonal(dX) * y).sum(dim=1) - (moved * dy).sum(dim=1)
-        ratio = ((gap + a * slope) / gap).clamp(min=0)
-        target = gap / n * (ratio**2 + 1e-3).clamp(max=1)
+        target = gap / n * ((1 - a) ** 2 + LEAST_TARGET).clamp(max=1)
         constant = _symmetric_product(dX, dy, inverse).add_(inverse * target[:, None, None])
         dy = _solve(schur, 1 - _diagonal(constant))
         dX = _symmetric_product(X, dy, inverse).add_(constant).sub_(X)

@@ -21,7 +21,7 @@ from fwbench.result import Certificate
 from fwbench.solvers.maxcut import interior_point
 
 EPS = float(np.finfo(np.float64).eps)
-START_MARGIN = 0.1  # of Q's mean diagonal: how far inside the plain relaxation the interior point begins
+START_MARGIN = 0.4  # of Q's mean diagonal: how far inside the plain relaxation the interior point begins
 
 
 @dataclass(frozen=True)
