@@ -81,7 +81,7 @@ The first {sample} rows of a seeded sample of each layer, or as many of them as 
 
 On the sampled rows. An aim is met if the mean of the blocks' medians meets it, so each block has the same weight. The
 best bound of a row is the best of its ladder, once up to McCormick and once with triangle inequalities, which cost four
-to nine times as much and are on fewer rows: on q and k by 640 iterations, as they are now, on the others by 320.
+to nine times as much and are on fewer rows.
 
 {aims}
 ## Which layers resist
@@ -143,7 +143,7 @@ def page(
         resisting=tables.resisting(some),
         size_blocks=", ".join(sorted({part(line)[0] for line in sizes})),
         fits=tables.fits(sizes),
-        branching=tables.branching(branched, lines),
+        branching=tables.branching(branched),
         fixing=FIXING + tables.fixing(weights=weights) if weights else "",
         size_figure="\n![Gap against n](figures/gap-against-n.svg)\n" if sizes else "",
     )

@@ -3,7 +3,7 @@
     python -m benchmarks.study_branching smollm2/13.gate_proj smollm2/23.q_proj
     python -m benchmarks.report_bounds reports/bounds/rows.csv reports/bounds/sizes.csv
 
-One row of each layer by Shor's and by McCormick's bound. A node fixes some weights, and its bound is the ladder's on
+One row of each layer by Shor's and McCormick's bounds and by that with triangle inequalities. A node fixes some weights, and its bound is the ladder's on
 the others; it is split on the weight with the most at stake, ``Q_ii u_i (1 - u_i)``. CSV lines after 1, 3, 7 ... nodes.
 """
 
@@ -25,8 +25,13 @@ from fwbench.problems.collections import one
 from fwbench.solvers.bound import chosen_rows
 from fwbench.solvers.mccormick import mccormick
 from fwbench.solvers.shor import RowForm, Shor, shor
+from fwbench.solvers.triangles import triangles
 
-BOUNDS = {"shor": (shor, 6), "mccormick": (mccormick, 3)}  # and levels: 2^(level + 1) - 1 nodes
+BOUNDS = {
+    "shor": (shor, 6),
+    "mccormick": (mccormick, 3),
+    "triangles": (triangles, 2),
+}  # and levels: 2^(level + 1) - 1 nodes
 BRANCHING_CSV = "branching.csv"
 OUT = Path("reports/bounds") / BRANCHING_CSV
 
