@@ -3,9 +3,9 @@
     python -m benchmarks.study_branching smollm2/13.gate_proj smollm2/23.q_proj
     python -m benchmarks.report_bounds reports/bounds/rows.csv reports/bounds/sizes.csv
 
-One row of each layer by Shor's and McCormick's bounds and by that with triangle inequalities. A node fixes some weights,
-and its bound is the ladder's on the others; it is split on the weight with the most at stake, ``Q_ii u_i (1 - u_i)``. CSV
-lines after 1, 3, 7 ... nodes.
+One row of each layer by Shor's and McCormick's bounds and by that with triangle inequalities. A node fixes some
+weights, and its bound is the ladder's on the others; it is split on the weight with the most at stake,
+``Q_ii u_i (1 - u_i)``. CSV lines after 1, 3, 7 ... nodes.
 """
 
 from __future__ import annotations
