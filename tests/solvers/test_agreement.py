@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from brute import best_mask
 
-from fwbench import bounds
+from fwbench import bounds, verify
 from fwbench.pipeline import resolve, run
-from fwbench.problems.collections import load
+from fwbench.problem import Problem
+from fwbench.problems.collections import load, one
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.qp import QuadraticProgram
 from fwbench.solvers.scores import Wanda
@@ -63,3 +64,16 @@ def test_every_bound_lies_below_every_error(problem):
     lower += [bounds.lower_bound(problem, rng.random(problem.shape), bounds.safe(problem.G)) for _ in range(20)]
     assert len(lower) == 23
     assert max(lower) <= min(row.error for row in rows) * (1 + 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_whole_row_of_a_real_layer_is_solved_and_proved():
+    """Row 53 of block 0's k_proj in 2:4, all 576 weights: ten of them hold most of what is at stake."""
+    _, layer = one("smollm2/00.k_proj")
+    row = Problem("row", layer.W[53:54], layer.G, "2:4")
+    after = run(row, resolve("fast+bnb(largest=2000)"))
+    assert after.result.status == "optimal"
+    checked = verify.check(row, after.certificate)
+    assert checked.ok, checked.reason
+    assert after.result.error * (1 - 1e-6) <= checked.bound <= after.result.error
