@@ -192,8 +192,9 @@ def _frontier(lines: Sequence[Measured]) -> Iterable[str]:
     yield (
         "Single rows of layers of SmolLM2-135M, whole or cut to columns chosen at random (a problem is "
         "layer/row/columns@pattern), from the mask of the preset `best`, with the wall's limit that is named: which "
-        "close, and what gap is left on the others. By `python -m benchmarks.study_frontier`, from "
-        "[frontier.csv](frontier.csv).\n"
+        "close, and what gap is left on the others. Rows of block 0's k_proj are those of its 192 on which Shor's "
+        "bound leaves the least gap; the other layers' rows are the first of the bounds' seeded sample. "
+        "By `python -m benchmarks.study_frontier`, from [frontier.csv](frontier.csv).\n"
     )
     found = sorted(longest.values(), key=lambda line: (line.variables, line.problem, line.solver))
     head = ("Problem", "Variables", "Solver", "Limit s", "Status", "Nodes", "CPU s", "Gap")

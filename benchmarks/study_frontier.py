@@ -2,11 +2,13 @@
 
     python -m benchmarks.study_frontier --layers smollm2/03.gate_proj smollm2/13.o_proj --sizes 256,384 --seconds 600
     python -m benchmarks.study_frontier --layers smollm2/03.gate_proj --sizes 576 --patterns 0.05,0.1
+    python -m benchmarks.study_frontier --layers smollm2/00.k_proj --sizes 576 --patterns 2:4 --easiest 6
     python -m benchmarks.study_exact --page
 
 As in ``study_exact``, one row and one thread a run, but from the mask of the preset ``best``, so that what is left is
-the proof. The rows are the first of the seeded sample that the bounds' study measures. A run in the CSV is not made
-again; one with a longer limit is another run, and the page shows the longest.
+the proof. The rows are the first of the seeded sample that the bounds' study measures, or with ``--easiest`` those of
+the layer where Shor's bound leaves the least gap to the preset ``fast``. A run in the CSV is not made again; one with a
+longer limit is another run, and the page shows the longest.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ from benchmarks.common import one_thread
 from benchmarks.csv_lines import append, read
 from benchmarks.study_bounds import PRESET, row_problem
 from benchmarks.study_exact import FRONTIER, OUT, Measured, key, solve
+from fwbench import pipeline
+from fwbench.problem import Problem
 from fwbench.problems.collections import one
 from fwbench.solvers.bound import chosen_rows
+from fwbench.solvers.shor import RowForm, shor
 
 
 def study(options: argparse.Namespace) -> None:
@@ -33,7 +38,7 @@ def study(options: argparse.Namespace) -> None:
     for size, pattern, selector in grid:
         _, whole = one(selector)
         layer = whole.with_pattern(pattern)
-        for row in chosen_rows(options.rows, layer.rows):
+        for row in easiest(layer, options.easiest) if options.easiest else chosen_rows(options.rows, layer.rows):
             problem = row_problem(layer, row, min(size, layer.n))
             problem = replace(problem, name=f"{problem.name}@{pattern}")
             for solver in options.solvers:
@@ -45,12 +50,24 @@ def study(options: argparse.Namespace) -> None:
                 print(f"{line.problem} n {line.variables} {solver}: {line.status}, {shown}", flush=True)
 
 
+def easiest(layer: Problem, count: int) -> list[int]:
+    """The rows with the least gaps, the least first."""
+    upper = layer.row_errors(~pipeline.run(layer, pipeline.resolve("fast"), threads=1).keep)
+    gaps = {}
+    for row in range(layer.rows):
+        form = RowForm.of(layer, row)
+        if form.free:
+            gaps[row] = 1 - shor(form, tolerance=2e-3).proof.bound / upper[row]
+    return sorted(gaps, key=gaps.__getitem__)[:count]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", nargs="+", required=True, help="one layer each, as smollm2/03.gate_proj")
     parser.add_argument("--sizes", default="256", help="numbers of columns; the layer's own for a whole row")
     parser.add_argument("--patterns", default="0.5", help="as for 'fwbench run', one or more")
     parser.add_argument("--rows", default="1", help="N of the seeded sample, or a list such as 3,7,100-120")
+    parser.add_argument("--easiest", type=int, default=0, metavar="N", help="in place of --rows")
     parser.add_argument("--solvers", nargs="+", default=["bnb(largest=2000)", "gurobi(convexify=shared)"])
     parser.add_argument("--seconds", type=float, default=600.0, help="limit of a run")
     parser.add_argument("--out", type=Path, default=OUT)
