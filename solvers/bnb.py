@@ -44,7 +44,7 @@ class BranchAndBound(Stage):
     subtree: int = 5000
     largest: int = 400
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT
     source: ClassVar[str] = "Billionnet, Elloumi, Plateau 2009; Helmberg, Rendl, Vanderbei, Wolkowicz 1996"
