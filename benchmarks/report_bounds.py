@@ -37,13 +37,22 @@ def draw(folder: Path, lines: Lines, sizes: Lines) -> None:
             continue
         with figures.drawing(name, 3.3) as (figure, axes, finish):
             for colour, layer in zip(figures.COLOURS, LAYERS, strict=False):
+                if any(part(line)[1] == layer for line in some):
+                    axes.plot([], [], "-", color=colour, label=layer)
                 for kind, marker in zip(LADDER, "os^D", strict=True):
                     mine = [line for line in some if part(line)[1] == layer and line.kind == kind]
                     split = grouped(mine, lambda line: line.n).values() if key == "n" else [mine] if mine else []
                     points = sorted(tuple(np.median([getattr(x, k) for x in at]) for k in (key, "gap")) for at in split)
                     if points:
-                        axes.plot(*zip(*points, strict=True), marker + "-", color=colour, label=f"{layer}, {kind}")
+                        axes.plot(*zip(*points, strict=True), marker + "-", color=colour)
+            for kind, marker in zip(LADDER, "os^D", strict=True):
+                if any(line.kind == kind for line in some):
+                    axes.plot([], [], marker, color="gray", label=kind)
             axes.set_xscale("log")
+            if key == "n":
+                axes.set_xticks(sorted({line.n for line in some}))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
             axes.set_ylim(bottom=0)
             axes.set_xlabel(label)
             axes.set_ylabel("median gap, (UB − LB) / UB")
