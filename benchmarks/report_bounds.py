@@ -27,6 +27,8 @@ from fwbench.problems.collections import LAYERS
 from fwbench.report import figures
 from fwbench.solvers.bound import LADDER
 
+MARKERS = dict(zip(LADDER, "os^D", strict=True))
+
 
 def draw(folder: Path, lines: Lines, sizes: Lines) -> None:
     """Gaps against seconds by matrix, and gaps against n."""
@@ -39,13 +41,13 @@ def draw(folder: Path, lines: Lines, sizes: Lines) -> None:
             for colour, layer in zip(figures.COLOURS, LAYERS, strict=False):
                 if any(part(line)[1] == layer for line in some):
                     axes.plot([], [], "-", color=colour, label=layer)
-                for kind, marker in zip(LADDER, "os^D", strict=True):
+                for kind, marker in MARKERS.items():
                     mine = [line for line in some if part(line)[1] == layer and line.kind == kind]
                     split = grouped(mine, lambda line: line.n).values() if key == "n" else [mine] if mine else []
                     points = sorted(tuple(np.median([getattr(x, k) for x in at]) for k in (key, "gap")) for at in split)
                     if points:
                         axes.plot(*zip(*points, strict=True), marker + "-", color=colour)
-            for kind, marker in zip(LADDER, "os^D", strict=True):
+            for kind, marker in MARKERS.items():
                 if any(line.kind == kind for line in some):
                     axes.plot([], [], marker, color="gray", label=kind)
             axes.set_xscale("log")
