@@ -15,6 +15,8 @@ from fwbench.stage import Context, Role, Stage, State, register
 if TYPE_CHECKING:
     import torch
 
+SINGULAR = 1e12  # an input's variance over what is left of it once the others explain it: beyond this, rounding
+
 
 @register
 @dataclass(frozen=True)
@@ -75,17 +77,23 @@ class Reswap(Stage):
 
 
 class Shared:
-    """What all rows share: ``G``, the ridge ``λ`` and ``C = (G + λI)⁻¹``, with ``λ`` raised until there is one."""
+    """What all rows share: ``G``, the ridge ``λ`` and ``C = (G + λI)⁻¹``, with ``λ`` raised until there is one.
+
+    The inverse of a singular ``G`` that rounding lets pass is none: its blocks could not be factorised.
+    """
 
     def __init__(self, G: torch.Tensor, mean: float, ridge: float) -> None:
         import torch
 
-        self.G, failed = G, 1
-        while failed:
+        self.G = G
+        while True:
             self.penalty = ridge * mean
-            factor, info = torch.linalg.cholesky_ex(G + self.penalty * torch.eye(len(G), dtype=G.dtype))
-            failed, ridge = int(info), raised(ridge) if int(info) else ridge
-        self.C = torch.cholesky_inverse(factor).contiguous()
+            damped = G + self.penalty * torch.eye(len(G), dtype=G.dtype)
+            factor, failed = torch.linalg.cholesky_ex(damped)
+            self.C = torch.cholesky_inverse(factor).contiguous()
+            if not int(failed) and float((damped.diagonal() * self.C.diagonal()).max()) <= SINGULAR:
+                return
+            ridge = raised(ridge)
 
     def solve(self, w: np.ndarray, keep: np.ndarray, size: int, most: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Exchanges in one row, its mask and its weights after them: of the first and the last mask the better."""
