@@ -51,7 +51,7 @@ class Bound(Stage):
     name: ClassVar[str] = "bound"
     role: ClassVar[Role] = Role.BOUND
     source: ClassVar[str] = "Helmberg, Rendl, Vanderbei, Wolkowicz 1996; Poljak, Rendl, Wolkowicz 1995"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     kind: str = "best"
     rows: int | str | None = None  # all
     seconds: float = 60.0

@@ -22,6 +22,9 @@ LANCZOS = 12  # products for the length of a step
 LARGE = 300  # from this size on they cost less than trying lengths by Cholesky
 
 
+Vector = Callable[[torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Point:
     """Where the interior point ended; every ``y`` on its way is feasible to rounding."""
@@ -39,9 +42,8 @@ def interior_point(
     """Solve both programs, until ``done(y, gap)`` or the ``deadline`` (of ``time.monotonic()``).
 
     It begins a little inside the plain relaxation, ``Z ≈ C``, with ``X`` the inverse of ``Z`` scaled to unit diagonal
-    (the first steps are short where ``X`` is far from ``Z⁻¹``). A step is three products, two inversions' worth of
-    Cholesky, and one Cholesky for each trial of a length; all matrices lie row by row, as mixed layouts make the
-    entrywise work slow.
+    (the first steps are short where ``X`` is far from ``Z⁻¹``). A step is two products, an inversion and three
+    factorisations; all matrices lie row by row, as mixed layouts make the entrywise work slow.
 
     Args:
         C: float64 ``(n, n)``, symmetric, on the CPU.
@@ -51,8 +53,9 @@ def interior_point(
     inverse = torch.cholesky_inverse(factor).mT
     root = inverse.diagonal().rsqrt()
     X = inverse * root * root[:, None]
+    factor = torch.linalg.cholesky_ex(X).L
     n = len(y)
-    product, dX = torch.empty_like(C), torch.empty_like(C)
+    left, product, dX = torch.empty_like(C), torch.empty_like(C), torch.empty_like(C)
     reach_X = b = 1.0
     for step in range(MAX_STEPS):
         gap = _dot(X, C) - float(X.diagonal() @ y)
@@ -66,15 +69,17 @@ def interior_point(
         dy = _solve(schur, torch.ones_like(y))
         a = _room(C, y, dy, inverse, b)  # X's own room is not worth the factorisations here
         target = gap / n * min(1.0, (1 - a) ** 2 + LEAST_TARGET)  # the predictor leaves 1 - a of the gap
-        _symmetric_product(X, dy, inverse, dX).sub_(X)
-        constant = _symmetric_product(dX, dy, inverse, product).add_(inverse, alpha=target)
-        dy = _solve(schur, 1 - constant.diagonal())
-        _symmetric_product(X, dy, inverse, dX).add_(constant).sub_(X)
-        reach_X = _reach(X, dX, min(1.0, reach_X / 0.7))
+        torch.mul(X, dy, out=left)
+        _symmetric_product(left, inverse, product, dX).sub_(X)
+        torch.mul(dX, dy, out=left)  # the corrector's part: of its product the diagonal alone is needed here
+        corrected = torch.linalg.vecdot(left, inverse) + target * inverse.diagonal()
+        dy = _solve(schur, 1 - corrected)
+        left.addcmul_(X, dy)
+        _symmetric_product(left, inverse, product, dX).add_(inverse, alpha=target).sub_(X)
         b, last = _dual_step(C, y, dy, _room(C, y, dy, inverse, b))
+        reach_X, factor = _primal_step(X, dX, factor, reach_X)
         if last is None or max(reach_X, b) < 1e-6:
             return Point(y, X, inverse, step, False)
-        X.add_(dX, alpha=reach_X)
         y = y + b * dy
         inverse = torch.cholesky_inverse(last).mT
     return Point(y, X, inverse, MAX_STEPS, False)
@@ -88,10 +93,10 @@ def _solve(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.cholesky_solve(right[:, None], factor)[:, 0]
 
 
-def _symmetric_product(A: torch.Tensor, d: torch.Tensor, B: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """The symmetric part of ``A diag(d) B``."""
-    whole = (A * d) @ B
-    return torch.add(whole, whole.mT, out=out).mul_(0.5)
+def _symmetric_product(A: torch.Tensor, B: torch.Tensor, work: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """The symmetric part of ``A B``."""
+    torch.mm(A, B, out=work)
+    return torch.add(work, work.mT, out=out).mul_(0.5)
 
 
 def _start(C: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,28 +112,32 @@ def _start(C: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:
 def _room(C: torch.Tensor, y: torch.Tensor, dy: torch.Tensor, inverse: torch.Tensor, last: float) -> float:
     """About the largest step up to 1 that keeps ``C - diag(y + step dy)`` well inside; ``last``: the step before."""
     if len(y) >= LARGE:
-        return _room_by_lanczos(inverse, dy)
+        start = dy.clamp(min=0) + 1e-3 * float(dy.abs().mean())
+        return _length(lambda v: dy * v, lambda v: inverse @ v, start)
     length, _ = _dual_step(C, y, dy, min(1.0, last / 0.7))
     return length if length == 1.0 else INSIDE * length
 
 
-def _room_by_lanczos(inverse: torch.Tensor, dy: torch.Tensor) -> float:
-    """The same with ``Z - step diag(dy)``, without a factorisation.
+def _length(move: Vector, inverse: Vector, v: torch.Tensor) -> float:
+    """About the largest step up to 1 that keeps ``A - step B`` well inside, without a factorisation.
 
-    The largest eigenvalue of ``diag(dy) Z⁻¹``, from above, by Lanczos in the inner product of ``Z⁻¹``.
+    The largest eigenvalue of ``B A⁻¹``, from above, by Lanczos from ``v`` in the inner product of ``A⁻¹``.
+
+    Args:
+        move: ``v ↦ B v``.
+        inverse: ``v ↦ A⁻¹ v``.
     """
-    v = dy.clamp(min=0) + 1e-3 * float(dy.abs().mean())
-    w = inverse @ v
+    w = inverse(v)
     before, beta = torch.zeros_like(v), math.sqrt(max(float(v @ w), 0.0))
     diagonal: list[float] = []
     beside: list[float] = []
     while len(diagonal) < LANCZOS and beta > 1e-12 * max(map(abs, diagonal), default=0.0):
         beside.append(beta)
         before, v, w = v / beta, before, w / beta
-        v = dy * w - (beta * v if diagonal else 0.0)
+        v = move(w) - (beta * v if diagonal else 0.0)
         diagonal.append(float(v @ w))
         v -= diagonal[-1] * before
-        w = inverse @ v
+        w = inverse(v)
         beta = math.sqrt(max(float(v @ w), 0.0))
     if not diagonal:
         return 1.0
@@ -147,10 +156,24 @@ def _dual_step(C: torch.Tensor, y: torch.Tensor, dy: torch.Tensor, length: float
     return 0.0, None
 
 
-def _reach(X: torch.Tensor, move: torch.Tensor, length: float) -> float:
-    """A step that keeps ``X + step move`` positive definite, well inside if it is no full one."""
+def _primal_step(X: torch.Tensor, move: torch.Tensor, factor: torch.Tensor, last: float) -> tuple[float, torch.Tensor]:
+    """Add to ``X`` up to one ``move``, as far as it stays well inside: the length, and the factor of the new ``X``.
+
+    Args:
+        factor: of ``X``; wanted and returned where lengths are by Lanczos.
+        last: the length before.
+    """
+    large = len(X) >= LARGE
+    if large:
+        length = _length(lambda v: -(move @ v), lambda v: _solve(factor, v), factor.sum(dim=1))
+    else:
+        length = min(1.0, last / 0.7)
     while length > LEAST:
-        if int(torch.linalg.cholesky_ex(torch.add(X, move, alpha=length)).info) == 0:
-            return length if length == 1.0 else INSIDE * length
+        moved, info = torch.linalg.cholesky_ex(X.add_(move, alpha=length))
+        if int(info) == 0:
+            if not large and length < 1:
+                X.sub_(move, alpha=(1 - INSIDE) * length)
+            return length if large or length == 1 else INSIDE * length, moved
+        X.sub_(move, alpha=length)
         length *= SHORTER
-    return 0.0
+    return 0.0, factor

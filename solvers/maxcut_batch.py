@@ -1,7 +1,8 @@
-"""Many programs of ``maxcut`` at once, on any device: the same steps, each matrix operation one call for all of them.
+"""Many programs of ``maxcut`` at once, on any device: the same directions, each matrix operation one call for all.
 
 Programs that end are taken out of the batch. A step's length is a program's own: a factorisation that fails shortens
-that program's alone. Made for a GPU; on a CPU one program after the other is faster.
+that program's alone; ``X``'s lengths are found by such trials, not by Lanczos, which would need a triangular solve
+for each of its products. Made for a GPU; on a CPU one program after the other is faster.
 """
 
 from __future__ import annotations
@@ -71,12 +72,11 @@ def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: 
         if not len(live):
             return out
         dy = _solve(schur, torch.ones_like(y))
-        dX = _symmetric_product(X, dy, inverse).sub_(X)
-        a = _room(inverse, dy)
-        target = gap / n * ((1 - a) ** 2 + LEAST_TARGET).clamp(max=1)
-        constant = _symmetric_product(dX, dy, inverse).add_(inverse * target[:, None, None])
-        dy = _solve(schur, 1 - _diagonal(constant))
-        dX = _symmetric_product(X, dy, inverse).add_(constant).sub_(X)
+        dX = _symmetric_product(X * dy[:, None], inverse).sub_(X)
+        target = gap / n * ((1 - _room(inverse, dy)) ** 2 + LEAST_TARGET).clamp(max=1)
+        left = dX * dy[:, None]
+        dy = _solve(schur, 1 - torch.linalg.vecdot(left, inverse) - target[:, None] * _diagonal(inverse))
+        dX = _symmetric_product(left.addcmul_(X, dy[:, None]), inverse).add_(inverse * target[:, None, None]).sub_(X)
         reach, _ = _length(X, dX, (reach / 0.7).clamp(max=1))
         reach = torch.where(reach == 1, reach, INSIDE * reach)
         last, factor = _length(C - torch.diag_embed(y), torch.diag_embed(-dy), _room(inverse, dy))
@@ -99,9 +99,9 @@ def _solve(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
 
 
-def _symmetric_product(A: torch.Tensor, d: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """The symmetric part of ``A diag(d) B``."""
-    whole = (A * d[:, None]) @ B
+def _symmetric_product(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """The symmetric part of ``A B``."""
+    whole = A @ B
     return (whole + whole.mT).mul_(0.5)
 
 
