@@ -8,7 +8,8 @@
 A row is one process on one thread. Its mask is by ``PRESET``; its bounds are a ladder (Shor, doubly nonnegative,
 McCormick, triangles), and a kind's seconds are those of its rung and all below, of the CPU. What is in the CSV is not
 computed again, so a killed run goes on; ``--masks`` computes no bounds, but the masks of lines whose upper is not by
-``PRESET``, and writes the file once, at its end.
+``PRESET``, and writes the file once, at its end. ``--again`` does the same with the bounds of the kinds that are named,
+and keeps the masks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
@@ -68,6 +69,8 @@ class Task:
     row: int
     n: int
     kinds: tuple[str, ...]
+    upper: float | None = None  # where it is known, with ``masks``
+    masks: str = PRESET
 
 
 def solve(task: Task) -> list[Measured]:
@@ -79,7 +82,7 @@ def solve(task: Task) -> list[Measured]:
     form = RowForm.of(problem, 0)
     if not form.free:
         return []
-    upper = best_error(problem)
+    upper = best_error(problem) if task.upper is None else task.upper
     began, found, lines = time.process_time(), None, []
     for kind in LADDER[: 1 + max(LADDER.index(kind) for kind in task.kinds)]:
         if kind == "shor":
@@ -90,7 +93,7 @@ def solve(task: Task) -> list[Measured]:
         if kind in task.kinds:
             gap = 1 - lower / upper if upper > 0 else 0.0
             line = (layer.name, layer.hash[:12], task.row, problem.n, kind, upper, lower, gap, seconds)
-            lines.append(Measured(*line, found.converged, PRESET))
+            lines.append(Measured(*line, found.converged, task.masks))
     return lines
 
 
@@ -163,11 +166,32 @@ def masks_anew(options: argparse.Namespace) -> None:
         new = dict(zip(todo, found, strict=True))
     better = sum(error < old[key] / SAME for key, error in new.items())
     print(f"{better} better, {sum(error > old[key] * SAME for key, error in new.items())} worse, not taken", flush=True)
-    partial = options.out.with_suffix(".partial.csv")
+    rewrite(options.out, lambda line: _with_mask(line, new.get((line.problem, line.row, line.n))))
+
+
+def bounds_anew(options: argparse.Namespace) -> None:
+    """Compute the CSV's bounds of the kinds of ``--bound`` again; masks and other kinds stay."""
+    names = {problem.name: selector for selector in options.problems for _, problem in load(selector)}
+    old: dict[tuple[str, int, int], list[Measured]] = {}
+    for line in read(options.out, Measured):
+        if line.kind in options.bound.split(",") and line.problem in names:
+            old.setdefault((line.problem, line.row, line.n), []).append(line)
+    todo = [
+        Task(names[name], name, row, n, tuple(line.kind for line in lines), lines[0].upper, lines[0].masks)
+        for (name, row, n), lines in old.items()
+    ]
+    print(f"{len(todo)} rows to do", flush=True)
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), one_thread) as pool:
+        new = {(line.problem, line.row, line.n, line.kind): line for part in pool.map(solve, todo) for line in part}
+    rewrite(options.out, lambda line: new.get((line.problem, line.row, line.n, line.kind), line))
+
+
+def rewrite(path: Path, changed: Callable[[Measured], Measured]) -> None:
+    """Change lines of the CSV, those that another run has appended meanwhile included."""
+    partial = path.with_suffix(".partial.csv")
     partial.unlink(missing_ok=True)
-    lines = read(options.out, Measured)  # with what another run has appended meanwhile
-    append(partial, [_with_mask(line, new.get((line.problem, line.row, line.n))) for line in lines])
-    partial.replace(options.out)
+    append(partial, [changed(line) for line in read(path, Measured)])
+    partial.replace(path)
 
 
 def _with_mask(line: Measured, error: float | None) -> Measured:
@@ -186,9 +210,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--masks", action="store_true", help="no bounds: the masks of the CSV's rows anew")
+    parser.add_argument("--again", action="store_true", help="the CSV's bounds of the named kinds anew")
     options = parser.parse_args()
-    if options.masks:
-        masks_anew(options)
+    if options.masks or options.again:
+        (masks_anew if options.masks else bounds_anew)(options)
         return
     done = {(line.problem, line.row, line.n, line.kind) for line in read(options.out, Measured)}
     todo = list(tasks(options, done))

@@ -8,12 +8,14 @@
 As in ``study_exact``, one row and one thread a run, but from the mask of the preset ``best``, so that what is left is
 the proof. The rows are the first of the seeded sample that the bounds' study measures, or with ``--easiest`` those of
 the layer where Shor's bound leaves the least gap to the preset ``fast``. A run in the CSV is not made again; one with a
-longer limit is another run, and the page shows the longest.
+longer limit is another run, and the page shows the longest. Where ``bnb`` solves a whole row, the checker replays its
+proof, and the methods' masks are held against the optimum (a second CSV); ``--anew`` runs again what lacks there.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,17 +25,19 @@ from threadpoolctl import threadpool_limits
 from benchmarks.common import one_thread
 from benchmarks.csv_lines import append, read
 from benchmarks.study_bounds import PRESET, row_problem
-from benchmarks.study_exact import FRONTIER, OUT, Measured, key, solve
-from fwbench import pipeline
+from benchmarks.study_exact import FRONTIER, METHODS, OPTIMA, OUT, Measured, Optimum, key, solve
+from fwbench import pipeline, verify
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
+from fwbench.result import Certificate
 from fwbench.solvers.bound import chosen_rows
 from fwbench.solvers.shor import RowForm, shor
 
 
 def study(options: argparse.Namespace) -> None:
     path = options.out / FRONTIER
-    done = {key(line) for line in read(path, Measured)}
+    done = {key(line): line.status for line in read(path, Measured)}
+    proved = {line.problem for line in read(options.out / OPTIMA, Optimum)}
     grid = product(map(int, options.sizes.split(",")), options.patterns.split(","), options.layers)
     for size, pattern, selector in grid:
         _, whole = one(selector)
@@ -42,12 +46,33 @@ def study(options: argparse.Namespace) -> None:
             problem = row_problem(layer, row, min(size, layer.n))
             problem = replace(problem, name=f"{problem.name}@{pattern}")
             for solver in options.solvers:
-                if (problem.name, 0, solver, options.seconds) in done:
+                status = done.get((problem.name, 0, solver, options.seconds))
+                lacking = size >= layer.n and status == "optimal" and problem.name not in proved
+                if status and not (options.anew and lacking):
                     continue
-                line = solve(problem, 0, solver, options.seconds, start=PRESET)
-                append(path, [line])
+                line, certificate = solve(problem, 0, solver, options.seconds, start=PRESET)
+                if not status:
+                    append(path, [line])
                 shown = f"{line.nodes} nodes, {line.cpu:.0f} s CPU, gap {line.gap:.2%}"
                 print(f"{line.problem} n {line.variables} {solver}: {line.status}, {shown}", flush=True)
+                if size >= layer.n and line.status == "optimal" and certificate is not None:
+                    append(options.out / OPTIMA, [optimum(problem, line, certificate)])
+
+
+def optimum(problem: Problem, line: Measured, certificate: Certificate) -> Optimum:
+    """What the checker says of a proof, and the methods' errors.
+
+    Raises:
+        ValueError: the checker refuses it.
+    """
+    began = time.process_time()
+    checked = verify.check(problem, certificate)
+    seconds = time.process_time() - began
+    if not checked.ok:
+        raise ValueError(f"{problem.name}: {checked.reason}")
+    errors = {name: problem.error(pipeline.run(problem, pipeline.resolve(name), threads=1).keep) for name in METHODS}
+    megabytes = sum(array.nbytes for array in certificate.arrays.values()) / 1e6
+    return Optimum(problem.name, checked.bound, line.upper, line.nodes, megabytes, seconds, **errors)
 
 
 def easiest(layer: Problem, count: int) -> list[int]:
@@ -70,6 +95,7 @@ def main() -> None:
     parser.add_argument("--easiest", type=int, default=0, metavar="N", help="in place of --rows")
     parser.add_argument("--solvers", nargs="+", default=["bnb(largest=2000)", "gurobi(convexify=shared)"])
     parser.add_argument("--seconds", type=float, default=600.0, help="limit of a run")
+    parser.add_argument("--anew", action="store_true", help="rows solved before whose proof is not in the second CSV")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     one_thread()
