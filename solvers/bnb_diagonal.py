@@ -9,14 +9,24 @@ The ``y`` that is best for the subtree's root gives nothing to a variable that i
 deeper down, and the search pays for that: at a node whose relaxation ends at ``u``, a unit of ``y_i`` is worth
 ``4u_i(1 - u_i)``. So ``max y_0 + Σ worth_i y_i`` it is, the root's bound and that of deeper nodes, which scaling by
 ``√worth`` brings to the same form. The interior point (``maxcut``) ends as soon as more would not change the search.
+Foreign solvers' searches gain by such a diagonal as well (``row_diagonals``): Gurobi takes a quarter to a half of the
+nodes that it takes with the root's best (reports/exact).
 """
 
 from __future__ import annotations
 
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 
+from fwbench.problem import Problem
 from fwbench.solvers.maxcut import interior_point
+from fwbench.solvers.shor import RowForm
+from fwbench.solvers.threads import torch_threads
+from fwbench.stage import Context
 
 PENALTY = 4.0  # ρ in mean diagonals of Q
 PART = 0.05  # of the distance between bound and incumbent: a gap this small ends the iteration
@@ -25,7 +35,14 @@ MARGIN = 0.06  # of Q's mean diagonal: how far inside the plain relaxation the i
 
 
 def best_diagonal(
-    Q: np.ndarray, b: np.ndarray, start: np.ndarray, need: np.ndarray, rho: float, target: float, deeper: np.ndarray
+    Q: np.ndarray,
+    b: np.ndarray,
+    start: np.ndarray,
+    need: np.ndarray,
+    rho: float,
+    target: float,
+    deeper: np.ndarray,
+    deadline: float = math.inf,
 ) -> np.ndarray:
     """Diagonal ``d (r,)`` with ``Q - Diag(d) + rho Σ 1_g1_gᵀ ⪰ 0`` to rounding.
 
@@ -34,6 +51,7 @@ def best_diagonal(
         start: group ``g`` is ``start[g]:start[g + 1]``.
         target: the iteration ends when the root's bound exceeds it.
         deeper: ``(r,)``, how much a unit of each ``d`` lifts deeper nodes, 1 on the mean; 0 everywhere: the root alone.
+        deadline: of ``time.monotonic()``; what is returned earlier is valid too.
     """
     r = b.size
     C = np.empty((r + 1, r + 1))
@@ -57,4 +75,29 @@ def best_diagonal(
         return missing <= 0 or gap <= PART * missing
 
     margin = MARGIN * float(Q.diagonal().mean()) or 1.0
-    return 4 * interior_point(torch.from_numpy((C + C.T) / 2), margin, done).y[1:].numpy() / worth[1:]
+    return 4 * interior_point(torch.from_numpy((C + C.T) / 2), margin, done, deadline).y[1:].numpy() / worth[1:]
+
+
+def row_diagonals(problem: Problem, keep: np.ndarray, context: Context) -> dict[int, np.ndarray]:
+    """For each row of a separable pattern the ``d (n,)`` of its whole search, in the units of its error.
+
+    Rows without a choice have none, nor have those that the context's deadline left out: half of the time left is used.
+
+    Args:
+        keep: bool ``(rows, n)``, the incumbents.
+    """
+    deadline, incumbents = time.monotonic() + context.left() / 2, problem.row_errors(~keep)
+
+    def found(row: int) -> np.ndarray | None:
+        form = RowForm.of(problem, row)
+        if not form.free or time.monotonic() >= deadline:
+            return None
+        n, scale = len(form.Q), float(form.Q.diagonal().mean())
+        start = np.arange(0, n + 1, n // len(form.counts))
+        target = (1 + 1e-6) * incumbents[row] / scale
+        rest = (np.zeros(n), start, form.counts, PENALTY, target, np.ones(n), deadline)
+        return scale * best_diagonal(form.Q / scale, *rest)
+
+    with torch_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
+        diagonals = pool.map(found, range(problem.rows))
+        return {row: d for row, d in enumerate(diagonals) if d is not None}

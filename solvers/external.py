@@ -12,7 +12,8 @@ import numpy as np
 from fwbench.problem import Problem, row_errors
 from fwbench.result import Moment
 from fwbench.solvers.blocks import Block, blocks
-from fwbench.solvers.convexify import row_proofs, shared_e
+from fwbench.solvers.bnb_diagonal import row_diagonals
+from fwbench.solvers.convexify import shared_e
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.scores import keep_highest, wanda_score
 from fwbench.stage import Context, Role, Stage, State
@@ -37,7 +38,8 @@ class External(Stage):
     """Base of the stages: ``run`` goes through the blocks, ``solve`` hands one to the solver.
 
     ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
-    ``convexify``: the program is ``uᵀ(Q - D)u + dᵀu`` with ``d = 0``, the shared ``e``, or each row's Shor diagonal.
+    ``convexify``: the program is ``uᵀ(Q - D)u + dᵀu`` with ``d = 0``, the shared ``e``, or each row's own
+    diagonal, that of ``bnb``'s search.
     """
 
     seconds: float = math.inf
@@ -99,7 +101,7 @@ class External(Stage):
     ) -> tuple[np.ndarray | None, dict[int, np.ndarray] | None]:
         """The shared ``e (n,)`` and the rows' own ``d (n,)``; a row that the clock left out has none."""
         if self.convexify == "row":
-            return None, {row: proof.d for row, proof in row_proofs(problem, context).items()}
+            return None, row_diagonals(problem, keep, context)
         if self.convexify == "none":
             return None, None
         plain = FrankWolfe(steps=200).run(problem, State(keep=keep), replace(context, dtype="float64"))

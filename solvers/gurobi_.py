@@ -31,13 +31,14 @@ class Gurobi(External):
 
     ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
     ``threads``: 0 for the context's. ``convexify``: solve ``uᵀ(Q - D)u + dᵀu`` with the shared ``e`` (``shared``) or
-    each row's own ``d`` from its Shor relaxation (``row``).
+    each row's own ``d``, that of ``bnb``'s search (``row``).
     The bound is Gurobi's own claim, to its tolerances; a row that was not reached counts as 0.
     """
 
     threads: int = 0
 
     name: ClassVar[str] = "gurobi"
+    version: ClassVar[int] = 2  # convexify=row: diagonals for deeper nodes
     requires: ClassVar[tuple[str, ...]] = ("gurobipy",)
     source: ClassVar[str] = "Gurobi Optimizer, mixed-integer quadratic programming; Billionnet et al. 2009 (convexify)"
 

@@ -36,7 +36,7 @@ class Scip(External):
 
     ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
     ``convexify``: solve ``uᵀ(Q - D)u + dᵀu`` with ``d = 0`` (``none``), the shared ``e`` (``shared``) or each row's own
-    ``d`` from its Shor relaxation (``row``). ``largest``: variables of a block (a row); beyond it the stage declines
+    ``d``, that of ``bnb``'s search (``row``). ``largest``: variables of a block (a row); beyond it the stage declines
     unless told otherwise. One thread. The bound is SCIP's own claim, to its tolerances; a row that was not reached
     counts as 0, and nothing is called proven where SCIP's optimum is not its mask's error to 1e-6.
     """
@@ -44,6 +44,7 @@ class Scip(External):
     largest: int = 400
 
     name: ClassVar[str] = "scip"
+    version: ClassVar[int] = 2  # convexify=row: diagonals for deeper nodes
     requires: ClassVar[tuple[str, ...]] = ("pyscipopt",)
     source: ClassVar[str] = "Hojny et al., The SCIP Optimization Suite 10.0; Billionnet et al. 2009 (convexify)"
 
