@@ -1,6 +1,10 @@
 """Its presence puts this folder on the path: the tests share ``brute`` and ``layers``."""
 
+import os
 import sys
+
+# before numpy comes: tests run beside each other, and pools of two threads each slow one another many times over
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 import pytest
 from hypothesis import settings
