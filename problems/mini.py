@@ -2,7 +2,8 @@
 
 ``python -m fwbench.problems.mini`` rebuilds the files: bit for bit on one machine, to rounding on another. Columns are
 drawn at random, or are the most correlated set (random sub-blocks are easier than they look). ``n = 256`` and ``384``
-are the frontier, still open when this was written; one whole layer ends the list.
+are the frontier, still open when this was written; one whole layer ends the list, and before it a whole row whose
+optimum is known: of its layer's rows the one that ``bnb`` proves soonest (``benchmarks.study_frontier --easiest``).
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ TOKENS = 65536  # of calibration
 
 @dataclass(frozen=True)
 class Part:
-    """A sub-block: ``n`` columns, chosen ``random``, ``top`` (most correlated) or ``whole``, and ``rows`` rows."""
+    """A sub-block: ``n`` columns, chosen ``random`` or ``top`` (most correlated), and ``rows`` rows drawn at random.
+
+    ``whole``: all columns and rows. ``easy``: all columns, and the row of that number.
+    """
 
     n: int
     layer: str
     choice: str
     pattern: str
     rows: int
+    row: int = -1
 
     @property
     def name(self) -> str:
@@ -67,6 +72,7 @@ PARTS = (
     Part(256, "23.o_proj", "random", "0.6", 1),
     Part(384, "13.up_proj", "random", "0.5", 2),
     Part(384, "07.down_proj", "top", "0.5", 1),
+    Part(576, "00.k_proj", "easy", "2:4", 1, 50),
     Part(576, "07.v_proj", "whole", "0.5", 192),
 )
 
@@ -74,8 +80,8 @@ PARTS = (
 def build(part: Part, layer: Problem) -> Problem:
     """Cut a part out of its layer. The draw is seeded by the part's name and written in ``meta["source"]``."""
     rng = np.random.default_rng(zlib.crc32(part.name.encode()))
-    if part.choice == "whole":
-        columns, rows = np.arange(layer.n), np.arange(layer.rows)
+    if part.choice in ("whole", "easy"):
+        columns, rows = np.arange(layer.n), np.arange(layer.rows) if part.row < 0 else np.array([part.row])
     else:
         draw = rng.choice(np.flatnonzero(layer.G.diagonal() > 0), part.n, replace=False)
         columns = np.sort(draw if part.choice == "random" else most_correlated(layer.G, part.n, int(draw[0])))

@@ -120,7 +120,8 @@ def test_semidefinite_to_the_rounding_of_what_is_stored(tmp_path):
     problem = synthetic.degenerate(n=32)  # singular: rounding makes it slightly indefinite
     for dtype in ("float32", "float64"):
         files.write_problem(problem, tmp_path / "p.safetensors", dtype=dtype)
-        files.read_problem(tmp_path / "p.safetensors")
+        again = files.read_problem(tmp_path / "p.safetensors")
+        np.testing.assert_allclose(again.G, problem.G, rtol=1e-6, atol=1e-6 * problem.G.max())
 
 
 @pytest.mark.parametrize("keep", [0, 7, 50, 300])
