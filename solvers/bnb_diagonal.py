@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from fwbench.problem import Problem
-from fwbench.solvers.maxcut import interior_point
+from fwbench.solvers.maxcut import bordered, interior_point
 from fwbench.solvers.shor import RowForm
 from fwbench.solvers.threads import torch_threads
 from fwbench.stage import Context
@@ -53,18 +53,7 @@ def best_diagonal(
         deeper: ``(r,)``, how much a unit of each ``d`` lifts deeper nodes, 1 on the mean; 0 everywhere: the root alone.
         deadline: of ``time.monotonic()``; what is returned earlier is valid too.
     """
-    r = b.size
-    C = np.empty((r + 1, r + 1))
-    sums = Q.sum(axis=1)
-    C[1:, 1:] = Q / 4
-    C[0, 1:] = C[1:, 0] = (sums + b) / 4
-    C[0, 0] = sums.sum() / 4 + b.sum() / 2
-    for group in range(len(need)):
-        z = np.zeros(r + 1)
-        z[0] = start[group + 1] - start[group] - 2 * need[group]
-        z[1 + start[group] : 1 + start[group + 1]] = 1
-        C += rho / 4 * np.outer(z, z)
-
+    C = bordered(Q, b, start, need, rho)
     worth = np.append(1.0, 1.0 + DEEPER * deeper)
     root = np.sqrt(worth)
     C *= root * root[:, None]

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,6 +21,22 @@ LEAST_TARGET = 0.01  # of the gap that is left: no step aims at less
 SHORTER, LEAST = 0.8, 1e-7  # the factor of a length that fails, and where a step is none
 LANCZOS = 12  # products for the length of a step
 LARGE = 300  # from this size on they cost less than trying lengths by Cholesky
+
+
+def bordered(Q: np.ndarray, linear: np.ndarray, start: np.ndarray, need: np.ndarray, rho: float) -> np.ndarray:
+    """``C (n + 1, n + 1)`` of a row: with ``x = (1, 2u - 1)``, ``xᵀCx = uᵀQu + linearᵀu + rho Σ_g (Σu_g - need_g)²``.
+
+    The last term is ``rho/4 (z_gᵀx)²`` with ``z_g = (size - 2 need_g, 1, ..., 1)`` on group ``start[g]:start[g + 1]``.
+    """
+    sums, sizes = Q.sum(axis=1), np.diff(start)
+    off = rho / 4 * (sizes - 2 * need)
+    C = np.empty((len(Q) + 1, len(Q) + 1))
+    C[1:, 1:] = Q / 4
+    for first, last in pairwise(start + 1):
+        C[first:last, first:last] += rho / 4
+    C[0, 1:] = C[1:, 0] = (sums + linear) / 4 + np.repeat(off, sizes)
+    C[0, 0] = sums.sum() / 4 + linear.sum() / 2 + off @ (sizes - 2 * need)
+    return C
 
 
 Vector = Callable[[torch.Tensor], torch.Tensor]

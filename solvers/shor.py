@@ -18,7 +18,7 @@ import torch
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
-from fwbench.solvers.maxcut import interior_point
+from fwbench.solvers.maxcut import bordered, interior_point
 
 EPS = float(np.finfo(np.float64).eps)
 START_MARGIN = 0.4  # of Q's mean diagonal: how far inside the plain relaxation the interior point begins
@@ -173,21 +173,6 @@ def max_cut(form: RowForm, rho: float | None = None) -> np.ndarray:
     """``C (n + 1, n + 1)`` in units of the mean diagonal, with ``rho`` as in :func:`shor`."""
     scale, rho = _units(form, rho)
     n = len(form.Q)
-    Q = form.Q / scale
-    C = np.empty((n + 1, n + 1))
-    C[1:, 1:] = Q
-    C[0, 1:] = Q.sum(axis=1)
-    C[0, 0] = C[0, 1:].sum()
-    if form.linear is not None:
-        C[0, 1:] += form.linear / scale
-        C[0, 0] += 2 * form.linear.sum() / scale
-    C[1:, 0] = C[0, 1:]
-    C /= 4
-    size = n // len(form.counts)
-    for g, count in enumerate(form.counts):
-        part = slice(1 + g * size, 1 + (g + 1) * size)
-        C[part, part] += rho
-        C[0, part] += rho * (size - 2 * count)
-        C[part, 0] += rho * (size - 2 * count)
-        C[0, 0] += rho * (size - 2 * count) ** 2
-    return C
+    linear = np.zeros(n) if form.linear is None else form.linear / scale
+    start = np.linspace(0, n, len(form.counts) + 1, dtype=np.int64)
+    return bordered(form.Q / scale, linear, start, form.counts, 4 * rho)
