@@ -9,7 +9,7 @@ As in ``study_exact``, one row and one thread a run, but from the mask of the pr
 the proof. The rows are the first of the seeded sample that the bounds' study measures, or with ``--easiest`` those of
 the layer where Shor's bound leaves the least gap to the preset ``fast``. A run in the CSV is not made again; one with a
 longer limit is another run, and the page shows the longest. Where ``bnb`` solves a whole row, the checker replays its
-proof, and the methods' masks are held against the optimum (a second CSV); ``--anew`` runs again what lacks there.
+proof, and the methods' masks are held against the optimum (a second CSV).
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ from fwbench.solvers.shor import RowForm, shor
 
 def study(options: argparse.Namespace) -> None:
     path = options.out / FRONTIER
-    done = {key(line): line.status for line in read(path, Measured)}
-    proved = {line.problem for line in read(options.out / OPTIMA, Optimum)}
+    done = {key(line) for line in read(path, Measured)}
     grid = product(map(int, options.sizes.split(",")), options.patterns.split(","), options.layers)
     for size, pattern, selector in grid:
         _, whole = one(selector)
@@ -46,13 +45,10 @@ def study(options: argparse.Namespace) -> None:
             problem = row_problem(layer, row, min(size, layer.n))
             problem = replace(problem, name=f"{problem.name}@{pattern}")
             for solver in options.solvers:
-                status = done.get((problem.name, 0, solver, options.seconds))
-                lacking = size >= layer.n and status == "optimal" and problem.name not in proved
-                if status and not (options.anew and lacking):
+                if (problem.name, 0, solver, options.seconds) in done:
                     continue
                 line, certificate = solve(problem, 0, solver, options.seconds, start=PRESET)
-                if not status:
-                    append(path, [line])
+                append(path, [line])
                 shown = f"{line.nodes} nodes, {line.cpu:.0f} s CPU, gap {line.gap:.2%}"
                 print(f"{line.problem} n {line.variables} {solver}: {line.status}, {shown}", flush=True)
                 if size >= layer.n and line.status == "optimal" and certificate is not None:
@@ -95,7 +91,6 @@ def main() -> None:
     parser.add_argument("--easiest", type=int, default=0, metavar="N", help="in place of --rows")
     parser.add_argument("--solvers", nargs="+", default=["bnb(largest=2000)", "gurobi(convexify=shared)"])
     parser.add_argument("--seconds", type=float, default=600.0, help="limit of a run")
-    parser.add_argument("--anew", action="store_true", help="rows solved before whose proof is not in the second CSV")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     one_thread()
