@@ -73,7 +73,9 @@ PAGE = """# How far the best masks can be from the optimum
 ladder Shor, doubly nonnegative, McCormick, triangles of `fwbench.solvers.bound`. The gap is (UB − LB) / UB against the
 row's mask by {masks}.
 A row is one process with one thread of BLAS; seconds are CPU seconds, those of a kind with all below it. Contention
-for caches and memory raises them, and layers were measured under different loads.
+for caches and memory raises them, and layers were measured under different loads. Shor's seconds are those of the
+interior point of version 6 of `bound`; the rungs above it were measured when it took 1.4 (version 5) or 1.9 times
+(version 4) as long, side by side on one machine.
 {unconverged} of {bounds} interior points did not reach their tolerance; their bounds
 hold all the same. Lower bounds here are computed in float64; those of `fwbench certify` are proved by `fwbench verify`.
 Written by `benchmarks/report_bounds.py`; one line a bound in [rows.csv](rows.csv){sizes_link}.
