@@ -265,6 +265,7 @@ def _by_size(lines: Sequence[Measured]) -> Iterable[list[str]]:
 
 RATIOS = (  # what is compared: of which solver to which
     ("nodes", "gurobi", "gurobi(convexify=shared)"),
+    ("nodes", "gurobi", "gurobi(convexify=row)"),
     ("cpu", "gurobi", "bnb"),
     ("cpu", "bnb", "gurobi(convexify=shared)"),
 )
