@@ -90,9 +90,10 @@ class Shared:
             self.penalty = ridge * mean
             damped = G + self.penalty * torch.eye(len(G), dtype=G.dtype)
             factor, failed = torch.linalg.cholesky_ex(damped)
-            self.C = torch.cholesky_inverse(factor).contiguous()
-            if not int(failed) and float((damped.diagonal() * self.C.diagonal()).max()) <= SINGULAR:
-                return
+            if not int(failed):
+                self.C = torch.cholesky_inverse(factor).contiguous()
+                if float((damped.diagonal() * self.C.diagonal()).max()) <= SINGULAR:
+                    return
             ridge = raised(ridge)
 
     def solve(self, w: np.ndarray, keep: np.ndarray, size: int, most: int) -> tuple[int, np.ndarray, np.ndarray]:
