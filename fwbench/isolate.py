@@ -4,7 +4,8 @@ A :class:`Worker` is one child process that takes one job after another, a job b
 ``module:function`` with pickled arguments. Whatever the child does (hang, eat memory, crash) ends as a :class:`Death`
 with its true reason, and nobody else notices. Nothing here knows what the jobs are about.
 
-The child calls :func:`started` when its preparations are over: the time limit counts from there.
+The child calls :func:`started` when its preparations are over: the time limit counts from there; and :func:`judging`
+when the work that is limited is done, and only what the caller makes of it is left.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one job. ``seconds`` is what the job knows of; it is killed ``grace`` later."""
+    """Of one job. ``seconds`` is what the job knows of; it is killed ``grace`` later, unless it is being judged."""
 
     seconds: float = math.inf
     grace: float = 2.0
     setup_seconds: float = math.inf  # until the job says that it has started
+    judging_seconds: float = math.inf  # from when it says that it is being judged
     memory: int | None = None  # bytes, resident, of the process and its children
 
 
@@ -71,6 +73,7 @@ class _Job:
     submitted: float
     oom_kills: int  # of the system, when it was submitted
     started: float | None = None
+    judging: float | None = None
     peak: int = 0
     message: tuple[str, Any] | None = field(default=None, repr=False)
 
@@ -212,6 +215,8 @@ class Worker:
                 elif kind == "started":
                     self._job.started = time.monotonic()
                     self._job.peak = 0
+                elif kind == "judging":
+                    self._job.judging = time.monotonic()
                 else:
                     self._job.message = (kind, content)
         except (EOFError, OSError):
@@ -246,6 +251,9 @@ class Worker:
         if job.started is None:
             if now > job.submitted + limits.setup_seconds:
                 return self._end("setup", f"killed: its preparations did not end within {limits.setup_seconds:g} s")
+        elif job.judging is not None:
+            if now > job.judging + limits.judging_seconds:
+                return self._end("time", f"killed: it was not judged within {limits.judging_seconds:g} s")
         elif now > job.started + limits.seconds + limits.grace:
             reason = f"killed: did not stop {limits.grace:g} s after its limit of {limits.seconds:g} s"
             return self._end("time", reason)
@@ -303,6 +311,12 @@ def started() -> None:
     if _answers is not None:
         _reset_peak()
         _answers.send(("started", None))
+
+
+def judging() -> None:
+    """Called by a job when what its time limit is for has ended."""
+    if _answers is not None:
+        _answers.send(("judging", None))
 
 
 def serve(commands_fd: int, answers_fd: int) -> None:

@@ -215,6 +215,7 @@ class _Grid:
             self.settings.time_limit,
             grace(self.settings.time_limit, job.problem),
             self.settings.warm_up_seconds(job.line),
+            judging_seconds(self.settings.time_limit),
             self.settings.memory_limit,
         )
         order = (job.collection, job.line.text, job.seed, warm_up, self.settings)
@@ -291,6 +292,11 @@ def grace(limit: float, problem: Problem) -> float:
     return max(2.0, 0.1 * limit if math.isfinite(limit) else 0.0) + flops * _SECONDS_PER_FLOP
 
 
+def judging_seconds(limit: float) -> float:
+    """Seconds for checking a mask and its proof: a tree's proof takes a part of the time of its search."""
+    return 60.0 + 10.0 * limit
+
+
 def _worker(settings: Settings) -> Worker:
     setup = [
         ("fwbench.pipeline:load_solvers", ()),
@@ -349,7 +355,8 @@ def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]
     times = {"reference_before": timing.reference(max_age=1.0), "load": timing.load_average()}
     before = checksum(problem)
     isolate.started()
-    outcome = pipeline.run(problem, line, threads=settings.threads, time_limit=settings.time_limit, **common)
+    limits = {"threads": settings.threads, "time_limit": settings.time_limit}
+    outcome = pipeline.run(problem, line, on_solved=isolate.judging, **limits, **common)
     times |= {"reference_after": timing.reference(), "blas_threads": timing.blas_threads()}
     result = outcome.result
     if checksum(problem) != before:

@@ -79,6 +79,15 @@ def test_too_slow_in_its_preparations(worker):
     assert time.monotonic() - began < 10
 
 
+JUDGED = "[(m := __import__('fwbench.isolate').isolate).started(), m.judging(), __import__('time').sleep({})] and 7"
+
+
+def test_what_is_judged_has_a_limit_of_its_own(worker):
+    assert call(worker, "builtins:eval", JUDGED.format(0.5), seconds=0.1, grace=0.1).value == 7
+    reply = call(worker, "builtins:eval", JUDGED.format(60), judging_seconds=0.2)
+    assert (reply.kind, reply.started, reply.reason) == ("time", True, "killed: it was not judged within 0.2 s")
+
+
 def test_memory_taken_bit_by_bit(worker):
     reply = call(worker, "builtins:eval", "[bytearray(b'x') * 4096 for _ in range(1 << 30)]", memory=200 << 20)
     assert reply.kind == "memory"

@@ -143,6 +143,44 @@ def test_a_full_disk_ends_the_run_with_its_reason(store):
     assert 0 < run_grid(layers(5), ["wanda", "magnitude"], store).reused == kept < 10
 
 
+SLOW_CHECKER = """
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fwbench import verify
+from fwbench.solvers.bnb import BranchAndBound
+from fwbench.stage import Role, Stage, register
+
+check = verify.check
+
+
+def slow(problem, certificate):
+    time.sleep(3.5)
+    return check(problem, certificate)
+
+
+@register
+@dataclass(frozen=True)
+class Proving(Stage):
+    name: ClassVar[str] = "proving"
+    role: ClassVar[Role] = Role.EXACT
+    source: ClassVar[str] = "tests"
+
+    def run(self, problem, state, context):
+        verify.check = slow  # of the worker's process
+        return BranchAndBound().run(problem, state, context)
+"""
+
+
+def test_the_time_of_checking_a_proof_is_not_the_solvers(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_CHECKER)
+    with Store(tmp_path / "store.db") as store:
+        run_grid(layers(1), ["proving"], store, time_limit=1.0, files=[tmp_path / "slow.py"])
+        [result] = store.results()
+    assert (result.status, result.proof) == ("optimal", "verified")
+
+
 def test_grace_grows_with_the_limit_and_the_problem():
     problem = random_layer("0.5")
     assert grace(1.0, problem) == pytest.approx(2.0, abs=1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -63,6 +64,7 @@ def run(
     seed: int = 0,
     threads: int = 0,
     time_limit: float = math.inf,
+    on_solved: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run a pipeline on a problem and judge the answer.
 
@@ -70,6 +72,7 @@ def run(
         threads: 0 for all cores.
         time_limit: seconds; stages stop themselves, and what is left is skipped but for rounding. (The runner kills
             what does not stop.)
+        on_solved: called when the last stage has ended and its mask and proof are about to be checked.
     """
     blank = failed(problem, pipeline, "", collection=collection, device=device, dtype=dtype, seed=seed)
     try:
@@ -100,6 +103,8 @@ def run(
         counters=dict(state.counters),
         trace=tuple(Moment(*point) for point in state.trace),
     )
+    if on_solved is not None:
+        on_solved()
     return judged(problem, row, state, skipped)
 
 
