@@ -355,7 +355,7 @@ def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]
     times = {"reference_before": timing.reference(max_age=1.0), "load": timing.load_average()}
     before = checksum(problem)
     isolate.started()
-    limits = {"threads": settings.threads, "time_limit": settings.time_limit}
+    limits: dict[str, Any] = {"threads": settings.threads, "time_limit": settings.time_limit}
     outcome = pipeline.run(problem, line, on_solved=isolate.judging, **limits, **common)
     times |= {"reference_after": timing.reference(), "blas_threads": timing.blas_threads()}
     result = outcome.result
