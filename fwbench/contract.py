@@ -255,7 +255,8 @@ def _try_all(
             case = todo[0]
             if worker is None or not worker.alive:
                 worker = Worker(setup)
-            limits = Limits(case.seconds, GRACE + case.seconds, warm_up_limit, memory_limit)  # it runs twice
+            grace = GRACE + case.seconds  # it runs twice
+            limits = Limits(case.seconds, grace, setup_seconds=warm_up_limit, memory=memory_limit)
             order = ("fwbench.contract:probe", case.problem, text, case.seconds, device, warm_up)
             reply = _await(worker, order, limits)
             if isinstance(reply, Death) and reply.kind == "setup" and warm_up:

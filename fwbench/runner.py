@@ -214,9 +214,9 @@ class _Grid:
         limits = Limits(
             self.settings.time_limit,
             grace(self.settings.time_limit, job.problem),
-            self.settings.warm_up_seconds(job.line),
-            judging_seconds(self.settings.time_limit),
-            self.settings.memory_limit,
+            setup_seconds=self.settings.warm_up_seconds(job.line),
+            judging_seconds=judging_seconds(self.settings.time_limit),
+            memory=self.settings.memory_limit,
         )
         order = (job.collection, job.line.text, job.seed, warm_up, self.settings)
         slot.worker.submit("fwbench.runner:execute", job.problem if fresh else None, order, limits=limits)
