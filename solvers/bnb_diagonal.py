@@ -16,16 +16,14 @@ nodes that it takes with the root's best (reports/exact).
 from __future__ import annotations
 
 import math
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from fwbench.problem import Problem
+from fwbench.solvers.convexify import each_row
 from fwbench.solvers.maxcut import bordered, interior_point
 from fwbench.solvers.shor import RowForm
-from fwbench.solvers.threads import torch_threads
 from fwbench.stage import Context
 
 PENALTY = 4.0  # ρ in mean diagonals of Q
@@ -75,18 +73,13 @@ def row_diagonals(problem: Problem, keep: np.ndarray, context: Context) -> dict[
     Args:
         keep: bool ``(rows, n)``, the incumbents.
     """
-    deadline, incumbents = time.monotonic() + context.left() / 2, problem.row_errors(~keep)
+    incumbents = problem.row_errors(~keep)
 
-    def found(row: int) -> np.ndarray | None:
-        form = RowForm.of(problem, row)
-        if not form.free or time.monotonic() >= deadline:
-            return None
+    def diagonal(row: int, form: RowForm, deadline: float) -> np.ndarray:
         n, scale = len(form.Q), float(form.Q.diagonal().mean())
         start = np.arange(0, n + 1, n // len(form.counts))
         target = (1 + 1e-6) * incumbents[row] / scale
         rest = (np.zeros(n), start, form.counts, PENALTY, target, np.ones(n), deadline)
         return scale * best_diagonal(form.Q / scale, *rest)
 
-    with torch_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
-        diagonals = pool.map(found, range(problem.rows))
-        return {row: d for row, d in enumerate(diagonals) if d is not None}
+    return each_row(problem, context, diagonal)

@@ -7,9 +7,10 @@ and lies nearer to a mask.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from fwbench.result import Certificate
 from fwbench.solvers.shor import RowForm, RowProof, row_certificate, shor, tangent_bound
 from fwbench.solvers.threads import torch_threads
 from fwbench.stage import Context
+
+Found = TypeVar("Found")
 
 MAX_STEPS = 60
 FLOOR = 1e-6  # of the largest weight: below it a weight is raised, so that every coordinate stays well posed
@@ -73,17 +76,25 @@ def row_proofs(problem: Problem, context: Context, *, tolerance: float = 1e-3) -
     ``h`` is convex where the counts are right, and its minimum over the polytope is the Shor bound. Rows without a
     choice have none, nor have those that the context's deadline left out: half of the time left is used.
     """
+    return each_row(
+        problem, context, lambda _, form, deadline: shor(form, tolerance=tolerance, deadline=deadline).proof
+    )
+
+
+def each_row(problem: Problem, context: Context, work: Callable[[int, RowForm, float], Found]) -> dict[int, Found]:
+    """What ``work(row, form, deadline)`` finds for each row that has a choice, the rows beside each other.
+
+    Half of the time that the context leaves is used; rows that are not begun by then are left out.
+    """
     deadline = time.monotonic() + context.left() / 2
 
-    def prove(row: int) -> RowProof | None:
+    def found(row: int) -> Found | None:
         form = RowForm.of(problem, row)
-        if not form.free or time.monotonic() >= deadline:
-            return None
-        return shor(form, tolerance=tolerance, deadline=deadline).proof
+        return work(row, form, deadline) if form.free and time.monotonic() < deadline else None
 
     with torch_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
-        found = pool.map(prove, range(problem.rows))
-        return {row: proof for row, proof in enumerate(found) if proof is not None}
+        items = enumerate(pool.map(found, range(problem.rows)))
+        return {row: item for row, item in items if item is not None}
 
 
 def layer_certificate(

@@ -21,6 +21,7 @@ LEAST_TARGET = 0.01  # of the gap that is left: no step aims at less
 SHORTER, LEAST = 0.8, 1e-7  # the factor of a length that fails, and where a step is none
 LANCZOS = 12  # products for the length of a step
 LARGE = 300  # from this size on they cost less than trying lengths by Cholesky
+Vector = Callable[[torch.Tensor], torch.Tensor]
 
 
 def bordered(Q: np.ndarray, linear: np.ndarray, start: np.ndarray, need: np.ndarray, rho: float) -> np.ndarray:
@@ -37,9 +38,6 @@ def bordered(Q: np.ndarray, linear: np.ndarray, start: np.ndarray, need: np.ndar
     C[0, 1:] = C[1:, 0] = (sums + linear) / 4 + np.repeat(off, sizes)
     C[0, 0] = sums.sum() / 4 + linear.sum() / 2 + off @ (sizes - 2 * need)
     return C
-
-
-Vector = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
