@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from fwbench.solvers.jit import njit
+
 # -ln of a uniform number, tabulated: a logarithm for each proposal would cost as much as all else
 TABLE = -np.log((np.arange(4096) + 0.5) / 4096)
 FAST = {"contract", "nsz"}
@@ -83,14 +85,14 @@ def keys(seed: int, rows: np.ndarray, run: int) -> np.ndarray:
         return (x ^ (x >> np.uint64(31))) | np.uint64(1)
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _errors(W, G, pruned, out):  # type: ignore[no-untyped-def]
     for r in numba.prange(W.shape[0]):
         y = np.zeros(W.shape[1])
         out[r] = _products(W[r], G, pruned[r], y)
 
 
-@numba.njit(cache=True)
+@njit
 def _products(w, G, pruned, y):  # type: ignore[no-untyped-def]
     """Add ``G (w∘u)`` to ``y``; the row's error."""
     for i in range(w.size):
@@ -103,19 +105,19 @@ def _products(w, G, pruned, y):  # type: ignore[no-untyped-def]
     return error
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _axpy(y, a, x):  # type: ignore[no-untyped-def]
     for t in range(y.size):
         y[t] += a * x[t]
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _axpy_two(y, a, x, b, z):  # type: ignore[no-untyped-def]
     for t in range(y.size):
         y[t] += a * x[t] - b * z[t]
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _begin(W, G, now, free, group, y, slots, groups, count, level):  # type: ignore[no-untyped-def]
     n = W.shape[1]
     for r in numba.prange(W.shape[0]):
@@ -141,7 +143,7 @@ def _begin(W, G, now, free, group, y, slots, groups, count, level):  # type: ign
             count[r] += 1
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _cool(W, G, now, best, y, slots, groups, count, level, random, diagonal, table, hot, cold, first, stop, total):  # type: ignore[no-untyped-def]
     accepted = np.zeros(W.shape[0], np.int64)
     for r in numba.prange(W.shape[0]):
@@ -162,7 +164,7 @@ def _cool(W, G, now, best, y, slots, groups, count, level, random, diagonal, tab
     return accepted.sum()
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _sweep(w, G, now, best, y, slots, groups, count, level, x, diagonal, table, heat, watch):  # type: ignore[no-untyped-def]
     """As many proposals as weights, at one temperature; the random state and the swaps accepted."""
     error = level[0]

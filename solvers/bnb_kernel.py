@@ -8,10 +8,10 @@ which the nodes left open would follow.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from fwbench.solvers.bnb_relax import FINE, fix, force, gradient, move, relax, settle, solve, value_of
+from fwbench.solvers.jit import njit
 
 LEAF, BRANCH, FIX, POINT = 0, 1, 3, 5  # BRANCH + value of the first child, FIX + value
 CANDIDATES = 12  # variables looked at in a node
@@ -19,7 +19,7 @@ RELIABLE = 6  # looks at a variable's two children before its average is trusted
 LOOK = 72  # steps of a look
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def descend(A, b, start, v, g):  # type: ignore[no-untyped-def]
     """Best 1-swaps within the groups until none helps; mask ``v``, its gradient ``g`` in place, its value returned."""
     value = value_of(b, v, g)
@@ -41,7 +41,7 @@ def descend(A, b, start, v, g):  # type: ignore[no-untyped-def]
         value += best
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def perturbed(A, b, start, v, rounds, seed):  # type: ignore[no-untyped-def]
     """Random exchanges and descent, again and again from the best mask ``v``, in place; its value."""
     np.random.seed(seed)  # noqa: NPY002 (numba's own)
@@ -65,7 +65,7 @@ def perturbed(A, b, start, v, rounds, seed):  # type: ignore[no-untyped-def]
     return best
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _round(A, b, start, need, u, v, g):  # type: ignore[no-untyped-def]
     """The mask of the largest ``u`` of each group, refined, in ``v``; its value."""
     for group in range(start.size - 1):
@@ -77,12 +77,12 @@ def _round(A, b, start, need, u, v, g):  # type: ignore[no-untyped-def]
     return descend(A, b, start, v, g)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _gain(psc, seen, side, k, overall, width):  # type: ignore[no-untyped-def]
     return (psc[side, k] / seen[side, k] if seen[side, k] > 0 else overall) * width * width
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def choose(A, b, start, need, low, high, u, lower, target, psc, seen, work):  # type: ignore[no-untyped-def]
     """Variable to branch on: the largest product of its children's gains, by a look or by averages (-1: none free)."""
     r = u.size
@@ -132,7 +132,7 @@ def choose(A, b, start, need, low, high, u, lower, target, psc, seen, work):  # 
     return at
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _emit(stream, used, code, operand):  # type: ignore[no-untyped-def]
     if used == len(stream):
         more = np.empty((2 * used, 2), np.int16)
@@ -143,7 +143,7 @@ def _emit(stream, used, code, operand):  # type: ignore[no-untyped-def]
     return stream, used + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _free(low, high):  # type: ignore[no-untyped-def]
     number = 0
     for i in range(low.size):
@@ -151,7 +151,7 @@ def _free(low, high):  # type: ignore[no-untyped-def]
     return number
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _store(points, used, low, high, u):  # type: ignore[no-untyped-def]
     if used + u.size > points.size:
         more = np.empty(2 * points.size + u.size, np.uint16)
@@ -164,7 +164,7 @@ def _store(points, used, low, high, u):  # type: ignore[no-untyped-def]
     return points, used
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, effort, psc, seen, split, stop):  # type: ignore[no-untyped-def]
     """Search the subtree from the point ``first (r,)`` until it is done or ``budget`` nodes are spent.
 

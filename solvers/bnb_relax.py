@@ -13,8 +13,9 @@ the other way round, raises that by the distance of its ``g`` to the other side'
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from fwbench.solvers.jit import njit
 
 COARSE, FINE = 16.0, 32768.0  # points are whole parts of these, or of what lies between in steps of 4
 LOSS = 0.05  # of the distance to the incumbent that a coarse point may lose
@@ -23,7 +24,7 @@ CHECK = 12  # steps between two looks at the bound
 PATIENCE = 0.04  # a node that cannot be pruned is solved to this part of its distance from the incumbent
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def gradient(A, b, u, g):  # type: ignore[no-untyped-def]
     """``g = 2Au + b`` in place."""
     g[:] = b
@@ -35,7 +36,7 @@ def gradient(A, b, u, g):  # type: ignore[no-untyped-def]
                 g[j] += t * row[j]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def value_of(b, u, g):  # type: ignore[no-untyped-def]
     s = 0.0
     for i in range(u.size):
@@ -43,7 +44,7 @@ def value_of(b, u, g):  # type: ignore[no-untyped-def]
     return 0.5 * s
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def bound(b, start, need, low, high, u, g, edge):  # type: ignore[no-untyped-def]
     """Value at ``u`` and the bound it gives; ``edge (groups, 2)``: the largest ``g`` pruned and the least kept."""
     gap = 0.0
@@ -71,7 +72,7 @@ def bound(b, start, need, low, high, u, g, edge):  # type: ignore[no-untyped-def
     return value, value - gap
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _select(x, k):  # type: ignore[no-untyped-def]
     """Reorder ``x`` so that its ``k`` smallest come first (Hoare)."""
     left, right = 0, x.size - 1
@@ -95,7 +96,7 @@ def _select(x, k):  # type: ignore[no-untyped-def]
             break
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def move(A, g, i, j, t):  # type: ignore[no-untyped-def]
     """Gradient after ``t`` has moved from ``j`` to ``i``."""
     t *= 2.0
@@ -104,7 +105,7 @@ def move(A, g, i, j, t):  # type: ignore[no-untyped-def]
         g[k] += t * (ai[k] - aj[k])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def solve(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type: ignore[no-untyped-def]
     """Lower the value at ``u`` until it is known whether the bound reaches ``target``; (value, bound)."""
     value, lower = 0.0, -np.inf
@@ -151,7 +152,7 @@ def solve(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type
     return value, lower
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def force(start, need, low, high, group):  # type: ignore[no-untyped-def]
     """Fix what is left of a group once its count leaves no choice."""
     free, left = 0, float(need[group])
@@ -165,7 +166,7 @@ def force(start, need, low, high, group):  # type: ignore[no-untyped-def]
                 low[i] = high[i] = 0.0 if left <= 0 else 1.0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def settle(start, need, low, high, u):  # type: ignore[no-untyped-def]
     """Put fixed variables to their values; the free ones of the group take what is missing, fractional ones first."""
     for group in range(start.size - 1):
@@ -199,7 +200,7 @@ def settle(start, need, low, high, u):  # type: ignore[no-untyped-def]
             rest = rest - moved if rest > 0 else rest + moved
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fix(start, need, low, high, u, k, value):  # type: ignore[no-untyped-def]
     """Fix variable ``k``, force what follows, and settle."""
     low[k] = high[k] = value
@@ -210,7 +211,7 @@ def fix(start, need, low, high, u, k, value):  # type: ignore[no-untyped-def]
     settle(start, need, low, high, u)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def quantise(start, need, low, high, u, unit):  # type: ignore[no-untyped-def]
     """Whole parts of ``unit`` near ``u`` with exact sums, in place: the largest remainders are rounded up."""
     for group in range(start.size - 1):
@@ -246,7 +247,7 @@ def quantise(start, need, low, high, u, unit):  # type: ignore[no-untyped-def]
             u[i] /= unit
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def relax(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type: ignore[no-untyped-def]
     """Solve a node's relaxation and claim at a point of few digits, as few as do; (value, bound)."""
     gradient(A, b, u, g)

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from fwbench.problem import Problem
+from fwbench.solvers.jit import njit
 from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -69,7 +70,7 @@ def _whole_layer(problem: Problem, W: np.ndarray, cost: np.ndarray, pruned: np.n
     return ""
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _greedy_rows(W, G, cost, pruned, left):  # type: ignore[no-untyped-def]
     """Run each row to its counts.
 
@@ -91,7 +92,7 @@ def _greedy_rows(W, G, cost, pruned, left):  # type: ignore[no-untyped-def]
                 cost[row, group * size : (group + 1) * size] = np.inf
 
 
-@numba.njit(cache=True)
+@njit
 def _greedy_layer(W, G, cost, pruned, best, steps):  # type: ignore[no-untyped-def]
     """Remove ``steps`` weights from the layer; ``best (rows,)`` is each row's cheapest weight."""
     value = np.empty(W.shape[0])
@@ -104,7 +105,7 @@ def _greedy_layer(W, G, cost, pruned, best, steps):  # type: ignore[no-untyped-d
         value[row] = cost[row, best[row]]
 
 
-@numba.njit(cache=True)
+@njit
 def _remove(w, G, cost, pruned):  # type: ignore[no-untyped-def]
     """Remove a row's cheapest weight, correct the costs of the others, return its index."""
     k = _first_least(cost)
@@ -117,7 +118,7 @@ def _remove(w, G, cost, pruned):  # type: ignore[no-untyped-def]
     return k
 
 
-@numba.njit(cache=True)
+@njit
 def _first_least(x):  # type: ignore[no-untyped-def]
     """Index of the smallest entry, the first of equals."""
     k = 0

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 
 from fwbench.problem import Problem
+from fwbench.solvers.jit import njit
 from fwbench.solvers.threads import numba_threads
 
 NEAR = 1e-9  # a weight this close to 0 or 1 is there
@@ -37,7 +38,7 @@ def pipage(problem: Problem, u: np.ndarray, threads: int = 1) -> np.ndarray:
     return problem.pattern.prune(-u)  # what is left is rounding
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _round_rows(W, G, u, gradient, size):  # type: ignore[no-untyped-def]
     """Move within each group of ``size`` until at most one of its weights is fractional."""
     for r in numba.prange(W.shape[0]):
@@ -47,7 +48,7 @@ def _round_rows(W, G, u, gradient, size):  # type: ignore[no-untyped-def]
             _round_row(W[r], G, u[r], gradient[r])
 
 
-@numba.njit(cache=True)
+@njit
 def _round_small_groups(w, G, u, g, size):  # type: ignore[no-untyped-def]
     """The best pair of all groups moves, again and again."""
     while True:
@@ -64,7 +65,7 @@ def _round_small_groups(w, G, u, g, size):  # type: ignore[no-untyped-def]
         _move(w, G, u, g, first, second, move)
 
 
-@numba.njit(cache=True)
+@njit
 def _round_row(w, G, u, g):  # type: ignore[no-untyped-def]
     """Of the weights with ``Q_ii + Σ_j Q_ij ≥ 0`` the one nearest to 0 or 1 moves, with its best partner."""
     left = np.flatnonzero((u > NEAR) & (u < 1 - NEAR))
@@ -87,7 +88,7 @@ def _round_row(w, G, u, g):  # type: ignore[no-untyped-def]
         left = left[(u[left] > NEAR) & (u[left] < 1 - NEAR)]
 
 
-@numba.njit(cache=True)
+@njit
 def _leader(u, total, left):  # type: ignore[no-untyped-def]
     chosen, nearest = left[np.argmax(total[left])], np.inf  # nonnegative but for rounding
     for i in left:
@@ -97,7 +98,7 @@ def _leader(u, total, left):  # type: ignore[no-untyped-def]
     return chosen
 
 
-@numba.njit(cache=True)
+@njit
 def _better_end(w, G, u, g, i, j):  # type: ignore[no-untyped-def]
     """Change of ``F`` and ``t`` where ``u_i + t``, ``u_j - t`` first becomes integral, in the better direction."""
     slope, q = g[i] - g[j], 2 * w[i] * w[j] * G[i, j]
@@ -106,7 +107,7 @@ def _better_end(w, G, u, g, i, j):  # type: ignore[no-untyped-def]
     return (gain, up) if gain <= loss else (loss, down)
 
 
-@numba.njit(cache=True)
+@njit
 def _move(w, G, u, g, i, j, t):  # type: ignore[no-untyped-def]
     """``u_i += t``, ``u_j -= t``; ``F`` is linear in each weight, so its own slope does not change."""
     own = g[i] + 2 * t * (-w[i] * w[j] * G[i, j]), g[j] + 2 * t * (w[i] * w[j] * G[i, j])

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from fwbench.solvers.jit import njit
 from fwbench.solvers.swap_bounds import smallest
 
 # Divisions that may raise are not vectorised
-jit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 RELATIVE_GAIN = 1e-9  # of a row's error: what gains less is rounding
 BLOCK = 64  # rows and columns whose pairs are tried between two looks at all of them
 HELD = 48  # swaps whose vectors are held at most

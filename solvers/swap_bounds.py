@@ -6,21 +6,22 @@ compilers vectorise it: no branches, no minimum of floats.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from fwbench.solvers.jit import njit
 
 KNOTS = 6  # values of c at which φ is computed
 FAST = {"contract", "nnan", "nsz"}  # not infinities: they mark what cannot move
 MOST = np.int64(0x7FFFFFFFFFFFFFFF)
 
 
-@numba.njit(cache=True)
+@njit
 def masked(near, no_a, values):  # type: ignore[no-untyped-def]
     for i in range(near.size):
         values[i] = max(near[i] - no_a[i], 0.0)
 
 
-@numba.njit(cache=True)
+@njit
 def largest(values):  # type: ignore[no-untyped-def]
     """Of numbers that are at least 0, whose bits are ordered as they are; see :func:`smallest`."""
     bits = values.view(np.int64)
@@ -30,7 +31,7 @@ def largest(values):  # type: ignore[no-untyped-def]
     return np.array([top]).view(np.float64)[0]
 
 
-@numba.njit(cache=True)
+@njit
 def smallest(values):  # type: ignore[no-untyped-def]
     """The least value by its bits: compilers vectorise the minimum of integers, and not that of floats."""
     bits = values.view(np.int64)
@@ -41,13 +42,13 @@ def smallest(values):  # type: ignore[no-untyped-def]
     return np.array([low ^ ((low >> 63) & MOST)]).view(np.float64)[0]
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def tilted(b, score, twice, values):  # type: ignore[no-untyped-def]
     for j in range(b.size):
         values[j] = b[j] - twice * score[j]
 
 
-@numba.njit(cache=True)
+@njit
 def chords(b, score, top, values):  # type: ignore[no-untyped-def]
     """Lines (value at 0, slope) through ``φ`` at ``KNOTS`` values of ``c`` from 0 to ``top``."""
     lines = np.zeros((KNOTS - 1, 2))
@@ -63,7 +64,7 @@ def chords(b, score, top, values):  # type: ignore[no-untyped-def]
     return lines
 
 
-@numba.njit(cache=True)
+@njit
 def chord(lines, c):  # type: ignore[no-untyped-def]
     """A lower bound of ``φ(c)``: as it is concave, the least of all chords is the one around ``c``."""
     low = np.inf
@@ -72,7 +73,7 @@ def chord(lines, c):  # type: ignore[no-untyped-def]
     return low
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def bounds(a, c, lines, bound):  # type: ignore[no-untyped-def]
     """``bound = a + φ(c)``, from below."""
     for i in range(a.size):
@@ -83,7 +84,7 @@ def bounds(a, c, lines, bound):  # type: ignore[no-untyped-def]
         bound[i] = a[i] + low
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def any_reaches(w, line, b, twice, level):  # type: ignore[no-untyped-def]
     """Whether some ``b_j - 2Q_ij`` is at most ``level``: a sum of comparisons is the fastest scan there is."""
     count = 0
@@ -92,7 +93,7 @@ def any_reaches(w, line, b, twice, level):  # type: ignore[no-untyped-def]
     return count > 0
 
 
-@numba.njit(cache=True)
+@njit
 def gains(w, line, b, twice, values):  # type: ignore[no-untyped-def]
     """Fill ``values`` with ``b_j - 2Q_ij``; the least."""
     for j in range(w.size):

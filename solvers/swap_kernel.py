@@ -17,6 +17,7 @@ import numba
 import numpy as np
 
 from fwbench.solvers import swap_bounds as bounding
+from fwbench.solvers.jit import njit
 from fwbench.solvers.threads import numba_threads
 
 # A gain below this part of the row's error is rounding, not improvement: float64 products of length n
@@ -123,7 +124,7 @@ def _best_two_rows(best_a: np.ndarray, best_b: np.ndarray) -> tuple[int, int]:
     return min(pairs)[1:]
 
 
-@numba.njit(cache=True)
+@njit
 def _partners(G, count):  # type: ignore[no-untyped-def]
     """Of each weight: the ``count`` others with the largest ``|G_ij| / sqrt(G_jj)``, the largest, that of the rest."""
     n = G.shape[0]
@@ -153,7 +154,7 @@ def _partners(G, count):  # type: ignore[no-untyped-def]
     return partners, strongest, rest
 
 
-@numba.njit(parallel=True, cache=True)
+@njit(parallel=True)
 def _descend_rows(W, G, pruned, group, partners, strongest, rest, enough, limit):  # type: ignore[no-untyped-def]
     rows = W.shape[0]
     swaps = np.zeros(rows, np.int64)
@@ -164,7 +165,7 @@ def _descend_rows(W, G, pruned, group, partners, strongest, rest, enough, limit)
     return swaps.sum(), looked.sum()
 
 
-@numba.njit(cache=True)
+@njit
 def _descend(w, G, g, pruned, group, partners, strongest, rest, enough, limit):  # type: ignore[no-untyped-def]
     n = w.size
     q = np.empty(n)  # diagonal of Q
@@ -205,14 +206,14 @@ def _descend(w, G, g, pruned, group, partners, strongest, rest, enough, limit): 
     return swaps, looked
 
 
-@numba.njit(cache=True)
+@njit
 def _changes(q, g, no_a, no_b, a, b):  # type: ignore[no-untyped-def]
     for t in range(q.size):
         a[t] = q[t] - 2 * g[t] + no_a[t]
         b[t] = q[t] + 2 * g[t] + no_b[t]
 
 
-@numba.njit(parallel=True, cache=True)
+@njit(parallel=True)
 def _products(W, G, pruned):  # type: ignore[no-untyped-def]
     """``Qu`` of each row, added in the order of the weights; a line of ``G`` serves several rows."""
     rows, n = W.shape
@@ -233,19 +234,19 @@ def _products(W, G, pruned):  # type: ignore[no-untyped-def]
     return g
 
 
-@numba.njit(cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _add(g, x, line):  # type: ignore[no-untyped-def]
     for t in range(g.size):
         g[t] += x * line[t]
 
 
-@numba.njit(cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _exchange(w, g, w_in, line_in, w_out, line_out):  # type: ignore[no-untyped-def]
     for t in range(w.size):
         g[t] += w[t] * (w_in * line_in[t] - w_out * line_out[t])
 
 
-@numba.njit(cache=True)
+@njit
 def _best_in_groups(w, G, a, b, group, best):  # type: ignore[no-untyped-def]
     """Best exchange within a group that beats ``best``: (change, pruned index, kept index, pairs tried)."""
     best_i = -1
@@ -264,7 +265,7 @@ def _best_in_groups(w, G, a, b, group, best):  # type: ignore[no-untyped-def]
     return best, best_i, best_j, looked
 
 
-@numba.njit(cache=True)
+@njit
 def _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, best, slack, enough):  # type: ignore[no-untyped-def]
     """Best exchange in the row that beats ``best``, or ``enough`` of it: (change, pruned, kept index, pairs tried)."""
     n = w.size
@@ -321,6 +322,6 @@ def _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, best, sla
     return best, best_i, best_j, looked
 
 
-@numba.njit(cache=True)
+@njit
 def _before(i, j, best_i, best_j):  # type: ignore[no-untyped-def]
     return best_i >= 0 and (i < best_i or (i == best_i and j < best_j))

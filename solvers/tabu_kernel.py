@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from fwbench.solvers.jit import njit
 from fwbench.solvers.swap_kernel import RELATIVE_GAIN
 
 FAST = {"contract", "nnan", "nsz"}
@@ -51,7 +52,7 @@ class Memory:
         )  # fmt: skip
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _begin(W, G, now, y, level):  # type: ignore[no-untyped-def]
     n = W.shape[1]
     for r in numba.prange(W.shape[0]):
@@ -67,7 +68,7 @@ def _begin(W, G, now, y, level):  # type: ignore[no-untyped-def]
         level[r, 2] = level[r, 3] = 1e-3 * level[r, 0] / n
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _walk(W, G, now, best, y, barred, level, random, group, first, stop, candidates, tenure, spread):  # type: ignore[no-untyped-def]
     swaps = np.zeros(W.shape[0], np.int64)
     looked = np.zeros(W.shape[0], np.int64)
@@ -79,7 +80,7 @@ def _walk(W, G, now, best, y, barred, level, random, group, first, stop, candida
     return swaps.sum(), looked.sum()
 
 
-@numba.njit(cache=True)
+@njit
 def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, candidates, tenure, spread):  # type: ignore[no-untyped-def]
     n = w.size
     own = np.empty(n)  # diagonal of Q
@@ -176,7 +177,7 @@ def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, can
     return swaps, looked
 
 
-@numba.njit(cache=True)
+@njit
 def _best_pair(G, sign, change, barred, iteration, ins, outs, aspired):  # type: ignore[no-untyped-def]
     """Least change over pairs: neither weight tabu, or the result a new best (aspiration)."""
     top, best_i, best_j = np.inf, -1, -1
@@ -189,14 +190,14 @@ def _best_pair(G, sign, change, barred, iteration, ins, outs, aspired):  # type:
     return top, best_i, best_j
 
 
-@numba.njit(cache=True)
+@njit
 def _correction(count, wanted):  # type: ignore[no-untyped-def]
     if count > 2 * wanted:
         return 0.8
     return 1.25 if count < wanted else 1.0
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _least_sum(x, z):  # type: ignore[no-untyped-def]
     low = np.inf
     for t in range(x.size):
@@ -205,7 +206,7 @@ def _least_sum(x, z):  # type: ignore[no-untyped-def]
     return low
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
 def _update(y, change, own, sign, line_in, line_out, w_in, w_out):  # type: ignore[no-untyped-def]
     for t in range(y.size):
         y[t] += w_out * line_out[t] - w_in * line_in[t]

@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 import time
 
-import numba
 import numpy as np
 import torch
 
 from fwbench.solvers.dnn import Triples, finish
+from fwbench.solvers.jit import njit
 from fwbench.solvers.mccormick import PENALTY, Iteration, mccormick
 from fwbench.solvers.shor import RowForm, Shor
 from fwbench.verify_products import SIGNS
@@ -144,7 +144,7 @@ def violated(Y: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(triple[order]), torch.from_numpy(corner[order])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _least(u: np.ndarray, U: np.ndarray, i: int, j: int, k: int) -> tuple[int, float]:
     """The corner of a triple with the least product, and that product's negative.
 
@@ -159,7 +159,7 @@ def _least(u: np.ndarray, U: np.ndarray, i: int, j: int, k: int) -> tuple[int, f
     return corner, amount
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count(u: np.ndarray, U: np.ndarray, above: float, bins: np.ndarray) -> None:
     """How many triples are violated by how much: by more than ``above``, in bins of equal width up to 1."""
     n = len(u)
@@ -171,7 +171,7 @@ def _count(u: np.ndarray, U: np.ndarray, above: float, bins: np.ndarray) -> None
                     bins[min(int(amount * len(bins)), len(bins) - 1)] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _collect(
     u: np.ndarray, U: np.ndarray, above: float, least: int, triple: np.ndarray, corner: np.ndarray, amount: np.ndarray
 ) -> None:
