@@ -8,13 +8,10 @@ search), ``bnb_diagonal`` (the convexification), ``bnb_kernel`` (the nodes) and 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
 from fwbench import verify_tree as proof
 from fwbench.problem import Problem
@@ -24,6 +21,7 @@ from fwbench.solvers.bnb_search import Block, Search
 from fwbench.solvers.bnb_tree import Tree, certificate
 from fwbench.solvers.scores import keep_highest, wanda_score
 from fwbench.solvers.swap import Swap
+from fwbench.solvers.threads import rows_pool
 from fwbench.stage import Context, Role, Stage, State, register
 
 
@@ -44,7 +42,7 @@ class BranchAndBound(Stage):
     subtree: int = 5000
     largest: int = 400
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT
     source: ClassVar[str] = "Billionnet, Elloumi, Plateau 2009; Helmberg, Rendl, Vanderbei, Wolkowicz 1996"
@@ -90,9 +88,7 @@ class BranchAndBound(Stage):
             layer.note(block, answer)
             return answer
 
-        # one BLAS thread a row: two on one gain nothing, and results would depend on them
-        pool = ThreadPoolExecutor(min(clock.threads, blocks), initializer=torch.set_num_threads, initargs=(1,))
-        with threadpool_limits(1, user_api="blas"), pool:
+        with rows_pool(min(clock.threads, blocks)) as pool:
             answers = list(pool.map(solve, range(blocks)))
         return self._joined(problem, state, answers, layer)
 

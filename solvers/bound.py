@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from fwbench.solvers.dnn import doubly_nonnegative
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.mccormick import ITERATIONS, mccormick
 from fwbench.solvers.shor import RowForm, RowProof, Shor, row_certificate, shor
-from fwbench.solvers.threads import torch_threads
+from fwbench.solvers.threads import rows_pool, torch_threads
 from fwbench.solvers.triangles import triangles
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -51,7 +51,7 @@ class Bound(Stage):
     name: ClassVar[str] = "bound"
     role: ClassVar[Role] = Role.BOUND
     source: ClassVar[str] = "Helmberg, Rendl, Vanderbei, Wolkowicz 1996; Poljak, Rendl, Wolkowicz 1995"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     kind: str = "best"
     rows: int | str | None = None  # all
     seconds: float = 60.0
@@ -202,7 +202,7 @@ def _in_parallel(
     """Proofs as they come: some rows a thread, one BLAS thread each, none begun after the deadline."""
     waiting = iter(parts)
     running: dict[Future[list[Shor]], list[int]] = {}
-    with torch_threads(1), ThreadPoolExecutor(max(1, threads)) as pool:
+    with rows_pool(threads) as pool:
         while True:
             while len(running) < max(1, threads) and not context.expired():
                 part = next(waiting, None)

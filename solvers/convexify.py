@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,7 +18,7 @@ from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers.shor import RowForm, RowProof, row_certificate, shor, tangent_bound
-from fwbench.solvers.threads import torch_threads
+from fwbench.solvers.threads import rows_pool
 from fwbench.stage import Context
 
 Found = TypeVar("Found")
@@ -92,7 +91,7 @@ def each_row(problem: Problem, context: Context, work: Callable[[int, RowForm, f
         form = RowForm.of(problem, row)
         return work(row, form, deadline) if form.free and time.monotonic() < deadline else None
 
-    with torch_threads(1), ThreadPoolExecutor(max(1, context.threads)) as pool:
+    with rows_pool(context.threads) as pool:
         items = enumerate(pool.map(found, range(problem.rows)))
         return {row: item for row, item in items if item is not None}
 

@@ -1,9 +1,12 @@
-"""Thread counts of the two pools that solvers use; each is put back, so that no stage changes another's."""
+"""Thread counts of the pools that solvers use; each is put back, so that no stage changes another's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+
+from threadpoolctl import threadpool_limits
 
 
 @contextmanager
@@ -31,3 +34,14 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def rows_pool(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads for rows beside each other, one BLAS thread each: two gain nothing, and results depend on them."""
+    import torch
+
+    count = max(1, count)
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    with torch_threads(1), threadpool_limits(1, user_api="blas"), pool:
+        yield pool

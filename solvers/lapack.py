@@ -1,0 +1,67 @@
+"""Dense symmetric linear algebra of one thread's row: scipy's BLAS and LAPACK on torch's memory, in place.
+
+scipy's own wrappers hold the interpreter's lock, so that rows in parallel would wait for one another; torch's come from
+another library, which takes 1.3 to 1.9 times as long on some machines. Called here by address, as compilers call them.
+
+Matrices are square and contiguous, row by row, float32 or float64, on the CPU. Column by column, as LAPACK sees them,
+they are transposed: its upper triangles are our lower ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from numba.extending import get_cython_function_address
+
+_LETTER = {torch.float32: "s", torch.float64: "d"}
+_NUMBER = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
+
+
+def _routines(library: str, name: str, arguments: int) -> dict[torch.dtype, ctypes._FuncPointer]:
+    """A routine for both precisions; all arguments are addresses, and calls let other threads run."""
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)
+    module = f"scipy.linalg.cython_{library}"
+    return {dtype: kind(get_cython_function_address(module, letter + name)) for dtype, letter in _LETTER.items()}
+
+
+_gemm = _routines("blas", "gemm", 13)
+_potrf = _routines("lapack", "potrf", 5)
+_potri = _routines("lapack", "potri", 5)
+_potrs = _routines("lapack", "potrs", 8)
+
+
+def cholesky(A: torch.Tensor) -> bool:
+    """Put the factor ``L`` of ``A = L Lᵀ`` into A's lower triangle, and leave the rest; False if A is not definite."""
+    n, info = ctypes.c_int(len(A)), ctypes.c_int()
+    _potrf[A.dtype](b"U", ctypes.byref(n), A.data_ptr(), ctypes.byref(n), ctypes.byref(info))
+    return info.value == 0 and bool(A[-1, -1] > 0)  # some builds let NaN pass, which always reaches the last row
+
+
+def solve(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``A⁻¹ right`` for a vector, by what :func:`cholesky` left of A."""
+    x = right.clone()
+    n, one, info = ctypes.c_int(len(factor)), ctypes.c_int(1), ctypes.c_int()
+    size = ctypes.byref(n)
+    routine = _potrs[factor.dtype]
+    routine(b"U", size, ctypes.byref(one), factor.data_ptr(), size, x.data_ptr(), size, ctypes.byref(info))
+    return x
+
+
+def inverse(factor: torch.Tensor) -> torch.Tensor:
+    """``A⁻¹``, all of it, by what :func:`cholesky` left of A, which is overwritten."""
+    n, info = ctypes.c_int(len(factor)), ctypes.c_int()
+    _potri[factor.dtype](b"U", ctypes.byref(n), factor.data_ptr(), ctypes.byref(n), ctypes.byref(info))
+    lower = factor.tril_()
+    whole = lower + lower.mT
+    whole.diagonal().mul_(0.5)
+    return whole
+
+
+def product(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """``A B``."""
+    out, n, number = torch.empty_like(A), ctypes.c_int(len(A)), _NUMBER[A.dtype]
+    size, one, none = ctypes.byref(n), number(1), number(0)
+    places = (B.data_ptr(), size, A.data_ptr(), size, ctypes.byref(none), out.data_ptr(), size)
+    _gemm[A.dtype](b"N", b"N", size, size, size, ctypes.byref(one), *places)
+    return out
