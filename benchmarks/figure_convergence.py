@@ -24,6 +24,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.common import one_thread
+from benchmarks.csv_lines import read
+from benchmarks.study_iteration import LONG, SHORT, Iteration
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
 from fwbench.report import figures
@@ -144,8 +146,8 @@ def _panel(ax: Axes, points: Sequence[Point], time_of: str) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def page(points: Sequence[Point]) -> str:
-    """Markdown: the figure, and for each problem when each variant first reached the gaps."""
+def page(points: Sequence[Point], costs: Sequence[Iteration]) -> str:
+    """Markdown: the figure, for each problem when each variant first reached the gaps, and what an iteration costs."""
     lines = [
         "# How the Frank-Wolfe variants converge",
         "",
@@ -167,7 +169,30 @@ def page(points: Sequence[Point]) -> str:
             cells = [cell for level in LEVELS for cell in _first(run, level)]
             last = f"{run[-1].gap:.1e}" if run[-1].gap > END else f"≤ {END:.0e}"
             lines.append(f"| {variant} | {'yes' if correct else ''} | " + " | ".join([*cells, last]) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_costs(costs)]) + "\n"
+
+
+def _costs(costs: Sequence[Iteration]) -> list[str]:
+    """What an iteration takes, in products of the same layer."""
+    layers = list(dict.fromkeys((line.problem, line.rows, line.n) for line in costs))
+    lines = [
+        "",
+        "## What an iteration costs",
+        "",
+        "An iteration over the one product of all rows with `G` that it cannot do without: whole layers, float32, one",
+        f"thread, iterations {SHORT + 1} to {LONG} from Wanda's mask, none stopped or corrected; `push` is one of",
+        "its rounds. By `benchmarks/study_iteration.py`; CPU: "
+        + ", ".join(dict.fromkeys(line.machine for line in costs))
+        + ".",
+        "",
+        "| method | " + " | ".join(f"{name}, {rows} × {n}" for name, rows, n in layers) + " |",
+        "|---|" + "--:|" * len(layers),
+    ]
+    for method in dict.fromkeys(line.method for line in costs):
+        found = {line.problem: f"{line.ratio:.2f}" for line in costs if line.method == method}
+        lines.append(f"| {method} | " + " | ".join(found.get(name, "–") for name, _, _ in layers) + " |")
+    products = {line.problem: line.product_ms for line in costs}
+    return [*lines, f"| *the product, ms* | {' | '.join(f'{products[name]:.1f}' for name, _, _ in layers)} |"]
 
 
 def _first(run: Sequence[Point], level: float) -> tuple[str, str]:
@@ -191,7 +216,9 @@ def main() -> None:
         write_points((point for problem in problems for point in measure(problem)), table)
     points = read_points(table)
     (options.output / "convergence.svg").write_text(draw(points), encoding="utf-8")
-    (options.output / "index.md").write_text(page(points), encoding="utf-8")
+    (options.output / "index.md").write_text(
+        page(points, read(options.output / "iterations.csv", Iteration)), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

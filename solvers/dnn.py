@@ -14,12 +14,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from fwbench.solvers.project import project
+from fwbench.solvers import lift_kernel as kernel
+from fwbench.solvers.project import Projection
 from fwbench.solvers.shor import RowForm, RowProof, Shor, shor
 from fwbench.verify_products import OwnProof, products
 
@@ -117,19 +119,17 @@ class Iteration:
     """The alternating directions of some rows from their Shor solutions; ``N`` of ``u_i u_j ≥ 0`` is symmetric."""
 
     def __init__(self, forms: Sequence[RowForm], starts: Sequence[Shor], device: str = "cpu", each: Each = map) -> None:
-        self.t, self.cost, self.face, self.S, self.L, self.scale = stacked(_prepared, forms, starts, device, each)
-        self.N = torch.zeros_like(self.S)
+        self.t, cost, face, self.S, L, self.scale = stacked(_prepared, forms, starts, device, each)
+        self.project = Projection(face)
+        self.cost, self.M = cost / PENALTY, L / PENALTY
 
     def step(self) -> None:
-        W = self.S - (self.cost + self.L) / PENALTY
-        Y = nonnegative(W, self.t)
-        self.N = W.clamp(max=0).mul_(-PENALTY)
-        V = RELAXATION * Y + (1 - RELAXATION) * self.S + self.L / PENALTY
-        self.S = project(V, self.face)
-        self.L = PENALTY * (V - self.S)
+        V = meet(self.S, self.cost, self.M, self.t)
+        self.S = self.project(V)
+        self.M = V.sub_(self.S)
 
     def multipliers(self) -> np.ndarray:
-        N = self.N * (self.t[:, :, None] * self.t[:, None])
+        N = PENALTY * multipliers_of(self.S, self.cost, self.M) * (self.t[:, :, None] * self.t[:, None])
         return in_units(N, self.scale)[:, None, 1:, 1:].cpu().numpy()
 
 
@@ -189,16 +189,50 @@ def cost(form: RowForm, scale: float) -> np.ndarray:
     return bordered
 
 
-def nonnegative(W: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Nearest ``T Y T`` with ``Y ≥ 0``, ``Y_00 = 1`` and a diagonal that equals the border; ``T = diag(t)``."""
-    border, t = t[:, :1], t[:, 1:]
-    u = (2 * border * W[:, 0, 1:] + t * W.diagonal(dim1=1, dim2=2)[:, 1:]) / (t * (2 * border**2 + t**2))
-    u = u.clamp(0, 1)
-    Y = W.clamp(min=0)
-    Y[:, 0, :1] = border**2
-    Y[:, 0, 1:] = Y[:, 1:, 0] = border * t * u
-    Y.diagonal(dim1=1, dim2=2)[:, 1:] = t**2 * u
-    return Y
+def meet(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor, t: torch.Tensor, apart: int = 0) -> torch.Tensor:
+    """``RELAXATION Y + (1 - RELAXATION) P + M``, ``Y`` the nearest to ``P - C - M`` of the matrices that are wanted.
+
+    These are ``T Y T ≥ 0``, ``T = diag(t)``, with ``Y_00 = 1``, a diagonal that equals the border, and zeros ``apart``
+    from the diagonal, beside the border. All are ``(rows, size, size)`` float32 and symmetric, ``t (rows, size)``.
+    """
+    V = met_rows(P, C, M) if P.device.type == "cpu" else met(P, C, M)
+
+    def relaxed(Y: torch.Tensor | float, part: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        return RELAXATION * Y + (1 - RELAXATION) * part(P) + part(M)
+
+    def border(A: torch.Tensor) -> torch.Tensor:
+        return A[:, 0, 1:]
+
+    def diagonal(A: torch.Tensor, offset: int = 0) -> torch.Tensor:
+        return A.diagonal(offset, dim1=1, dim2=2)[:, 1:]
+
+    first, t = t[:, :1], t[:, 1:]
+    near = [part(P) - part(C) - part(M) for part in (border, diagonal)]
+    u = ((2 * first * near[0] + t * near[1]) / (t * (2 * first**2 + t**2))).clamp(0, 1)
+    V[:, 0, 0] = relaxed(first[:, 0] ** 2, lambda A: A[:, 0, 0])
+    V[:, 0, 1:] = V[:, 1:, 0] = relaxed(first * t * u, border)
+    diagonal(V)[:] = relaxed(t**2 * u, diagonal)
+    for offset in (apart, -apart) if apart else ():
+        diagonal(V, offset)[:] = relaxed(0.0, partial(diagonal, offset=offset))
+    return V
+
+
+def met(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+    """What :func:`meet` is but for the entries with conditions of their own, on any device."""
+    return (P - C - M).clamp_(min=0).mul_(RELAXATION).add_(P, alpha=1 - RELAXATION).add_(M)
+
+
+def met_rows(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+    """The same on the CPU."""
+    V = torch.empty_like(P)
+    for p, c, m, v in zip(P, C, M, V, strict=True):
+        kernel.met(p.numpy(), c.numpy(), m.numpy(), np.float32(RELAXATION), v.numpy())
+    return V
+
+
+def multipliers_of(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+    """The multipliers of ``T Y T ≥ 0`` in units of the penalty, from what :func:`meet` takes."""
+    return (C + M - P).clamp_(min=0)
 
 
 def pruned_products(X: np.ndarray) -> np.ndarray:

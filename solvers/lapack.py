@@ -3,8 +3,8 @@
 scipy's own wrappers hold the interpreter's lock, so that rows in parallel would wait for one another; torch's come from
 another library, which takes 1.3 to 1.9 times as long on some machines. Called here by address, as compilers call them.
 
-Matrices are square and contiguous, row by row, float32 or float64, on the CPU. Column by column, as LAPACK sees them,
-they are transposed: its upper triangles are our lower ones.
+Matrices are contiguous, row by row, float32 or float64, on the CPU, and square but where said. Column by column, as
+LAPACK sees them, they are transposed: its upper triangles are our lower ones.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def _routines(library: str, name: str, arguments: int) -> dict[torch.dtype, ctyp
 
 
 _gemm = _routines("blas", "gemm", 13)
+_syrk = _routines("blas", "syrk", 10)
 _potrf = _routines("lapack", "potrf", 5)
 _potri = _routines("lapack", "potri", 5)
 _potrs = _routines("lapack", "potrs", 8)
@@ -52,16 +53,31 @@ def inverse(factor: torch.Tensor) -> torch.Tensor:
     """``A⁻¹``, all of it, by what :func:`cholesky` left of A, which is overwritten."""
     n, info = ctypes.c_int(len(factor)), ctypes.c_int()
     _potri[factor.dtype](b"U", ctypes.byref(n), factor.data_ptr(), ctypes.byref(n), ctypes.byref(info))
-    lower = factor.tril_()
-    whole = lower + lower.mT
-    whole.diagonal().mul_(0.5)
-    return whole
+    return _whole(factor)
 
 
 def product(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """``A B``."""
-    out, n, number = torch.empty_like(A), ctypes.c_int(len(A)), _NUMBER[A.dtype]
-    size, one, none = ctypes.byref(n), number(1), number(0)
-    places = (B.data_ptr(), size, A.data_ptr(), size, ctypes.byref(none), out.data_ptr(), size)
-    _gemm[A.dtype](b"N", b"N", size, size, size, ctypes.byref(one), *places)
+    """``A B``, of any shapes."""
+    out, number = A.new_empty(len(A), B.shape[1]), _NUMBER[A.dtype]
+    m, k, n = (ctypes.byref(ctypes.c_int(size)) for size in (*A.shape, B.shape[1]))
+    one, none = ctypes.byref(number(1)), ctypes.byref(number(0))
+    _gemm[A.dtype](b"N", b"N", n, m, k, one, B.data_ptr(), n, A.data_ptr(), k, none, out.data_ptr(), n)
     return out
+
+
+def gram(A: torch.Tensor) -> torch.Tensor:
+    """``Aᵀ A`` of any ``A``, at half a product's price."""
+    n, number = A.shape[1], _NUMBER[A.dtype]
+    out = A.new_empty(n, n)
+    size, k = ctypes.byref(ctypes.c_int(n)), ctypes.byref(ctypes.c_int(len(A)))
+    one, none = ctypes.byref(number(1)), ctypes.byref(number(0))
+    _syrk[A.dtype](b"U", b"N", size, k, one, A.data_ptr(), size, none, out.data_ptr(), size)
+    return _whole(out)
+
+
+def _whole(lower: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix of a lower triangle, which is overwritten above."""
+    lower.tril_()
+    whole = lower + lower.mT
+    whole.diagonal().mul_(0.5)
+    return whole

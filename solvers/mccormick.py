@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from fwbench.solvers import dnn
-from fwbench.solvers.project import project
+from fwbench.solvers import lift_kernel as kernel
+from fwbench.solvers.project import Projection
 from fwbench.solvers.shor import RowForm, Shor
 
 ITERATIONS = 120
@@ -61,21 +62,15 @@ class _Lift:
     corner: torch.Tensor  # (rows, 1)
     border: torch.Tensor  # (rows, n)
     diagonal: torch.Tensor  # (rows, n)
-    face: torch.Tensor  # (rows, n + 1, groups), orthonormal, of the counts behind R
+    project: Projection  # with the counts behind R
 
     def lift(self, S: torch.Tensor) -> torch.Tensor:
         """``F S Fᵀ``."""
-        half = torch.cat((S, S[:, :1] - S[:, 1:]), dim=1)
-        whole = torch.cat((half, half[:, :, :1] - half[:, :, 1:]), dim=2)
-        return whole * self.t[:, None] * self.t[:, :, None]
+        return kernel.row_by_row(kernel.lifted, S, self.t) if S.device.type == "cpu" else lifted(S, self.t)
 
     def lower(self, P: torch.Tensor) -> torch.Tensor:
         """``Fᵀ P F``."""
-        n = self.border.shape[1]
-        P = P * self.t[:, None] * self.t[:, :, None]
-        half = torch.cat((P[:, :1] + P[:, n + 1 :].sum(dim=1, keepdim=True), P[:, 1 : n + 1] - P[:, n + 1 :]), dim=1)
-        first = half[:, :, :1] + half[:, :, n + 1 :].sum(dim=2, keepdim=True)
-        return torch.cat((first, half[:, :, 1 : n + 1] - half[:, :, n + 1 :]), dim=2)
+        return kernel.row_by_row(kernel.lowered, P, self.t) if P.device.type == "cpu" else lowered(P, self.t)
 
     def behind(self, A: torch.Tensor) -> torch.Tensor:
         """``R⁻ᵀ A``."""
@@ -91,15 +86,23 @@ class _Lift:
     def semidefinite(self, P: torch.Tensor) -> torch.Tensor:
         """Nearest ``F S Fᵀ`` with ``S ⪰ 0`` and the counts."""
         W = self.behind(self.behind(self.lower(P)).mT)
-        return self.lift(self.before(self.before(project(W, self.face)).mT))
+        return self.lift(self.before(self.before(self.project(W)).mT))
 
-    def nonnegative(self, W: torch.Tensor) -> torch.Tensor:
-        """Nearest ``P ≥ 0`` with ``P_00 = 1``, squares equal to their variables, and ``u_i (1 - u_i) = 0``."""
-        n = self.border.shape[1]
-        P = dnn.nonnegative(W, self.t)
-        P.diagonal(n, dim1=1, dim2=2)[:, 1:] = 0
-        P.diagonal(-n, dim1=1, dim2=2)[:, 1:] = 0
-        return P
+
+def lifted(S: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """``F S Fᵀ (rows, 2n + 1, 2n + 1)`` on any device."""
+    half = torch.cat((S, S[:, :1] - S[:, 1:]), dim=1)
+    whole = torch.cat((half, half[:, :, :1] - half[:, :, 1:]), dim=2)
+    return whole * t[:, None] * t[:, :, None]
+
+
+def lowered(P: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """``Fᵀ P F (rows, n + 1, n + 1)`` on any device."""
+    n = t.shape[1] // 2
+    P = P * t[:, None] * t[:, :, None]
+    half = torch.cat((P[:, :1] + P[:, n + 1 :].sum(dim=1, keepdim=True), P[:, 1 : n + 1] - P[:, n + 1 :]), dim=1)
+    first = half[:, :, :1] + half[:, :, n + 1 :].sum(dim=2, keepdim=True)
+    return torch.cat((first, half[:, :, 1 : n + 1] - half[:, :, n + 1 :]), dim=2)
 
 
 class Iteration:
@@ -109,25 +112,24 @@ class Iteration:
         self, forms: Sequence[RowForm], starts: Sequence[Shor], device: str = "cpu", each: dnn.Each = map
     ) -> None:
         self.n = n = len(forms[0].Q)
-        *lifting, self.price, L, S, self.scale = dnn.stacked(_prepared, forms, starts, device, each)
-        self.lift = _Lift(*lifting)
-        self.outer = self.lift.t[:, :, None] * self.lift.t[:, None]
-        self.cost, self.P = torch.zeros_like(self.outer), self.lift.lift(S)
-        self.cost[:, : n + 1, : n + 1] = self.price
-        self.L = L / self.outer - self.cost
+        arrays = dnn.stacked(_prepared, forms, starts, device, each)
+        t, corner, border, diagonal, face, self.price, L, S, self.scale = arrays
+        self.lift = _Lift(t, corner, border, diagonal, Projection(face))
+        self.outer = t[:, :, None] * t[:, None]
+        self.P = self.lift.lift(S)
+        cost = torch.zeros_like(self.P)
+        cost[:, : n + 1, : n + 1] = self.price
+        self.M = (L / self.outer - cost) / PENALTY
+        self.cost = cost.div_(PENALTY)
 
     def step(self) -> None:
-        Y = self.lift.nonnegative(self._reflected())
-        V = dnn.RELAXATION * Y + (1 - dnn.RELAXATION) * self.P + self.L / PENALTY
+        V = dnn.meet(self.P, self.cost, self.M, self.lift.t, self.n)
         self.P = self.lift.semidefinite(V)
-        self.L = PENALTY * (V - self.P)
-
-    def _reflected(self) -> torch.Tensor:
-        return self.P - (self.cost + self.L) / PENALTY
+        self.M = V.sub_(self.P)
 
     def multipliers(self) -> np.ndarray:
         """``N (rows, 4, n, n)`` float32: at ``i < j`` those of the pair's four products."""
-        n, N = self.n, self._reflected().clamp(max=0).mul_(-PENALTY)
+        n, N = self.n, PENALTY * dnn.multipliers_of(self.P, self.cost, self.M)
         M = dnn.in_units(N * self.outer, self.scale)[:, 1:, 1:].cpu().numpy()
         return np.stack((M[:, :n, :n], M[:, :n, n:], M[:, n:, :n], M[:, n:, n:]), axis=1)
 

@@ -15,17 +15,15 @@ import time
 import numpy as np
 import torch
 
+from fwbench.solvers import triangles_kernel as kernel
 from fwbench.solvers.dnn import Triples, finish
-from fwbench.solvers.jit import njit
 from fwbench.solvers.mccormick import PENALTY, Iteration, mccormick
 from fwbench.solvers.shor import RowForm, Shor
-from fwbench.verify_products import SIGNS
 
 ITERATIONS = 640  # half as many leave some 0.4 points of a gap of 5 %, twice as many gain 0.15
 EVERY = 40  # iterations between two searches for violated triples
 NEW = 20  # times n of them are taken in
 VIOLATED = 1e-3
-BINS = 4096  # of violations
 STEP = 3.0  # of a multiplier, in the iteration's penalty of its pairs; 8 diverges
 
 
@@ -51,15 +49,18 @@ def triangles(
     if time.monotonic() + reserve >= deadline or not 3 <= n <= 2**16:
         return start
     row, held = Iteration([form], [start]), _Triples(n)
+    unit = 1 / row.lift.t[0, : n + 1]
     for step in range(iterations):
         if time.monotonic() + reserve >= deadline:
             break
         row.step()
-        Y = row.P[0, : n + 1, : n + 1] / row.outer[0, : n + 1, : n + 1]
+        P = row.P[0, : n + 1, : n + 1]
         if step % EVERY == 0 and step + EVERY // 2 < iterations:
-            held.take_in(Y, row.lift.t[0, 1 : n + 1])
-        held.ascend(Y)
-        row.cost[0, : n + 1, : n + 1] = row.price[0] - held.matrix() / row.outer[0, : n + 1, : n + 1]
+            held.take_in(P / row.outer[0, : n + 1, : n + 1], row.lift.t[0, 1 : n + 1])
+        held.ascend(P, unit)
+        cost = row.cost[0, : n + 1, : n + 1]
+        torch.mul(row.price[0], 1 / PENALTY, out=cost)
+        held.lift(cost, unit)
     [N] = row.multipliers()
     found = finish(form, N, products * n, tolerance, deadline, held.largest(triples * n, float(row.scale[0])))
     return max(start, found, key=lambda one: one.proof.bound)
@@ -74,11 +75,12 @@ class _Triples:
         self.corner = torch.zeros(0, dtype=torch.long)
         self.multiplier = torch.zeros(0)
         self.step = torch.zeros(0)
+        self.threshold = 0.0  # violation of the last triple of those taken in last
 
     def take_in(self, Y: torch.Tensor, t: torch.Tensor) -> None:
         """Let go of those with no multiplier, and take in the most violated of ``Y``; ``t`` scales its entries."""
         kept = self.multiplier > 0
-        triple, corner = violated(Y, NEW * self.n)
+        triple, corner, self.threshold = violated(Y, NEW * self.n, self.threshold / 4)
         known = set(self._codes(self.triple[kept], self.corner[kept]).tolist())
         new = torch.tensor([code not in known for code in self._codes(triple, corner).tolist()], dtype=torch.bool)
         self.triple = torch.cat([self.triple[kept], triple[new]])
@@ -89,20 +91,15 @@ class _Triples:
         penalty = ((t[:, None] * t) ** 2).flatten() / crowd.clamp(min=1)
         self.step = STEP * PENALTY * penalty[pairs].amin(dim=0) if len(self.triple) else torch.zeros(0)
 
-    def ascend(self, Y: torch.Tensor) -> None:
-        self.multiplier = (self.multiplier - self.step * value(Y, self.triple, self.corner)).clamp(min=0)
+    def ascend(self, P: torch.Tensor, unit: torch.Tensor) -> None:
+        """A step of each multiplier at the relaxed ``(1, u)(1, u)ᵀ = P * unit * unit[:, None]``."""
+        arrays = (self.triple, self.corner, self.step, self.multiplier)
+        kernel.ascend(P.numpy(), unit.numpy(), *(array.numpy() for array in arrays))
 
-    def matrix(self) -> torch.Tensor:
-        """``T (n + 1, n + 1)``: ``⟨T, (1, u)(1, u)ᵀ⟩`` is the sum of the products times their multipliers."""
-        n, m = self.n, self.multiplier
-        signs = torch.tensor(SIGNS, dtype=m.dtype)[self.corner].T
-        T = torch.zeros(n + 1, n + 1)
-        quadratic = torch.zeros(n * n).scatter_add_(0, self._pairs().flatten(), (signs * m).flatten()).view(n, n)
-        T[1:, 1:] = (quadratic + quadratic.T) / 2
-        linear = torch.where(self.corner == torch.tensor([[1], [2], [3]]), m, 0) - torch.where(self.corner == 0, m, 0)
-        T[0, 1:] = T[1:, 0] = torch.zeros(n).scatter_add_(0, self.triple.T.flatten(), linear.flatten()) / 2
-        T[0, 0] = m[self.corner == 0].sum()
-        return T
+    def lift(self, cost: torch.Tensor, unit: torch.Tensor) -> None:
+        """Take the triples' products, times their multipliers, from the cost in units of the penalty."""
+        arrays = (self.triple, self.corner, self.multiplier)
+        kernel.subtract(cost.numpy(), unit.numpy(), *(array.numpy() for array in arrays), 1 / PENALTY)
 
     def largest(self, count: int, scale: float) -> Triples:
         """The largest multipliers' triples as a proof holds them; ``scale`` is the unit of the cost."""
@@ -121,67 +118,23 @@ class _Triples:
         return ((i * self.n + j) * self.n + k) * 4 + corner
 
 
-def value(Y: torch.Tensor, triple: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
-    """Each triple's product in the relaxed ``Y = (1, u)(1, u)ᵀ``, without its multiplier; on masks 0 or 1."""
-    u, U = Y[0, 1:], Y[1:, 1:]
-    i, j, k = triple.T
-    signs = torch.tensor(SIGNS, dtype=Y.dtype)[corner]
-    single = torch.stack([1 - u[i] - u[j] - u[k], u[i], u[j], u[k]], 1).gather(1, corner[:, None])[:, 0]
-    return single + signs[:, 0] * U[i, j] + signs[:, 1] * U[i, k] + signs[:, 2] * U[j, k]
+def violated(Y: torch.Tensor, count: int, guess: float = VIOLATED) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The ``count`` triples with the least products below ``-VIOLATED``, the least first: they, their corners, and the
+    violation of the last.
 
-
-def violated(Y: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``count`` triples with the least products below ``-VIOLATED``, and the corners of these, the least first."""
+    Args:
+        guess: at most what that is likely to be, if known: it saves time.
+    """
     u, U = Y[0, 1:].contiguous().numpy(), Y[1:, 1:].contiguous().numpy()
-    bins = np.zeros(BINS, np.int64)
-    _count(u, U, VIOLATED, bins)
+    above = max(guess, VIOLATED)
+    bins = np.zeros(kernel.BINS, np.int64)
+    kernel.count(u, U, above, bins)
+    if above > VIOLATED and bins.sum() < count:
+        return violated(Y, count)
     from_top = np.cumsum(bins[::-1])
-    least = max(BINS - 1 - int(np.searchsorted(from_top, count)), 0)  # the bin in which the count is reached
+    least = max(kernel.BINS - 1 - int(np.searchsorted(from_top, count)), 0)  # the bin in which the count is reached
     triple = np.empty((int(bins[least:].sum()), 3), np.int64)
     corner, amount = np.empty(len(triple), np.int64), np.empty(len(triple), np.float32)
-    _collect(u, U, VIOLATED, least, triple, corner, amount)
+    kernel.collect(u, U, above, least, triple, corner, amount)
     order = np.argsort(-amount, kind="stable")[:count]
-    return torch.from_numpy(triple[order]), torch.from_numpy(corner[order])
-
-
-@njit(nogil=True)
-def _least(u: np.ndarray, U: np.ndarray, i: int, j: int, k: int) -> tuple[int, float]:
-    """The corner of a triple with the least product, and that product's negative.
-
-    Two of a triple's products add up to two of a pair's, which McCormick's multipliers push above zero: so one at most
-    is violated by much.
-    """
-    a, b, c = U[i, j], U[i, k], U[j, k]
-    corner, amount = 0, u[i] + u[j] + u[k] - 1 - a - b - c
-    for other, value in ((1, a + b - c - u[i]), (2, a + c - b - u[j]), (3, b + c - a - u[k])):
-        if value > amount:
-            corner, amount = other, value
-    return corner, amount
-
-
-@njit(nogil=True)
-def _count(u: np.ndarray, U: np.ndarray, above: float, bins: np.ndarray) -> None:
-    """How many triples are violated by how much: by more than ``above``, in bins of equal width up to 1."""
-    n = len(u)
-    for i in range(n):
-        for j in range(i + 1, n):
-            for k in range(j + 1, n):
-                _, amount = _least(u, U, i, j, k)
-                if amount > above:
-                    bins[min(int(amount * len(bins)), len(bins) - 1)] += 1
-
-
-@njit(nogil=True)
-def _collect(
-    u: np.ndarray, U: np.ndarray, above: float, least: int, triple: np.ndarray, corner: np.ndarray, amount: np.ndarray
-) -> None:
-    """Write those of the bins from ``least`` on."""
-    n, found = len(u), 0
-    for i in range(n):
-        for j in range(i + 1, n):
-            for k in range(j + 1, n):
-                of, by = _least(u, U, i, j, k)
-                if by > above and min(int(by * BINS), BINS - 1) >= least:
-                    triple[found, 0], triple[found, 1], triple[found, 2] = i, j, k
-                    corner[found], amount[found] = of, by
-                    found += 1
+    return torch.from_numpy(triple[order]), torch.from_numpy(corner[order]), least / kernel.BINS

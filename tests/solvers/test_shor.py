@@ -24,7 +24,8 @@ from fwbench.solvers.dnn import Iteration, doubly_nonnegative, finish, multiplie
 from fwbench.solvers.mccormick import mccormick
 from fwbench.solvers.scores import wanda_score
 from fwbench.solvers.shor import RowForm, shor, tangent_bound
-from fwbench.solvers.triangles import triangles, value, violated
+from fwbench.solvers.triangles import triangles, violated
+from fwbench.solvers.triangles_kernel import subtract, value
 from fwbench.stage import Context, State
 
 SEPARABLE = ("0.5", "0.25", "2:4", "1:4", "rows")
@@ -124,27 +125,46 @@ def test_violated_triples_are_those_of_enumeration(n):
     rng = np.random.default_rng(n)
     U = torch.tensor(rng.random((n + 1, n + 1)), dtype=torch.float32)
     Y = (U + U.T) / 2
-    wanted = {}
+    wanted, ones = {}, np.ones(n + 1, np.float32)
     for triple in combinations(range(n), 3):
-        amounts = value(Y, torch.tensor([triple] * 4), torch.arange(4)).tolist()
+        amounts = [value(Y.numpy(), ones, *(at + 1 for at in triple), corner) for corner in range(4)]
         least = min(range(4), key=amounts.__getitem__)
         if amounts[least] < -triangle_cuts.VIOLATED:
             wanted[(*triple, least)] = amounts[least]
-    triple, corner = violated(Y, 10**6)
+    triple, corner, _ = violated(Y, 10**6)
     found = [(*row, kind) for row, kind in zip(triple.tolist(), corner.tolist(), strict=True)]
     assert sorted(found) == sorted(wanted)
     assert [wanted[key] for key in found] == pytest.approx(sorted(wanted.values()), abs=1e-6)
-    few, _ = violated(Y, 3)
+    few, _, threshold = violated(Y, 3)
     assert few.tolist() == triple[:3].tolist()
+    for guess in (threshold / 4, 10.0):  # one that helps, and one that is wrong
+        assert violated(Y, 3, guess)[0].tolist() == few.tolist()
 
 
 def test_a_triples_product_on_masks():
     """0 or 1: whether all are equal, or the corner is unlike two that are equal."""
     for mask in product([0.0, 1.0], repeat=3):
-        y = torch.tensor([1.0, *mask])
-        found = value(torch.outer(y, y), torch.tensor([[0, 1, 2]] * 4), torch.arange(4)).tolist()
+        y, unit = np.array([1.0, *mask], np.float32), np.array([0.5, 2.0, 1.0, 4.0], np.float32)
+        P = np.outer(y, y) / np.outer(unit, unit)
+        found = [value(P, unit, 1, 2, 3, corner) for corner in range(4)]
         odd = [len({*mask}) == 1, *(mask.count(own) == 1 for own in mask)]
         assert found == [float(one) for one in odd]
+
+
+def test_triples_are_taken_from_the_cost_as_they_are_valued():
+    """``⟨C, P⟩`` falls by the sum of the values times their multipliers, for any symmetric ``P``."""
+    rng = np.random.default_rng(3)
+    n, count = 7, 30
+    P, unit = rng.random((n + 1, n + 1)), rng.random(n + 1) + 0.5
+    P = (P + P.T) / 2
+    P[0, 0] = unit[0] ** -2
+    triple = np.sort([rng.choice(n, 3, replace=False) for _ in range(count)], axis=1)
+    corner, multiplier = rng.integers(0, 4, count), rng.random(count) * (rng.random(count) < 0.8)
+    C = np.zeros((n + 1, n + 1))
+    subtract(C, unit, triple, corner, multiplier, 3.0)
+    values = [value(P, unit, *(at + 1), own) for at, own in zip(triple, corner, strict=True)]
+    assert float((C * P).sum()) == pytest.approx(-3 * float(multiplier @ values), rel=1e-12)
+    assert (C == C.T).all()
 
 
 def test_a_linear_term_moves_into_the_diagonal():
