@@ -18,9 +18,12 @@ import torch
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
+from fwbench.solvers import lapack
 from fwbench.solvers.maxcut import bordered, interior_point
 
 EPS = float(np.finfo(np.float64).eps)
+FAR = 2.0  # from the middle of the cube, whose masks are at 1
+SHIFT = 3e-6  # of the bound is lost by the first attempt to bring the point nearer
 START_MARGIN = 0.4  # of Q's mean diagonal: how far inside the plain relaxation the interior point begins
 
 
@@ -127,9 +130,28 @@ def proof_of(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float | None
             where that is least. Any other point would be valid too.
     """
     scale, rho = _units(form, rho)
+    y, border = _near_masks(form, y, border, rho)
     d = _safe(form, 4 * scale * y[1:], 4 * scale * rho)
     point = ((1 + border[1:] / border[0]) / 2).clip(-1, 2).astype(np.float32)
     return RowProof(tangent_bound(form, d, 4 * scale * rho, point), d, 4 * scale * rho, point)
+
+
+def _near_masks(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float) -> tuple[np.ndarray, np.ndarray]:
+    """``y`` and ``border`` where the function is least near the cube, for a little of the bound.
+
+    Where ``Z`` is singular but for the last bits of ``y`` its least point may lie far away, and points that a certificate
+    may hold, ``-1 ≤ u ≤ 2``, prove next to nothing.
+    """
+    lower = SHIFT * abs(float(y.sum())) / len(y)
+    while np.abs(border).max() > FAR * abs(border[0]) and lower <= abs(float(y.sum())):
+        y = y - lower
+        Z = torch.from_numpy(max_cut(form, rho) - np.diag(y))
+        one = torch.zeros(len(y), dtype=torch.float64)
+        one[0] = 1
+        if lapack.cholesky(Z):
+            border = lapack.solve(Z, one).numpy()
+        lower *= 4
+    return y, border
 
 
 def tangent_bound(form: RowForm, d: np.ndarray, rho: float, u: np.ndarray) -> float:

@@ -21,9 +21,10 @@ from fwbench.problem import Problem
 from fwbench.solvers import triangles as triangle_cuts
 from fwbench.solvers.bound import LADDER, Bound, chosen_rows
 from fwbench.solvers.dnn import Iteration, doubly_nonnegative, finish, multipliers
+from fwbench.solvers.maxcut import interior_point
 from fwbench.solvers.mccormick import mccormick
 from fwbench.solvers.scores import wanda_score
-from fwbench.solvers.shor import RowForm, shor, tangent_bound
+from fwbench.solvers.shor import RowForm, max_cut, proof_of, shor, tangent_bound
 from fwbench.solvers.triangles import triangles, violated
 from fwbench.solvers.triangles_kernel import subtract, value
 from fwbench.stage import Context, State
@@ -176,6 +177,21 @@ def test_a_linear_term_moves_into_the_diagonal():
     assert shor(moved, tolerance=1e-6).proof.bound == pytest.approx(
         3 + shor(other, tolerance=1e-6).proof.bound, rel=1e-3
     )
+
+
+def test_a_dual_point_at_the_wall_still_proves_its_bound():
+    """There the least point of the convex function may lie far outside of what a certificate may hold."""
+    far, rng = 0, np.random.default_rng(0)
+    for form in forms(random_layer("0.5", rows=6, n=40, seed=7, condition=1e4)):
+        C = max_cut(form)
+        y = interior_point(torch.tensor(C), 0.1, lambda y, gap: gap <= 1e-6 * abs(float(y.sum()))).y.numpy()
+        y = y + 1e-5 * abs(y.sum()) / len(y) * rng.standard_normal(len(y))
+        y = y + (1 - 1e-9) * np.linalg.eigvalsh(C - np.diag(y))[0]
+        border = np.linalg.solve(C - np.diag(y), np.eye(len(y))[0])
+        far += np.abs(border).max() > 3 * abs(border[0])
+        value = float(y.sum() * form.Q.diagonal().mean())
+        assert proof_of(form, y, border).bound >= value * (1 - 2e-4)
+    assert far > 0
 
 
 def test_the_tangent_bound_is_the_enumerated_one():
