@@ -139,8 +139,8 @@ def proof_of(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float | None
 def _near_masks(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float) -> tuple[np.ndarray, np.ndarray]:
     """``y`` and ``border`` where the function is least near the cube, for a little of the bound.
 
-    Where ``Z`` is singular but for the last bits of ``y`` its least point may lie far away, and points that a certificate
-    may hold, ``-1 ≤ u ≤ 2``, prove next to nothing.
+    Where ``Z`` is singular but for the last bits of ``y`` its least point may lie far away, and points that a
+    certificate may hold, ``-1 ≤ u ≤ 2``, prove next to nothing.
     """
     lower = SHIFT * abs(float(y.sum())) / len(y)
     while np.abs(border).max() > FAR * abs(border[0]) and lower <= abs(float(y.sum())):
