@@ -14,22 +14,25 @@ from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.result import Certificate, Moment
 from fwbench.solvers import dnn
+from fwbench.solvers import pentagons as pentagon_cuts
 from fwbench.solvers import triangles as triangle_cuts
 from fwbench.solvers.bound_batch import Batch, fitting
 from fwbench.solvers.dnn import doubly_nonnegative
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.mccormick import ITERATIONS, mccormick
+from fwbench.solvers.pentagons import pentagons
 from fwbench.solvers.shor import RowForm, RowProof, Shor, row_certificate, shor
 from fwbench.solvers.threads import rows_pool, torch_threads
 from fwbench.solvers.triangles import triangles
 from fwbench.stage import Context, Role, Stage, State, register
 
-LADDER = ("shor", "dnn", "mccormick", "triangles")  # each starts where the one before it ended
+LADDER = ("shor", "dnn", "mccormick", "triangles", "pentagons")  # each starts where the one before it ended
 KINDS = ("shared", *LADDER, "best")
 METHODS = {
     "dnn": (doubly_nonnegative, dnn.ITERATIONS),
     "mccormick": (mccormick, ITERATIONS),
     "triangles": (triangles, triangle_cuts.ITERATIONS),
+    "pentagons": (pentagons, pentagon_cuts.ITERATIONS),
 }
 KEPT = 2**28  # bytes of solutions to start from; rows beyond it are solved from the beginning again
 
@@ -43,9 +46,10 @@ class Bound(Stage):
 
     ``kind=shared``: one diagonal for all rows. ``shor``: one of each row's own, from the semidefinite relaxation.
     ``dnn``: with ``u_i u_j ≥ 0`` besides. ``mccormick``: with all four products of ``u_i``, ``1 - u_i`` and ``u_j``,
-    ``1 - u_j``. ``triangles``: with triangle inequalities. ``best``: Shor on the rows, then the others in this order as
-    long as time is left. ``rows`` is all, N for a sample of N by the seed, or a list such as '3,7,100-120'. Ends after
-    ``seconds`` with what it has. On a GPU many rows are one batch, but for ``triangles``, which stay on the CPU.
+    ``1 - u_j``. ``triangles``: with triangle inequalities. ``pentagons``: with those of five weights. ``best``: Shor on
+    the rows, then the others in this order as long as time is left. ``rows`` is all, N for a sample of N by the seed,
+    or a list such as '3,7,100-120'. Ends after ``seconds`` with what it has. On a GPU many rows are one batch, but for
+    the last two kinds, which stay on the CPU.
     """
 
     name: ClassVar[str] = "bound"
@@ -56,7 +60,7 @@ class Bound(Stage):
     rows: int | str | None = None  # all
     seconds: float = 60.0
     tolerance: float = 3e-4
-    iterations: int | None = None  # of dnn, mccormick and triangles; their own numbers if not given
+    iterations: int | None = None  # of all but Shor; their own numbers if not given
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -109,7 +113,7 @@ class Bound(Stage):
 
 
 def _in_batches(kind: str, context: Context) -> bool:
-    return context.device != "cpu" and kind != "triangles"
+    return context.device != "cpu" and kind not in ("triangles", "pentagons")
 
 
 def chosen_rows(text: int | str | None, rows: int, seed: int = 0) -> list[int]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,8 +26,20 @@ from fwbench.solvers.shor import RowForm, RowProof, Shor, shor
 from fwbench.verify_products import OwnProof, products
 
 Each = Callable[..., Iterable]
-Triples = tuple[np.ndarray, np.ndarray, np.ndarray]  # (i, j, k) (triples, 3), corner and multiplier of each
-NONE: Triples = (np.zeros((0, 3), np.uint16), np.zeros(0, np.uint8), np.zeros(0, np.float32))
+
+
+class Cuts(NamedTuple):
+    """Products of triples and of fives, as a proof holds them (``fwbench.verify_products``)."""
+
+    triple: np.ndarray = np.zeros((0, 3), np.uint16)
+    corner: np.ndarray = np.zeros(0, np.uint8)
+    weight: np.ndarray = np.zeros(0, np.float32)
+    five: np.ndarray = np.zeros((0, 5), np.uint16)
+    sign: np.ndarray = np.zeros(0, np.uint8)
+    share: np.ndarray = np.zeros(0, np.float32)
+
+
+NONE = Cuts()
 
 ITERATIONS = 90  # some 2.5 s a row of 576 weights; more gains little
 RELAXATION = 1.6
@@ -62,20 +74,18 @@ def doubly_nonnegative(
 
 
 def finish(
-    form: RowForm, N: np.ndarray, limit: int, tolerance: float, deadline: float = math.inf, triples: Triples = NONE
+    form: RowForm, N: np.ndarray, limit: int, tolerance: float, deadline: float = math.inf, cuts: Cuts = NONE
 ) -> Shor:
     """The interior point for the multipliers ``N (kinds, n, n)``, of which the ``limit`` largest are kept.
 
     ``N[kind, i, j]``, ``i < j``, is the multiplier of the pair's product of that kind (``fwbench.verify_products``).
     """
-    less, thin = without(form, N, limit, triples)
+    less, thin = without(form, N, limit, cuts)
     return thin(shor(less, tolerance=tolerance, deadline=deadline))
 
 
-def without(
-    form: RowForm, N: np.ndarray, limit: int, triples: Triples = NONE
-) -> tuple[RowForm, Callable[[Shor], Shor]]:
-    """The row less the ``limit`` largest products of pairs and the triples, and what writes them into its proof."""
+def without(form: RowForm, N: np.ndarray, limit: int, cuts: Cuts = NONE) -> tuple[RowForm, Callable[[Shor], Shor]]:
+    """The row less the ``limit`` largest products of pairs and the cuts, and what writes them into its proof."""
     kinds, n = N.shape[:2]
     i, j = np.triu_indices(n, 1)
     value = N[:, i, j].T.astype(np.float32).ravel()  # by pair, then by kind
@@ -83,14 +93,14 @@ def without(
     chosen = np.sort(order[value[order] > 0])
     kind, value = (chosen % kinds).astype(np.uint8), value[chosen]
     i, j = i[chosen // kinds], j[chosen // kinds]
-    triple, corner, weight = triples
-    taken = products(OwnProof(np.zeros(n), 0.0, i * n + j, kind, value, triple.astype(np.int64), corner, weight), n)
+    wide = cuts._replace(triple=cuts.triple.astype(np.int64), five=cuts.five.astype(np.int64))
+    taken = products(OwnProof(np.zeros(n), 0.0, i * n + j, kind, value, *wide), n)
     linear = (0 if form.linear is None else form.linear) - taken.linear
     less = replace(form, Q=form.Q - taken.matrix, linear=linear, constant=form.constant - taken.constant)
 
     def write(found: Shor) -> Shor:
         own = {"pair": i * n + j, "kind": kind, "multiplier": value}
-        own |= {"triple": triple, "corner": corner, "weight": weight}
+        own |= cuts._asdict()
         return replace(found, proof=replace(found.proof, **own))
 
     return less, write

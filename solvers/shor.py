@@ -20,6 +20,7 @@ from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers import lapack
 from fwbench.solvers.maxcut import bordered, interior_point
+from fwbench.verify_products import FIVES, TRIPLES
 
 EPS = float(np.finfo(np.float64).eps)
 FAR = 2.0  # from the middle of the cube, whose masks are at 1
@@ -63,6 +64,9 @@ class RowProof:
     triple: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.uint16))
     corner: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     weight: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the triples
+    five: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.uint16))
+    sign: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    share: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the fives
 
 
 def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: float, source: str) -> Certificate:
@@ -88,10 +92,11 @@ def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: 
         "kind": np.concatenate([proof.kind for proof in own]),
         "multiplier": np.concatenate([proof.multiplier for proof in own]),
     }
-    if any(len(proof.triple) for proof in own):
-        for name in ("triple", "corner", "weight"):
-            arrays[name] = np.concatenate([getattr(proof, name) for proof in own])
-        arrays["triple_start"] = np.cumsum([0, *(len(proof.triple) for proof in own)], dtype=np.int64)
+    for *names, start in (TRIPLES, FIVES):
+        if any(len(getattr(proof, names[0])) for proof in own):
+            for name in names:
+                arrays[name] = np.concatenate([getattr(proof, name) for proof in own])
+            arrays[start] = np.cumsum([0, *(len(getattr(proof, names[0])) for proof in own)], dtype=np.int64)
     return Certificate(shared.problem, lower, "rows", arrays, source)
 
 

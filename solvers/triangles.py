@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from fwbench.solvers import triangles_kernel as kernel
-from fwbench.solvers.dnn import Triples, finish
+from fwbench.solvers.dnn import Cuts, finish
 from fwbench.solvers.mccormick import PENALTY, Iteration, mccormick
-from fwbench.solvers.shor import RowForm, Shor
+from fwbench.solvers.shor import RowForm, RowProof, Shor
 
 ITERATIONS = 1280  # half as many leave 0.15 points more of a gap, twice as many 0.05 less
 EVERY = 80  # iterations between two searches for violated triples
@@ -48,7 +48,7 @@ def triangles(
     n = len(form.Q)
     if time.monotonic() + reserve >= deadline or not 3 <= n <= 2**16:
         return start
-    row, held = Iteration([form], [start]), _Triples(n)
+    row, held = Iteration([form], [start]), Triples(n)
     unit = 1 / row.lift.t[0, : n + 1]
     for step in range(iterations):
         if time.monotonic() + reserve >= deadline:
@@ -60,13 +60,13 @@ def triangles(
         held.ascend(P, unit)
         cost = row.cost[0, : n + 1, : n + 1]
         torch.mul(row.price[0], 1 / PENALTY, out=cost)
-        held.lift(cost, unit)
+        held.lift(cost, unit, 1 / PENALTY)
     [N] = row.multipliers()
     found = finish(form, N, products * n, tolerance, deadline, held.largest(triples * n, float(row.scale[0])))
     return max(start, found, key=lambda one: one.proof.bound)
 
 
-class _Triples:
+class Triples:
     """The triples that are held, ``i < j < k`` with a corner, and their multipliers."""
 
     def __init__(self, n: int) -> None:
@@ -76,6 +76,16 @@ class _Triples:
         self.multiplier = torch.zeros(0)
         self.step = torch.zeros(0)
         self.threshold = 0.0  # violation of the last triple of those taken in last
+
+    @classmethod
+    def of(cls, n: int, proof: RowProof, scale: float) -> Triples:
+        """Those of a proof, whose cost had the unit ``scale``."""
+        held = cls(n)
+        held.triple = torch.from_numpy(proof.triple.astype(np.int64))
+        held.corner = torch.from_numpy(proof.corner.astype(np.int64))
+        held.multiplier = torch.from_numpy((2 * proof.weight.astype(np.float64) / scale).astype(np.float32))
+        held.step = torch.zeros_like(held.multiplier)
+        return held
 
     def take_in(self, Y: torch.Tensor, t: torch.Tensor) -> None:
         """Let go of those with no multiplier, and take in the most violated of ``Y``; ``t`` scales its entries."""
@@ -96,17 +106,17 @@ class _Triples:
         arrays = (self.triple, self.corner, self.step, self.multiplier)
         kernel.ascend(P.numpy(), unit.numpy(), *(array.numpy() for array in arrays))
 
-    def lift(self, cost: torch.Tensor, unit: torch.Tensor) -> None:
-        """Take the triples' products, times their multipliers, from the cost in units of the penalty."""
+    def lift(self, cost: torch.Tensor, unit: torch.Tensor, scale: float) -> None:
+        """Take the triples' products, times their multipliers and ``scale``, from the cost."""
         arrays = (self.triple, self.corner, self.multiplier)
-        kernel.subtract(cost.numpy(), unit.numpy(), *(array.numpy() for array in arrays), 1 / PENALTY)
+        kernel.subtract(cost.numpy(), unit.numpy(), *(array.numpy() for array in arrays), scale)
 
-    def largest(self, count: int, scale: float) -> Triples:
+    def largest(self, count: int, scale: float) -> Cuts:
         """The largest multipliers' triples as a proof holds them; ``scale`` is the unit of the cost."""
         order = torch.argsort(self.multiplier, descending=True, stable=True)[:count]
         order = order[self.multiplier[order] > 0].sort().values
         weight = (self.multiplier[order].double() * scale / 2).float().numpy()
-        return self.triple[order].numpy().astype(np.uint16), self.corner[order].numpy().astype(np.uint8), weight
+        return Cuts(self.triple[order].numpy().astype(np.uint16), self.corner[order].numpy().astype(np.uint8), weight)
 
     def _pairs(self) -> torch.Tensor:
         """``(3, triples)``: where ``ij``, ``ik`` and ``jk`` are in a matrix."""

@@ -39,6 +39,12 @@ def repelling_layer(rows: int = 1, n: int = 12, seed: int = 0, spread: float = 0
     return Problem(f"repelling {seed}", W, G, "0.5")
 
 
+def odd_layer(rows: int = 1) -> Problem:
+    """Two groups of five inputs that share one signal each: half of five is odd, which no triple sees."""
+    G = np.kron(np.eye(2), np.ones((5, 5))) + 0.01 * np.eye(10)
+    return Problem("odd", np.ones((rows, 10), np.float32), G, "0.5")
+
+
 def hostile_layers(pattern: str, rows: int = 3, n: int = 8) -> list[Problem]:
     """What breaks solvers: zeros, duplicates, few tokens, bad condition, extreme scales."""
     rng = np.random.default_rng(7)

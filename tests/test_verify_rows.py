@@ -13,7 +13,7 @@ import pytest
 from brute import best_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import random_layer, repelling_layer
+from layers import odd_layer, random_layer, repelling_layer
 
 from fwbench import verify, verify_products
 from fwbench.result import Certificate
@@ -184,9 +184,9 @@ FORGED_TRIPLES = {
     "weights gone": (other_as("weight", WITH["weight"] * 0), "positive semidefinite|can be proved"),
     "weights as float64": (other_as("weight", WITH["weight"].astype(float)), "weight is float64"),
     "weights cut": (other_as("weight", WITH["weight"][:-1]), "weight is"),
-    "a triple reversed": (other_as("triple", WITH["triple"][:, ::-1].copy()), "three weights i < j < k"),
-    "a weight twice in a triple": (other("triple", 0, [1, 1, 2]), "three weights i < j < k"),
-    "a triple outside": (other("triple", 0, [1, 2, 12]), "three weights i < j < k"),
+    "a triple reversed": (other_as("triple", WITH["triple"][:, ::-1].copy()), "3 ascending weights"),
+    "a weight twice in a triple": (other("triple", 0, [1, 1, 2]), "3 ascending weights"),
+    "a triple outside": (other("triple", 0, [1, 2, 12]), "3 ascending weights"),
     "triples as int64": (other_as("triple", WITH["triple"].astype(np.int64)), "triple is int64"),
     "triples as pairs": (other_as("triple", WITH["triple"][:, :2].copy()), "triple is"),
     "a corner that is none": (other("corner", 0, 4), "a corner 0..3"),
@@ -219,17 +219,82 @@ def test_a_missing_array_of_triples(name):
     assert verify.check(OTHER, replace(WITH_TRIPLES, arrays=arrays)).reason == f"it has no array {name!r}"
 
 
+# --- fives -----------------------------------------------------------------------------------------------------------
+
+
+ODD = odd_layer()
+WITH_FIVES = (
+    Bound(kind="pentagons", seconds=3600)
+    .run(ODD, State(keep=~ODD.pattern.prune(wanda_score(ODD.W, ODD.G))), Context(threads=1))
+    .certificate
+)
+FIVE = WITH_FIVES.arrays
+
+
+fiver, fiver_as = partial(changed, of=WITH_FIVES), partial(given_as, of=WITH_FIVES)
+
+
+def test_fives_prove_what_triples_cannot_and_survive_a_file():
+    assert len(FIVE["five"]) > 0
+    checked = verify.check(ODD, WITH_FIVES)
+    assert checked.ok
+    best = best_mask(ODD)[0]
+    assert best * (1 - 1e-2) <= checked.bound <= best
+    state = State(keep=~ODD.pattern.prune(wanda_score(ODD.W, ODD.G)))
+    below = Bound(kind="triangles", seconds=3600).run(ODD, state, Context(threads=1))
+    assert below.lower < best * (1 - 2e-2)
+    assert verify.check(ODD, Certificate.from_bytes(WITH_FIVES.to_bytes())) == checked
+
+
+FORGED_FIVES = {
+    "a share negative": (fiver("share", 0, -1e-6), "a five has a negative multiplier"),
+    "a share NaN": (fiver("share", 0, np.nan), "not finite"),
+    "a share huge": (fiver("share", 0, 1e30), "positive semidefinite"),
+    "shares doubled": (fiver_as("share", FIVE["share"] * 2), "positive semidefinite|can be proved"),
+    "shares gone": (fiver_as("share", FIVE["share"] * 0), "positive semidefinite|can be proved"),
+    "shares as float64": (fiver_as("share", FIVE["share"].astype(float)), "share is float64"),
+    "shares cut": (fiver_as("share", FIVE["share"][:-1]), "share is"),
+    "a five reversed": (fiver_as("five", FIVE["five"][:, ::-1].copy()), "5 ascending weights"),
+    "a weight twice in a five": (fiver("five", 0, [1, 1, 2, 3, 4]), "5 ascending weights"),
+    "a five outside": (fiver("five", 0, [1, 2, 3, 4, 10]), "5 ascending weights"),
+    "fives as int64": (fiver_as("five", FIVE["five"].astype(np.int64)), "five is int64"),
+    "fives as triples": (fiver_as("five", FIVE["five"][:, :3].copy()), "five is"),
+    "a sign that is none": (fiver("sign", 0, 16), "a sign 0..15"),
+    "signs exchanged": (fiver_as("sign", FIVE["sign"] ^ np.uint8(5)), "positive semidefinite|can be proved"),
+    "pointers shifted": (fiver_as("five_start", FIVE["five_start"] + 1), "does not divide the fives"),
+    "pointers short": (fiver("five_start", -1, len(FIVE["five"]) - 1), "does not divide the fives"),
+    "claims too much": (replace(WITH_FIVES, bound=WITH_FIVES.bound * (1 + 1e-5)), "can be proved"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED_FIVES)
+def test_forged_fives(name):
+    certificate, reason = FORGED_FIVES[name]
+    checked = verify.check(ODD, certificate)
+    assert not checked.ok
+    assert any(part in checked.reason for part in reason.split("|")), checked.reason
+
+
+@pytest.mark.parametrize("name", ["five", "sign", "share", "five_start"])
+def test_a_missing_array_of_fives(name):
+    arrays = {key: array for key, array in FIVE.items() if key != name}
+    assert verify.check(ODD, replace(WITH_FIVES, arrays=arrays)).reason == f"it has no array {name!r}"
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 2**31))
 def test_products_are_their_definition(seed):
-    """Random products of pairs and triples on every mask: the sum as the checker writes it, by their definitions."""
+    """Random products of pairs, triples and fives on every mask: the checker's sum by their definitions."""
     rng = np.random.default_rng(seed)
-    n = 5
+    n = 6
     pair = np.array([i * n + j for i in range(n) for j in range(i + 1, n)])
     triple = np.array(list(combinations(range(n), 3)))
     kind, corner = rng.integers(0, 4, len(pair)).astype(np.uint8), rng.integers(0, 4, len(triple)).astype(np.uint8)
     m, weight = (rng.integers(0, 5, len(of)).astype(np.float32) for of in (pair, triple))
-    N = verify_products.products(OwnProof(np.zeros(n), 0.0, pair, kind, m, triple, corner, weight), n)
+    five = np.array(list(combinations(range(n), 5)))
+    sign, share = rng.integers(0, 16, len(five)).astype(np.uint8), rng.integers(0, 5, len(five)).astype(np.float32)
+    own_proof = OwnProof(np.zeros(n), 0.0, pair, kind, m, triple, corner, weight, five, sign, share)
+    N = verify_products.products(own_proof, n)
     for v in itertools.product([0, 1], repeat=n):
         found = N.matrix @ v @ v + N.linear @ v + N.constant
         wanted = 0.0
@@ -240,6 +305,9 @@ def test_products_are_their_definition(seed):
             own_values = [v[i] for i in at]
             odd = own_values[own - 1]
             wanted += 2 * value * (len({*own_values}) == 1 if own == 0 else own_values.count(odd) == 1)
+        for bits, at, value in zip(sign.tolist(), five, share, strict=True):
+            signs = [1, *(-1 if bits >> a & 1 else 1 for a in range(4))]
+            wanted += value * (sum(b * (2 * v[i] - 1) for b, i in zip(signs, at, strict=True)) ** 2 - 1) / 2
         assert found == pytest.approx(wanted, abs=1e-9)
         assert (np.abs(N.matrix) <= N.absolute).all()
 
@@ -257,8 +325,10 @@ def test_a_tangent_is_below_the_exact_one_also_outside_of_the_box(seed, amount):
     pair = np.array([i * n + j for i in range(n) for j in range(i + 1, n)])
     m = (amount * rng.exponential(1, len(pair))).astype(np.float32)
     triple = np.array([[0, 1, 2], [1, 3, 5]])
+    five, b = np.array([[0, 1, 2, 4, 5]]), [1, -1, 1, 1, -1]
     own = (pair, np.zeros(len(pair), np.uint8), m, triple, np.array([0, 2], np.uint8), m[:2])
-    N = verify_products.products(OwnProof(d[0], 0.0, *own), n)
+    products = (*own, five, np.array([9], np.uint8), m[:1])
+    N = verify_products.products(OwnProof(d[0], 0.0, *products), n)
     origin, low = verify._tangent(W, G, u, d, N)
     w, v, D = ([Fraction(float(x)) for x in row[0]] for row in (W, u, d))
     A = [[w[i] * w[j] * Fraction(float(G[i, j])) for j in range(n)] for i in range(n)]
@@ -274,6 +344,12 @@ def test_a_tangent_is_below_the_exact_one_also_outside_of_the_box(seed, amount):
             A[j][i] -= sign * size
         for i in at if own_corner == 0 else [at[1]]:
             linear[i] += (-2 if own_corner == 0 else 2) * size
+    size = Fraction(float(m[0]))
+    for (i, own), (j, other_own) in combinations(zip(five[0].tolist(), b, strict=True), 2):
+        A[i][j] -= 2 * own * other_own * size
+        A[j][i] -= 2 * own * other_own * size
+    for i, own in zip(five[0].tolist(), b, strict=True):
+        linear[i] += 2 * (1 - sum(b) * own) * size
     half = [sum(A[i][j] * v[j] for j in range(n)) - D[i] * v[i] for i in range(n)]
     for i in range(n):
         assert Fraction(float(low[0, i])) <= 2 * half[i] + D[i] - linear[i]

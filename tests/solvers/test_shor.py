@@ -14,15 +14,18 @@ import torch
 from brute import best_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import hostile_layers, integer_layer, random_layer, repelling_layer
+from layers import hostile_layers, integer_layer, odd_layer, random_layer, repelling_layer
 
 from fwbench import verify
 from fwbench.problem import Problem
+from fwbench.solvers import pentagons as pentagon_cuts
+from fwbench.solvers import pentagons_kernel
 from fwbench.solvers import triangles as triangle_cuts
 from fwbench.solvers.bound import LADDER, Bound, chosen_rows
 from fwbench.solvers.dnn import Iteration, doubly_nonnegative, finish, multipliers
 from fwbench.solvers.maxcut import interior_point
 from fwbench.solvers.mccormick import mccormick
+from fwbench.solvers.pentagons import pentagons
 from fwbench.solvers.scores import wanda_score
 from fwbench.solvers.shor import RowForm, max_cut, proof_of, shor, tangent_bound
 from fwbench.solvers.triangles import triangles, violated
@@ -30,7 +33,7 @@ from fwbench.solvers.triangles_kernel import subtract, value
 from fwbench.stage import Context, State
 
 SEPARABLE = ("0.5", "0.25", "2:4", "1:4", "rows")
-KINDS = ("shor", "dnn", "mccormick", "triangles", "best")
+KINDS = ("shor", "dnn", "mccormick", "triangles", "best")  # pentagons are the last of best, which takes iterations
 
 
 def start(problem: Problem) -> State:
@@ -150,6 +153,55 @@ def test_a_triples_product_on_masks():
         found = [value(P, unit, 1, 2, 3, corner) for corner in range(4)]
         odd = [len({*mask}) == 1, *(mask.count(own) == 1 for own in mask)]
         assert found == [float(one) for one in odd]
+
+
+def test_a_fives_product_on_masks():
+    """A fourth of an odd square less one."""
+    unit = np.array([0.5, 2.0, 1.0, 4.0, 0.25, 1.0], np.float32)
+    for mask in product([0.0, 1.0], repeat=5):
+        y = np.array([1.0, *mask], np.float32)
+        P = np.outer(y, y) / np.outer(unit, unit)
+        for sign in product([1.0, -1.0], repeat=5):
+            found = pentagons_kernel.value(P, unit, np.arange(5), np.array(sign, np.float32))
+            assert found == ((np.array(sign) @ (2 * y[1:] - 1)) ** 2 - 1) / 4
+
+
+def test_fives_are_taken_from_the_cost_as_they_are_valued():
+    rng = np.random.default_rng(4)
+    n, count = 8, 20
+    P, unit = rng.random((n + 1, n + 1)), rng.random(n + 1) + 0.5
+    P = (P + P.T) / 2
+    P[0, 0] = unit[0] ** -2
+    five = np.sort([rng.choice(n, 5, replace=False) for _ in range(count)], axis=1)
+    sign, multiplier = rng.choice([-1.0, 1.0], (count, 5)), rng.random(count) * (rng.random(count) < 0.8)
+    C = np.zeros((n + 1, n + 1))
+    pentagons_kernel.subtract(C, unit, five, sign, multiplier, 3.0)
+    values = [pentagons_kernel.value(P, unit, at, own) for at, own in zip(five, sign, strict=True)]
+    assert float((C * P).sum()) == pytest.approx(-3 * float(multiplier @ values), rel=1e-6)
+    assert (C == C.T).all()
+
+
+@pytest.mark.parametrize("n", [5, 9])
+def test_violated_fives_are_violated_and_the_worst_is_found(n):
+    rng = np.random.default_rng(n)
+    basis = rng.standard_normal((n, 3))
+    basis /= np.linalg.norm(basis, axis=1)[:, None]  # points of the elliptope of low rank
+    Y = np.ones((n + 1, n + 1), np.float32)
+    Y[0, 1:] = Y[1:, 0] = 0.5
+    Y[1:, 1:] = (1 + basis @ basis.T) / 4
+    five, sign = pentagon_cuts.violated(torch.tensor(Y), triangle_cuts.Triples(n))
+    ones = np.ones(n + 1, np.float32)
+    values = [pentagons_kernel.value(Y, ones, at, own) for at, own in zip(five, sign, strict=True)]
+    assert values == sorted(values)
+    assert values[-1] < -pentagon_cuts.VIOLATED
+    assert (np.diff(five, axis=1) > 0).all()
+    assert (sign[:, 0] == 1).all()
+    every = [
+        pentagons_kernel.value(Y, ones, np.array(at), np.array((1.0, *own), np.float32))
+        for at in combinations(range(n), 5)
+        for own in product([1.0, -1.0], repeat=4)
+    ]
+    assert values[0] == pytest.approx(min(every), abs=0.02)
 
 
 def test_triples_are_taken_from_the_cost_as_they_are_valued():
@@ -273,6 +325,8 @@ def test_each_bound_is_better_than_the_last():
     problem = repelling_layer(seed=1)
     values = [assert_proved(problem, bounded(problem, kind=kind)) for kind in ("mccormick", "triangles")]
     assert values[0] < values[1]
+    values = [assert_proved(odd_layer(), bounded(odd_layer(), kind=kind)) for kind in ("triangles", "pentagons")]
+    assert values[0] * (1 + 2e-2) < values[1]
 
 
 @pytest.mark.parametrize(
@@ -313,6 +367,7 @@ def test_best_starts_where_the_rung_below_ended():
     found = doubly_nonnegative(form, found)
     found = mccormick(form, replace(found, X=found.X.astype(np.float32)))
     found = triangles(form, replace(found, X=found.X.astype(np.float32)))
+    found = pentagons(form, replace(found, X=found.X.astype(np.float32)))
     after = bounded(problem, kind="best")
     assert after.lower == pytest.approx(found.proof.bound, rel=1e-9)
 
