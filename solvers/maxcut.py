@@ -24,6 +24,7 @@ SHORTER, LEAST = 0.8, 1e-7  # the factor of a length that fails, and where a ste
 LANCZOS, FEW = 10, 6  # products for the length of a step, and of one that is only a trial
 LARGE = 300  # from this size on they cost less than trying lengths by Cholesky, and float32 less than float64
 ROUGH, SHORT = 0.05, 0.3  # float32 ends at this relative gap, or when rounding makes steps as short as this
+EARLY = 4  # steps that may be short anyway
 EPS32 = float(np.finfo(np.float32).eps)
 Vector = Callable[[torch.Tensor], torch.Tensor]
 
@@ -74,6 +75,8 @@ def interior_point(
     single = (C / unit).float()
     rough = _follow(single, *_start(single, margin / unit), lambda y, gap: gap <= ROUGH * _value(y), deadline, SHORT)
     found = _follow(C, *_mended(C, unit * rough.y.double(), rough.X.double()), done, deadline)
+    if not found.converged and time.monotonic() < deadline:  # float32 can lead to where float64 does not come away from
+        found = _follow(C, *_start(C, margin), done, deadline)
     return replace(found, steps=rough.steps + found.steps)
 
 
@@ -104,7 +107,7 @@ def _follow(
         if done(y, gap):
             return Point(y, X, inverse, step, True)
         schur = torch.mul(inverse, X, out=work)
-        stuck = min(b, reach_X) < least and gap < _value(y)  # the first steps may well be short
+        stuck = min(b, reach_X) < least and step > EARLY
         if time.monotonic() >= deadline or stuck or not lapack.cholesky(schur):
             return Point(y, X, inverse, step, False)
         dy = lapack.solve(schur, torch.ones_like(y))
