@@ -4,8 +4,8 @@
     python -m benchmarks.figure_worlds -o reports/bounds/figures --redraw
 
 Sampled rows of one layer, one thread. Heuristics give masks; relaxations bound all rows at once, the ladder (Shor,
-doubly nonnegative, McCormick, triangles) row by row. Every value is a sum over the rows, as a multiple of Wanda's
-error. The figure is drawn from the CSV beside it; ``--redraw`` runs nothing.
+doubly nonnegative, McCormick, triangles, pentagons) row by row. Every value is a sum over the rows, as a multiple of
+Wanda's error. The figure is drawn from the CSV beside it; ``--redraw`` runs nothing.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from fwbench.problems.collections import LAYERS
 from fwbench.report import figures
 from fwbench.solvers.bound import LADDER
 
-MARKERS = dict(zip(LADDER, "os^D", strict=True))
+MARKERS = dict(zip(LADDER, "os^DP", strict=True))
 
 
 def draw(folder: Path, lines: Lines, sizes: Lines) -> None:
@@ -70,12 +70,12 @@ def write_csv(path: Path, lines: Sequence) -> None:
 PAGE = """# How far the best masks can be from the optimum
 
 {rows} rows of {layers} layers of SmolLM2-135M (16,384 calibration tokens, pattern 0.5), each bounded from below by the
-ladder Shor, doubly nonnegative, McCormick, triangles of `fwbench.solvers.bound`. The gap is (UB − LB) / UB against the
-row's mask by {masks}.
+ladder Shor, doubly nonnegative, McCormick, triangles, pentagons of `fwbench.solvers.bound`. The gap is (UB − LB) / UB
+against the row's mask by {masks}.
 A row is one process with one thread of BLAS; seconds are CPU seconds, those of a kind with all below it. Contention
-for caches and memory raises them, and layers were measured under different loads. Shor's seconds are those of the
-interior point of version 6 of `bound`; the rungs above it were measured when it took 1.4 (version 5) or 1.9 times
-(version 4) as long, side by side on one machine.
+for caches and memory raises them, and layers were measured under different loads. Shor's seconds at n = 576 and all
+seconds of rows with triangles are those of version 7 of `bound`; the other rows' rungs above Shor are older, and took
+two to three times as long as they do now.
 {unconverged} of {bounds} interior points did not reach their tolerance; their bounds
 hold all the same. Lower bounds here are computed in float64; those of `fwbench certify` are proved by `fwbench verify`.
 Written by `benchmarks/report_bounds.py`; one line a bound in [rows.csv](rows.csv){sizes_link}.
@@ -93,8 +93,8 @@ The first {sample} rows of a seeded sample of each layer, or as many of them as 
 {diagonals}## Against the aims
 
 On the sampled rows. An aim is met if the mean of the blocks' medians meets it, so each block has the same weight. The
-best bound of a row is the best of its ladder, once up to McCormick and once with triangle inequalities, which cost four
-to nine times as much and are on fewer rows.
+best bound of a row is the best of its ladder: up to McCormick, with triangle inequalities, and with pentagonal ones,
+which cost some ten and twenty times as much and are on fewer rows.
 
 {aims}
 ## Which layers resist

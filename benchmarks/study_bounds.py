@@ -6,10 +6,10 @@
     python -m benchmarks.report_bounds reports/bounds/rows.csv
 
 A row is one process on one thread. Its mask is by ``PRESET``; its bounds are a ladder (Shor, doubly nonnegative,
-McCormick, triangles), and a kind's seconds are those of its rung and all below, of the CPU. What is in the CSV is not
-computed again, so a killed run goes on; ``--masks`` computes no bounds, but the masks of lines whose upper is not by
-``PRESET``, and writes the file once, at its end. ``--again`` does the same with the bounds of the kinds that are named,
-and keeps the masks.
+McCormick, triangles, pentagons), and a kind's seconds are those of its rung and all below, of the CPU. What is in the
+CSV is not computed again, so a killed run goes on; ``--masks`` computes no bounds, but the masks of lines whose upper
+is not by ``PRESET``, and writes the file once, at its end. ``--again`` does the same with the bounds of the kinds that
+are named, and keeps the masks.
 """
 
 from __future__ import annotations

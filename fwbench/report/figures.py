@@ -41,6 +41,7 @@ KIND_COLOURS = {
     "own e, X ≥ 0": "#56B4E9",
     "own e, all products": "#8C7AE6",
     "own e, triangles": "#DC4C64",
+    "own e, pentagons": "#3FB8C5",
     "exact": "#CC79A7",
     "registry": "#D55E00",
 }

@@ -39,8 +39,10 @@ _KINDS = {
     "dnn": "own e, X ≥ 0",
     "mccormick": "own e, all products",
     "triangles": "own e, triangles",
+    "pentagons": "own e, pentagons",
 }
-_STRONGEST = ("own e, triangles", "own e, all products", "own e, X ≥ 0", "own e", "shared e", "other", "plain")
+_STRONGEST = ("own e, pentagons", "own e, triangles", "own e, all products", "own e, X ≥ 0", "own e")
+_STRONGEST += ("shared e", "other", "plain")
 _BOUND_STAGES = ("bound",)  # what stands after a mask to bound it, and makes none
 
 
