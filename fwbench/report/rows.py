@@ -41,8 +41,8 @@ _KINDS = {
     "triangles": "own e, triangles",
     "pentagons": "own e, pentagons",
 }
-_STRONGEST = ("own e, pentagons", "own e, triangles", "own e, all products", "own e, X ≥ 0", "own e")
-_STRONGEST += ("shared e", "other", "plain")
+_OWN = ("own e, pentagons", "own e, triangles", "own e, all products", "own e, X ≥ 0", "own e")
+_STRONGEST = (*_OWN, "shared e", "other", "plain")
 _BOUND_STAGES = ("bound",)  # what stands after a mask to bound it, and makes none
 
 
