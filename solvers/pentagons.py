@@ -26,8 +26,7 @@ SEEDS = 8000  # triples that a search starts from, those with the largest multip
 NEW = 4  # times n fives are taken in
 VIOLATED = 5e-3
 STEP = 0.6  # of a multiplier at first, in the iteration's penalty of its pairs
-
-DECAY = 0.8  # the last steps are so much shorter: multipliers that swing prove little
+DECAY = 0.9  # the last steps of all multipliers are so much shorter: where they swing they prove little
 
 
 def pentagons(
@@ -70,8 +69,9 @@ def pentagons(
             Y, t = P * unit * unit[:, None], row.lift.t[0, 1 : n + 1]
             three.take_in(Y, t)
             five.take_in(Y, t, three)
-        three.ascend(P, unit)
-        five.ascend(P, unit, 1 - DECAY * step / iterations)
+        part = 1 - DECAY * step / iterations
+        three.ascend(P, unit, part)
+        five.ascend(P, unit, part)
     [N] = row.multipliers()
     cuts = three.largest(triples * n, scale)
     five_of, sign, share = five.largest(fives * n, scale)

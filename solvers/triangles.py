@@ -101,9 +101,9 @@ class Triples:
         penalty = ((t[:, None] * t) ** 2).flatten() / crowd.clamp(min=1)
         self.step = STEP * PENALTY * penalty[pairs].amin(dim=0) if len(self.triple) else torch.zeros(0)
 
-    def ascend(self, P: torch.Tensor, unit: torch.Tensor) -> None:
-        """A step of each multiplier at the relaxed ``(1, u)(1, u)ᵀ = P * unit * unit[:, None]``."""
-        arrays = (self.triple, self.corner, self.step, self.multiplier)
+    def ascend(self, P: torch.Tensor, unit: torch.Tensor, part: float = 1.0) -> None:
+        """Part of a step of each multiplier at the relaxed ``(1, u)(1, u)ᵀ = P * unit * unit[:, None]``."""
+        arrays = (self.triple, self.corner, part * self.step, self.multiplier)
         kernel.ascend(P.numpy(), unit.numpy(), *(array.numpy() for array in arrays))
 
     def lift(self, cost: torch.Tensor, unit: torch.Tensor, scale: float) -> None:
