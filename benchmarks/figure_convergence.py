@@ -183,7 +183,7 @@ def _costs(costs: Sequence[Iteration]) -> list[str]:
         f"thread, iterations {SHORT + 1} to {LONG} from Wanda's mask, none stopped or corrected; `push` is one of",
         "its rounds. By `benchmarks/study_iteration.py`; CPU: "
         + ", ".join(dict.fromkeys(line.machine for line in costs))
-        + ".",
+        + ". `away` is not measured.",
         "",
         "| method | " + " | ".join(f"{name}, {rows} × {n}" for name, rows, n in layers) + " |",
         "|---|" + "--:|" * len(layers),
