@@ -205,20 +205,6 @@ FORGED_TRIPLES = {
 }
 
 
-@pytest.mark.parametrize("name", FORGED_TRIPLES)
-def test_forged_triples(name):
-    certificate, reason = FORGED_TRIPLES[name]
-    checked = verify.check(OTHER, certificate)
-    assert not checked.ok
-    assert any(part in checked.reason for part in reason.split("|")), checked.reason
-
-
-@pytest.mark.parametrize("name", ["triple", "corner", "weight", "triple_start"])
-def test_a_missing_array_of_triples(name):
-    arrays = {key: array for key, array in WITH.items() if key != name}
-    assert verify.check(OTHER, replace(WITH_TRIPLES, arrays=arrays)).reason == f"it has no array {name!r}"
-
-
 # --- fives -----------------------------------------------------------------------------------------------------------
 
 
@@ -267,18 +253,25 @@ FORGED_FIVES = {
 }
 
 
-@pytest.mark.parametrize("name", FORGED_FIVES)
-def test_forged_fives(name):
-    certificate, reason = FORGED_FIVES[name]
-    checked = verify.check(ODD, certificate)
+FORGED_CUTS = [pytest.param(OTHER, *case, id=f"triples: {name}") for name, case in FORGED_TRIPLES.items()]
+FORGED_CUTS += [pytest.param(ODD, *case, id=f"fives: {name}") for name, case in FORGED_FIVES.items()]
+
+
+@pytest.mark.parametrize(("problem", "certificate", "reason"), FORGED_CUTS)
+def test_forged_cuts(problem, certificate, reason):
+    checked = verify.check(problem, certificate)
     assert not checked.ok
     assert any(part in checked.reason for part in reason.split("|")), checked.reason
 
 
-@pytest.mark.parametrize("name", ["five", "sign", "share", "five_start"])
-def test_a_missing_array_of_fives(name):
-    arrays = {key: array for key, array in FIVE.items() if key != name}
-    assert verify.check(ODD, replace(WITH_FIVES, arrays=arrays)).reason == f"it has no array {name!r}"
+@pytest.mark.parametrize(
+    ("problem", "certificate", "name"),
+    [(OTHER, WITH_TRIPLES, name) for name in verify_products.TRIPLES]
+    + [(ODD, WITH_FIVES, name) for name in verify_products.FIVES],
+)
+def test_a_missing_array_of_cuts(problem, certificate, name):
+    arrays = {key: array for key, array in certificate.arrays.items() if key != name}
+    assert verify.check(problem, replace(certificate, arrays=arrays)).reason == f"it has no array {name!r}"
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
