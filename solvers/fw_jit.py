@@ -6,7 +6,7 @@ lets LLVM vectorise them. They are added up block by block in float64, so that l
 
 from __future__ import annotations
 
-from fwbench.solvers.jit import njit
+from fwbench.solvers.jit import fast
 
 BLOCK = 4096  # entries that are added up in the arrays' own precision
-jit = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
+jit = fast

@@ -33,6 +33,9 @@ def njit(function: Callable | None = None, **options: Any) -> Callable:
     return dispatcher
 
 
+fast = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})  # sums may be reassociated: so LLVM vectorises
+
+
 @cache
 def _sources(path: Path) -> frozenset[Path]:
     """A file of this package and those that it imports from, themselves and by others."""

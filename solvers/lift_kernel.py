@@ -10,9 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fwbench.solvers.jit import njit
-
-fast = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
+from fwbench.solvers.jit import fast
 
 
 def row_by_row(kernel: Callable, A: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
