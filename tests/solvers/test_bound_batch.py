@@ -18,6 +18,7 @@ from fwbench.problem import Problem
 from fwbench.solvers import project
 from fwbench.solvers.bound import METHODS, Bound
 from fwbench.solvers.bound_batch import Batch
+from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.maxcut import interior_point
 from fwbench.solvers.maxcut_batch import interior_points
 from fwbench.solvers.scores import wanda_score
@@ -186,6 +187,16 @@ def test_the_stage_on_a_device(kind, device, monkeypatch):
     assert verify.check(problem, after[0].certificate).ok
     assert after[0].counters["row_proofs"] == after[1].counters["row_proofs"]
     assert after[0].lower == pytest.approx(after[1].lower, rel=2e-3)
+
+
+def test_the_shared_bound_is_the_hosts(monkeypatch):
+    """In-face steps run on the CPU only, and once sent to the device they failed there."""
+    asked = []
+    run = FrankWolfe.run
+    monkeypatch.setattr(FrankWolfe, "run", lambda self, *given: asked.append(given[2].device) or run(self, *given))
+    problem = random_layer("0.5", rows=3, n=16)
+    Bound(kind="shor").run(problem, begun(problem), Context(device="cpu:0"))
+    assert asked == ["cpu"]
 
 
 def begun(problem: Problem) -> State:
