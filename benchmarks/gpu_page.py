@@ -1,4 +1,4 @@
-"""The page of the CUDA path: the files of ``gpu.py`` to Markdown.
+"""The page of the CUDA path: the files of ``gpu.py``, ``gpu_bounds.py`` and ``gpu_stages.py`` to Markdown.
 
 python benchmarks/gpu_page.py reports/gpu
 """
@@ -88,10 +88,49 @@ def models(rows: Sequence[Row]) -> str:
     )  # fmt: skip
 
 
+def bounds(rows: Sequence[Row]) -> str:
+    header = ("bound", "layer", "rows", "device, s", "device, ms a row", "host, ms a row", "times faster")
+    header += ("bound / host's", "checker", "checked in, s", "device's peak, GB")
+    return table(
+        header,
+        [
+            (
+                row["kind"], row["layer"], row["rows"], f"{float(row['seconds']):.1f}", f"{float(row['row_ms']):.1f}",
+                f"{float(row['host_row_ms']):.0f}", f"**{float(row['host_row_ms']) / float(row['row_ms']):.1f}**",
+                f"{row['least_ratio']} to {row['greatest_ratio']}", row["verified"], f"{float(row['verify_s']):.1f}",
+                f"{float(row['device_peak_mb']) / 1e3:.1f}",
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def stages(rows: Sequence[Row]) -> str:
+    """Each spec's last stages, those that it does not share with another one."""
+    header = ("stage", "pipeline", "layer", "device, ms", "host, ms", "times faster", "error, device", "error, host")
+    shown = [row for row in rows if row["stage"] in SHOWN and (row["spec"] == "fast") == (row["stage"] in FAST)]
+    shown.sort(key=lambda row: SHOWN.index(row["stage"]))
+    return table(
+        header,
+        [
+            (
+                f"`{row['stage']}`", f"`{row['spec']}`", row["layer"],
+                *(f"{1e3 * float(row[name]):.1f}" for name in ("device_s", "host_s")),
+                f"**{float(row['host_s']) / float(row['device_s']):.1f}**", row["device_error"], row["host_error"],
+            )
+            for row in shown
+        ],
+    )  # fmt: skip
+
+
+FAST = ("push", "swap")
+SHOWN = (*FAST, "tabu", "refit", "reswap", "admm", "sparsegpt")
 HEAD = """# The CUDA path, measured
 
-{device}, torch {torch}, {cores} cores; one run, by `benchmarks/gpu.py`; block 7 of SmolLM2-135M at 0.5, 16,384
-calibration tokens."""
+{device}, torch {torch}, {cores} cores; SmolLM2-135M at 0.5, 16,384 calibration tokens, block 7 where no other is
+named; by `benchmarks/gpu.py`, `gpu_bounds.py` and `gpu_stages.py`. Not measured: 2:4 through torch's semi-structured
+tensors (`benchmarks/gpu_sparse.py` would), whole models whose layers of one input are solved together, and models that
+are larger."""
 ITERATIONS = """## An iteration of Frank-Wolfe and its one product
 
 Microseconds on the device: medians of 20 replays of a graph of 50. `bare product` is `torch.mm` of the same matrices,
@@ -102,6 +141,18 @@ SWAPS = """## 1-swap descent from Wanda's mask, a whole layer
 Wall time, transfers included. The plain search (`benchmarks/peer_swap.py`) looks at every pair of every row in float32
 on the same device; `batches` is `solvers/swap_torch.py`, `kernel` is `solvers/_swap_triton.py`, which examines a line
 only where a bound lets it win; both in float64. Rows whose masks differ differ by rounding in float32."""
+BOUNDS = """## Bounds of all rows of a layer
+
+`benchmarks/gpu_bounds.py`: every row in batches (`solvers/bound_batch.py`), each kind from where the one above it in
+the table ended, so that the times add up; in the same run the host's {cores} cores, a row each (they slow one another:
+a row alone takes less). `bound / host's`: least and greatest over those rows. The checker proves the device's bounds
+as it does any other."""
+STAGES = """## Stages beside the host's cores
+
+`benchmarks/gpu_stages.py`: wall time of a stage on a whole layer, transfers included, on the device and on the host's
+{cores} cores, torch and Numba given all of them; such short loops gain little from so many. `tabu` makes the same moves
+on both; `reswap` makes the best exchange of all on the device and the best of some on the host, and either may end
+lower."""
 PRECISION = """## TF32
 
 The judge's error of whole pipelines with products in float32 (the default) and in TF32
@@ -110,9 +161,10 @@ MODELS = """## Whole models
 
 All 210 layers of SmolLM2-135M, 16,384 calibration tokens, `fwbench prune smollm2 --device cuda --evaluate none` by
 `benchmarks/study_prune.py row … --device cuda`: seconds by kind of work as `fwbench.json` tells them, from loading to
-the saved folder. `solve` holds judging every layer, which the host does in float64, and for SparseFW the bound and its
-proof, too. `push(rounds=20)+swap` is the preset `fast`. The first row's layer errors are those of the CPU
-(sum 7506.47 there too), and an earlier run of SparseFW at 0.5 here gave the CPU's 65.1 and 53.5."""
+the saved folder, measured before layers of one input were solved together. `solve` holds judging every layer, which
+the host does in float64, and for SparseFW the bound and its proof, too. `push(rounds=20)+swap` is the preset `fast`.
+The first row's layer errors are those of the CPU (sum 7506.47 there too), and an earlier run of SparseFW at 0.5 here
+gave the CPU's 65.1 and 53.5."""
 
 
 def main() -> None:
@@ -120,6 +172,8 @@ def main() -> None:
     about = read(folder / "machine.csv")[0]
     parts = [HEAD.format(device=about["device"], torch=about["torch"], cores=about["cores"])]
     parts += [ITERATIONS, iterations(read(folder / "iterations.csv")), SWAPS, swaps(read(folder / "swaps.csv"))]
+    parts += [BOUNDS.format(cores=about["cores"]), bounds(read(folder / "bounds.csv"))]
+    parts += [STAGES.format(cores=about["cores"]), stages(read(folder / "stages.csv"))]
     parts += [PRECISION, precision(read(folder / "tf32.csv"))]
     parts += [MODELS, models(read(folder / "models.csv"))]
     (folder / "index.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

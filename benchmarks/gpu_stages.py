@@ -11,11 +11,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gpu import write
+from gpu import problems, write
 
 from fwbench import machine, pipeline
 from fwbench.problem import Problem
-from fwbench.problems.collections import load
 
 LAYERS = ("k_proj", "o_proj", "gate_proj", "down_proj")
 SPECS = ("fast", "wanda+swap+tabu(iterations=3000)", "wanda+swap+refit", "wanda+swap+reswap", "wanda+swap+admm")
@@ -48,10 +47,10 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     cores = int(machine.describe()["cores"])
     lines: list[dict[str, Any]] = []
+    layers = problems()
     for name in given.layers:
-        _, problem = next(load(f"smollm2/07.{name}"))
         for spec in SPECS:
-            lines += timed(name, problem, spec, given.device, cores)
+            lines += timed(name, layers[name], spec, given.device, cores)
             print(lines[-1], flush=True)
             write(given.out / "stages.csv", lines)
 
