@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,19 @@ def best(lines: Lines, kinds: Sequence[str] = LADDER) -> list[float]:
     """The least gap over ``kinds`` of each row on which all of them were run."""
     rows = grouped([line for line in lines if line.kind in kinds], lambda line: (line.problem, line.row, line.n))
     return [min(line.gap for line in row) for row in rows.values() if {line.kind for line in row} == set(kinds)]
+
+
+def by_best_masks(lines: Lines) -> list[Measured]:
+    """The lines with the least error of their rows: what was run at another time may know a better mask."""
+    rows = grouped(lines, lambda line: (line.problem, line.row, line.n))
+    least = {key: min(row, key=lambda line: line.upper) for key, row in rows.items()}
+    found = []
+    for line in lines:
+        mask = least[line.problem, line.row, line.n]
+        if mask.upper < line.upper:
+            line = replace(line, upper=mask.upper, masks=mask.masks, gap=1 - line.lower / mask.upper)
+        found.append(line)
+    return found
 
 
 @cache

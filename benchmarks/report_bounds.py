@@ -169,8 +169,8 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("reports/bounds"))
     parser.add_argument("--fixing", type=int, default=0, help="weights tried for the table of fixed weights")
     options = parser.parse_args()
-    lines = read(options.rows, Measured)
-    sizes = read(options.sizes, Measured) if options.sizes else []
+    lines = tables.by_best_masks(read(options.rows, Measured))
+    sizes = tables.by_best_masks(read(options.sizes, Measured)) if options.sizes else []
     methods = read(options.rows.parent / METHODS_CSV, Method)
     branched = read(options.rows.parent / BRANCHING_CSV, Branched)
     layers = read(options.rows.parent / LAYERS_CSV, Layer)

@@ -50,6 +50,15 @@ def cells(page: str, *start: str) -> list[str]:
     return [cell.strip() for cell in found[0].strip("|").split("|")]
 
 
+def test_all_lines_of_a_row_are_held_against_its_best_mask():
+    worse, better, other = line("03", 1, "dnn", 0.9), line("03", 1, "shor", 0.8, upper=0.95), line("03", 2, "shor", 0.7)
+    found = bounds_tables.by_best_masks([worse, replace(better, masks="best"), other])
+    assert [one.upper for one in found] == [0.95, 0.95, 1.0]
+    assert [one.masks for one in found] == ["best", "best", "wanda+swap"]
+    assert [one.lower for one in found] == [0.9, 0.8, 0.7]
+    assert [one.gap for one in found] == pytest.approx([1 - 0.9 / 0.95, 1 - 0.8 / 0.95, 0.3])
+
+
 def test_medians_are_of_the_sampled_rows_alone(page):
     lines = [line("03", row, "shor", 0.9 if row in CHOSEN else 0.5) for row in range(ROWS)]
     text = page(lines)
