@@ -8,6 +8,7 @@ by ``G`` outside, one pass over a row takes the step along ``δ`` and finds the 
 from __future__ import annotations
 
 import numpy as np
+from numba.extending import overload
 
 from fwbench.solvers.fw_jit import BLOCK, jit
 from fwbench.solvers.fw_oracle import oracle
@@ -207,9 +208,9 @@ def in_face(w, u, g, v, counts, guess, delta, P, score, away, scratch):  # type:
 
     ``a`` is the worst vertex of the smallest face that contains ``u``: what is 0 stays 0, what is 1 stays 1.
     """
-    _face_score(u, g, score)
+    _face_score(u, g, u.dtype.type(-1), score)
     oracle(score, counts, guess, away, scratch)
-    most = _between(w, u, v, away, delta, P)
+    most = _between(w, u, v, away, delta, P, score)
     if most > 0:
         return float(most)
     towards_vertex(w, u, g, v, delta, P)  # the count is off by rounding: no vertex of the face has it
@@ -217,24 +218,24 @@ def in_face(w, u, g, v, counts, guess, delta, P, score, away, scratch):  # type:
 
 
 @jit
-def _face_score(u, g, score):  # type: ignore[no-untyped-def]
+def _face_score(u, g, sign, score):  # type: ignore[no-untyped-def]
     inf, one, zero = u.dtype.type(np.inf), u.dtype.type(1), u.dtype.type(0)
     for i in range(u.size):
-        x = inf if u[i] <= zero else -g[i]
+        x = inf if u[i] <= zero else sign * g[i]
         score[i] = -inf if u[i] >= one else x
 
 
 @jit
-def _between(w, u, v, away, delta, P):  # type: ignore[no-untyped-def]
-    most, one, zero = u.dtype.type(1), u.dtype.type(1), u.dtype.type(0)
+def _between(w, u, v, away, delta, P, room):  # type: ignore[no-untyped-def]
+    """``δ = v - a``, ``P = w∘δ``; the longest step. ``room`` is written over."""
+    one, zero = u.dtype.type(1), u.dtype.type(0)
     for i in range(u.size):
         x = v[i] - away[i]
         delta[i] = x
         P[i] = w[i] * x
-        room = one - u[i] if x > zero else u[i]
-        room = one if x == zero else room
-        most = room if room < most else most
-    return most
+        left = one - u[i] if x > zero else u[i]
+        room[i] = one if x == zero else left
+    return room[_place_of_least(_as_integers(room))]
 
 
 @jit
@@ -246,61 +247,131 @@ def conjugate(w, u, g, v, gap, counts, scale, guess, rho, delta, P, score, towar
     of the ``rho`` (Fletcher and Reeves 1964). ``rho`` is 0 when there is no last direction in this face. Otherwise
     towards the vertex ``v``, which leaves the face.
     """
-    _face_score(u, -g, score)
+    _face_score(u, g, u.dtype.type(1), score)
     oracle(score, counts, guess, toward, scratch)
     promise = gap_of(g, u, toward)
     if promise < 0.5 * gap or not promise > 4 * np.finfo(u.dtype).eps * abs(dot(g, u)):
         return 1.0, towards_vertex(w, u, g, v, delta, P), 0.0
-    size, one, zero = u.size // counts.size, u.dtype.type(1), u.dtype.type(0)
-    for start in range(0, u.size, size):
-        part = slice(start, start + size)
-        _project(u[part], g[part], scale[part], score[part])
+    size, room = u.size // counts.size, scratch[: counts.size]
+    for group in range(counts.size):
+        part = slice(group * size, group * size + size)
+        room[group] = _project(u[part], g[part], scale[part], score[part])
     fresh = -dot(g, score)
     if not fresh > 0:
         return 1.0, towards_vertex(w, u, g, v, delta, P), 0.0
     slope = 0.0
     if 0 < fresh < 4 * rho:  # growth beyond that is rounding
-        beta = u.dtype.type(fresh / rho)
-        for i in range(u.size):
-            delta[i] = score[i] + beta * delta[i]
-        for start in range(0, u.size, size):
-            part = slice(start, start + size)
-            _balance(u[part], scale[part], delta[part])
+        for group in range(counts.size):
+            part = slice(group * size, group * size + size)
+            _add(u[part], scale[part], score[part], fresh / rho, room[group], delta[part])
         slope = -dot(g, delta)
     if not slope > 0:
         delta[:] = score
         slope = fresh
-    most = np.inf
-    for i in range(u.size):
-        P[i] = w[i] * delta[i]
-        room = one - u[i] if delta[i] > zero else u[i]
-        if room < most * abs(delta[i]):
-            most = room / abs(delta[i])
-    return most, slope, fresh
+    inverse = _inverse_of_longest(w, u, delta, P, scratch[: u.size])
+    if not inverse > np.finfo(u.dtype).eps:  # less than the rounding of every entry: a direction to nowhere
+        return 1.0, towards_vertex(w, u, g, v, delta, P), 0.0
+    return 1.0 / inverse, slope, fresh
 
 
 @jit
 def _project(u, g, scale, z):  # type: ignore[no-untyped-def]
-    """``z = -scale∘(g - λ)`` on the fractional entries, 0 elsewhere, with the ``λ`` that makes its sum 0."""
-    top, bottom, one, zero = 0.0, 0.0, u.dtype.type(1), u.dtype.type(0)
+    """``z = -scale∘(g - λ)`` on the fractional entries, 0 elsewhere, with the ``λ`` that makes its sum 0.
+
+    Returns the sum of their ``scale``. Near the end ``g - λ`` is mostly rounding: so ``λ`` is one of the ``g`` and a
+    mean difference from it, which is 0 where they are equal.
+    """
+    top, bottom, total, one, zero = 0.0, 0.0, 0.0, u.dtype.type(1), u.dtype.type(0)
+    first = 0
+    while first + 1 < u.size and not zero < u[first] < one:
+        first += 1
+    base = g[first]
+    for start in range(0, u.size, BLOCK):
+        part = slice(start, min(start + BLOCK, u.size))
+        x, y = _weighed(u[part], g[part], scale[part], base)
+        top += x
+        bottom += y
+    level = base + u.dtype.type(top / bottom) if bottom > 0 else zero
     for i in range(u.size):
-        if zero < u[i] < one:
-            top += scale[i] * g[i]
-            bottom += scale[i]
-    level = u.dtype.type(top / bottom) if bottom > 0 else zero
-    for i in range(u.size):
-        z[i] = scale[i] * (level - g[i]) if zero < u[i] < one else zero
-    _balance(u, scale, z)  # near the end g - λ is mostly rounding
+        x = scale[i] * (level - g[i]) if zero < u[i] < one else zero
+        z[i] = x
+        total += x
+    _balance(u, scale, total, bottom, z)
+    return bottom
 
 
 @jit
-def _balance(u, scale, z):  # type: ignore[no-untyped-def]
-    """Make the sum of ``z`` 0 to rounding, and ``z`` itself outside the fractional entries."""
-    total, bottom, one, zero = 0.0, 0.0, u.dtype.type(1), u.dtype.type(0)
+def _weighed(u, g, scale, base):  # type: ignore[no-untyped-def]
+    """``Σ scale (g - base)`` and ``Σ scale`` over the fractional entries."""
+    one, zero = u.dtype.type(1), u.dtype.type(0)
+    top, bottom = zero, zero
     for i in range(u.size):
-        if zero < u[i] < one:
-            total += z[i]
-            bottom += scale[i]
+        x = scale[i] if zero < u[i] < one else zero
+        top += x * (g[i] - base)
+        bottom += x
+    return top, bottom
+
+
+@jit
+def _add(u, scale, z, beta, bottom, delta):  # type: ignore[no-untyped-def]
+    """``δ = z + beta δ``, its sum 0 like that of ``z``; ``bottom`` is what ``_project`` returned."""
+    total, b, one, zero = 0.0, u.dtype.type(beta), u.dtype.type(1), u.dtype.type(0)
+    for i in range(u.size):
+        x = z[i] + b * delta[i] if zero < u[i] < one else zero
+        delta[i] = x
+        total += x
+    _balance(u, scale, total, bottom, delta)
+
+
+@jit
+def _balance(u, scale, total, bottom, z):  # type: ignore[no-untyped-def]
+    """Make the sum of ``z`` 0 to rounding; it was ``total``, and the fractional entries' scales sum to ``bottom``."""
+    one, zero = u.dtype.type(1), u.dtype.type(0)
     level = u.dtype.type(total / bottom) if bottom > 0 else zero
     for i in range(u.size):
-        z[i] = z[i] - scale[i] * level if zero < u[i] < one else zero
+        z[i] -= scale[i] * level if zero < u[i] < one else zero
+
+
+@jit
+def _inverse_of_longest(w, u, delta, P, ratio):  # type: ignore[no-untyped-def]
+    """``P = w∘δ``, and the inverse of the longest step along ``δ``; ``ratio`` is written over."""
+    tiny, one, zero = np.finfo(u.dtype).tiny, u.dtype.type(1), u.dtype.type(0)
+    for i in range(u.size):
+        x = delta[i]
+        P[i] = w[i] * x
+        room = one - u[i] if x > zero else u[i]
+        ratio[i] = abs(x) / (room if room > tiny else tiny)
+    return ratio[_place_of_largest(_as_integers(ratio))]
+
+
+@jit
+def _place_of_largest(x):  # type: ignore[no-untyped-def]
+    largest = x[0]
+    for i in range(x.size):
+        largest = max(largest, x[i])
+    place = 0
+    while x[place] != largest:
+        place += 1
+    return place
+
+
+@jit
+def _place_of_least(x):  # type: ignore[no-untyped-def]
+    least = x[0]
+    for i in range(x.size):
+        least = min(least, x[i])
+    place = 0
+    while x[place] != least:
+        place += 1
+    return place
+
+
+def _as_integers(x: np.ndarray) -> np.ndarray:
+    """A view, in the order of the numbers where none is negative: LLVM finds the largest of integers in vectors."""
+    return x.view(np.int32 if x.itemsize == 4 else np.int64)
+
+
+@overload(_as_integers)
+def _compiled_as_integers(x):  # type: ignore[no-untyped-def]
+    kind = np.int32 if x.dtype.bitwidth == 32 else np.int64
+    return lambda x: x.view(kind)

@@ -33,7 +33,8 @@ def njit(function: Callable | None = None, **options: Any) -> Callable:
     return dispatcher
 
 
-fast = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})  # sums may be reassociated: so LLVM vectorises
+# Sums may be reassociated and divisors go unchecked: so LLVM vectorises
+fast = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
 
 
 @cache
