@@ -42,7 +42,7 @@ class BranchAndBound(Stage):
     subtree: int = 5000
     largest: int = 400
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT
     source: ClassVar[str] = "Billionnet, Elloumi, Plateau 2009; Helmberg, Rendl, Vanderbei, Wolkowicz 1996"

@@ -129,6 +129,38 @@ class Search:
                     self._plant()  # anew: what was learned of branching and diagonals is worth more than those nodes
             while self.open and left() > 0 and self.nodes < nodes:
                 self._expand(min(self.budget, nodes - self.nodes), stop)
+                if self.open and self.open[0][0] >= self.target:
+                    self.open = []  # leaves as they are
+        if self.open:
+            self._cut_back()
+
+    def _cut_back(self) -> None:
+        """Give up what was found under a subtree where that proves less than the bound which it began with.
+
+        A subtree's diagonal serves its deep nodes, and proves little while nodes near its root are still open.
+        """
+        assert self.root is not None
+        order, stack = [], [self.root]
+        while stack:
+            node = stack.pop()
+            order.append(node)
+            stack += node.children
+        proved: dict[int, float] = {}
+        for node in reversed(order):
+            if node.steps is not None:
+                proved[id(node)] = min([self.target, *(proved[id(child)] for child in node.children)])
+                if proved[id(node)] >= min(node.bound, self.target):
+                    continue
+                node.steps, node.children = None, []
+            proved[id(node)] = node.bound
+        self.open, stack = [], [self.root]
+        while stack:
+            node = stack.pop()
+            stack += node.children
+            if node.steps is None and node.bound < self.target:
+                self.serial += 1
+                self.open.append((node.bound, self.serial, node))
+        heapq.heapify(self.open)
 
     def lower(self) -> float:
         """The block's bound now, as ``tree`` proves it."""
@@ -165,7 +197,7 @@ class Search:
             b + d,
             start,
             need,
-            node.u[free],
+            node.u[free].astype(np.float64),
             mask,
             at,
             constant,
@@ -190,7 +222,7 @@ class Search:
             fixed, u = node.fixed.copy(), node.u.copy()
             fixed[free], u[free] = fixing, point
             node.children.append(Node(fixed, u, float(bound) + constant))
-        node.u = node.u[:0]  # not needed any more
+        node.u = node.u.astype(np.float32)  # needed only if it is cut back
 
     def _diagonal(
         self, Q: np.ndarray, b: np.ndarray, free: np.ndarray, start: np.ndarray, need: np.ndarray, constant: float

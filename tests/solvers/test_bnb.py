@@ -270,3 +270,52 @@ def test_the_clock_ends_a_subtree():
     made = certificate(problem, [tried.tree()], tried.lower())
     assert verify_tree.prove_tree(problem, made) == pytest.approx(tried.lower(), rel=1e-9)
     assert 0 < tried.lower() < tried.value
+
+
+def long_search(budget: int) -> tuple[Problem, bnb_search.Search]:
+    """A row that takes many subtrees of a small budget."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((50, 40)) * np.logspace(0, -1, 50)[:, None]
+    problem = Problem("random", np.ones((1, 50)), X @ X.T / 40 + 1e-6 * np.eye(50), "0.5")
+    block = bnb_search.Block(verify_tree.block_matrix(problem, 0), np.array([25]))
+    return problem, bnb_search.Search(block, np.arange(50) < 25, 0.0, 0, budget=budget)
+
+
+def test_the_bound_never_falls(monkeypatch):
+    """A subtree's own diagonal serves its deep nodes: cut off early it may prove less than what it began with, or 0."""
+    calls = []
+
+    def weak(*given):
+        calls.append(given)
+        return best_diagonal(*given) - (0.0 if len(calls) < 3 else 100.0)
+
+    monkeypatch.setattr(bnb_search, "best_diagonal", weak)
+    problem, tried = long_search(budget=60)
+    lowers = []
+    for _ in range(20):
+        tried.run(lambda: np.inf, tried.nodes + (7 if lowers else 400))
+        made = certificate(problem, [tried.tree()], tried.lower())
+        assert verify_tree.prove_tree(problem, made) == pytest.approx(tried.lower(), rel=1e-9)
+        lowers.append(tried.lower())
+    assert not tried.done
+    assert lowers[0] > 0
+    assert (np.diff(lowers) >= -1e-9 * tried.value).all()
+
+
+def test_what_its_bound_closes_is_not_searched(monkeypatch):
+    """Once whole rows spent most of their time there, on diagonals for subtrees of one node each."""
+    search = bnb_search.Search._search
+    begun = []
+
+    def looked(self, node, *given):
+        begun.append(node.bound < self.target)
+        search(self, node, *given)
+
+    monkeypatch.setattr(bnb_search.Search, "_search", looked)
+    problem, tried = long_search(budget=60)
+    tried.run(lambda: np.inf, 2**62)
+    assert tried.done
+    assert len(begun) > 3
+    assert all(begun)
+    made = certificate(problem, [tried.tree()], tried.lower())
+    assert verify_tree.prove_tree(problem, made) == pytest.approx(tried.value, rel=1e-8)
