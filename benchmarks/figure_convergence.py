@@ -183,13 +183,14 @@ def _costs(costs: Sequence[Iteration]) -> list[str]:
         f"thread, iterations {SHORT + 1} to {LONG} from Wanda's mask, none stopped or corrected; `push` is one of",
         "its rounds. By `benchmarks/study_iteration.py`; CPU: "
         + ", ".join(dict.fromkeys(line.machine for line in costs))
-        + ". `away` is not measured.",
+        + ". Repeated runs differ by a tenth. A dash: longer runs",
+        "cost less than the product, as first iterations cost more than later ones; so does `away`, not shown.",
         "",
         "| method | " + " | ".join(f"{name}, {rows} × {n}" for name, rows, n in layers) + " |",
         "|---|" + "--:|" * len(layers),
     ]
     for method in dict.fromkeys(line.method for line in costs):
-        found = {line.problem: f"{line.ratio:.2f}" for line in costs if line.method == method}
+        found = {line.problem: f"{line.ratio:.2f}" for line in costs if line.method == method and line.ratio >= 1}
         lines.append(f"| {method} | " + " | ".join(found.get(name, "–") for name, _, _ in layers) + " |")
     products = {line.problem: line.product_ms for line in costs}
     return [*lines, f"| *the product, ms* | {' | '.join(f'{products[name]:.1f}' for name, _, _ in layers)} |"]

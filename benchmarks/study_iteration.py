@@ -5,9 +5,9 @@
 
 One thread, float32, from Wanda's mask, no stop. ``TURNS`` times in turn: the bare product of all rows with G into
 memory that is there, and runs of ``SHORT`` and of ``LONG`` iterations, whose difference is that of the iterations
-alone. Seconds are the processor's, the least of the turns, as what runs beside only adds to them. ``away`` is left out:
-there the difference came out below the product, which is not understood (its first iterations cost more than later
-ones).
+alone. Seconds are the processor's; each is the median of the turns, and so is the ratio, that of what was measured side
+by side (the machine's speed drifts from method to method). ``away`` is left out: there the difference came out below
+the product, which is not understood (its first iterations cost more than later ones).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -34,7 +35,7 @@ OPTIONS = {
     "push": loop.Options(),
 }
 PUSHED = 0.3  # push's strength, of the diagonal: about the middle of its rounds
-SHORT, LONG, TURNS = 10, 40, 8
+SHORT, LONG, TURNS = 10, 40, 5
 OUT = Path("reports/convergence/iterations.csv")
 
 
@@ -85,8 +86,10 @@ def measure(layer: loop.Layer, start: torch.Tensor, options: loop.Options) -> tu
             part()
             if turn:  # the first compiles
                 kept.append(1e3 * (time.process_time() - began) / (LONG - SHORT))
-    product, short, long = (min(kept) for kept in times)
-    return round(product, 3), round(long - short, 3), round((long - short) / product, 3)
+    product, short, long = times
+    iteration = [after - before for before, after in zip(short, long, strict=True)]
+    ratio = median(one / bare for one, bare in zip(iteration, product, strict=True))
+    return round(median(product), 3), round(median(iteration), 3), round(ratio, 3)
 
 
 if __name__ == "__main__":
