@@ -235,7 +235,7 @@ def _between(w, u, v, away, delta, P, room):  # type: ignore[no-untyped-def]
         P[i] = w[i] * x
         left = one - u[i] if x > zero else u[i]
         room[i] = one if x == zero else left
-    return room[_place_of_least(_as_integers(room))]
+    return _extreme(room, -1)
 
 
 @jit
@@ -341,29 +341,21 @@ def _inverse_of_longest(w, u, delta, P, ratio):  # type: ignore[no-untyped-def]
         P[i] = w[i] * x
         room = one - u[i] if x > zero else u[i]
         ratio[i] = abs(x) / (room if room > tiny else tiny)
-    return ratio[_place_of_largest(_as_integers(ratio))]
+    return _extreme(ratio, 0)
 
 
 @jit
-def _place_of_largest(x):  # type: ignore[no-untyped-def]
-    largest = x[0]
-    for i in range(x.size):
-        largest = max(largest, x[i])
+def _extreme(x, flip):  # type: ignore[no-untyped-def]
+    """The largest of numbers that are not negative (``flip`` 0), or the least (-1), sought among integers."""
+    bits = _as_integers(x)
+    flipped = bits.dtype.type(flip)
+    largest = bits[0] ^ flipped
+    for i in range(bits.size):
+        largest = max(largest, bits[i] ^ flipped)
     place = 0
-    while x[place] != largest:
+    while bits[place] ^ flipped != largest:
         place += 1
-    return place
-
-
-@jit
-def _place_of_least(x):  # type: ignore[no-untyped-def]
-    least = x[0]
-    for i in range(x.size):
-        least = min(least, x[i])
-    place = 0
-    while x[place] != least:
-        place += 1
-    return place
+    return x[place]
 
 
 def _as_integers(x: np.ndarray) -> np.ndarray:
