@@ -8,8 +8,8 @@ by ``G`` outside, one pass over a row takes the step along ``δ`` and finds the 
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import overload
 
+from fwbench.solvers.extremes import largest_of_positive, smallest
 from fwbench.solvers.fw_jit import BLOCK, jit
 from fwbench.solvers.fw_oracle import oracle
 
@@ -235,7 +235,7 @@ def _between(w, u, v, away, delta, P, room):  # type: ignore[no-untyped-def]
         P[i] = w[i] * x
         left = one - u[i] if x > zero else u[i]
         room[i] = one if x == zero else left
-    return _extreme(room, -1)
+    return smallest(room)
 
 
 @jit
@@ -341,29 +341,4 @@ def _inverse_of_longest(w, u, delta, P, ratio):  # type: ignore[no-untyped-def]
         P[i] = w[i] * x
         room = one - u[i] if x > zero else u[i]
         ratio[i] = abs(x) / (room if room > tiny else tiny)
-    return _extreme(ratio, 0)
-
-
-@jit
-def _extreme(x, flip):  # type: ignore[no-untyped-def]
-    """The largest of numbers that are not negative (``flip`` 0), or the least (-1), sought among integers."""
-    bits = _as_integers(x)
-    flipped = bits.dtype.type(flip)
-    largest = bits[0] ^ flipped
-    for i in range(bits.size):
-        largest = max(largest, bits[i] ^ flipped)
-    place = 0
-    while bits[place] ^ flipped != largest:
-        place += 1
-    return x[place]
-
-
-def _as_integers(x: np.ndarray) -> np.ndarray:
-    """A view, in the order of the numbers where none is negative: LLVM finds the largest of integers in vectors."""
-    return x.view(np.int32 if x.itemsize == 4 else np.int64)
-
-
-@overload(_as_integers)
-def _compiled_as_integers(x):  # type: ignore[no-untyped-def]
-    kind = np.int32 if x.dtype.bitwidth == 32 else np.int64
-    return lambda x: x.view(kind)
+    return largest_of_positive(ratio)

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fwbench.solvers.extremes import smallest
 from fwbench.solvers.jit import njit
-from fwbench.solvers.swap_bounds import smallest
 
 # Divisions that may raise are not vectorised
 jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})

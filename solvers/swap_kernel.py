@@ -1,10 +1,10 @@
 """The numba kernel of ``swap``: exact best 1-swaps, looked for only where a bound lets them win.
 
-With ``c_i = |w_i|`` times the largest ``|G_ij| / sqrt(G_jj)`` outside the few partners that ``i`` correlates with
-most, and the Wanda score ``s_j = |w_j| sqrt(G_jj)``, every other kept ``j`` has ``Q_ij ≤ c_i s_j``. So a pruned ``i``
-gains at best ``a_i + φ(c_i)`` with ``φ(c) = min_j b_j - 2c s_j``, which is concave: chords between a few values of
-``c`` lie below it. The partners are tried one by one, everything else is scanned only if this bound beats the best
-exchange so far. The result is the exhaustive search's, ties included (lowest pruned index, then lowest kept index).
+With ``c_i = |w_i|`` times the largest ``|G_ij| / sqrt(G_jj)`` and the Wanda score ``s_j = |w_j| sqrt(G_jj)``, every
+kept ``j`` has ``Q_ij ≤ c_i s_j``. So a pruned ``i`` gains at best ``a_i + φ(c_i)`` with ``φ(c) = min_j b_j - 2c s_j``,
+which is concave: chords between a few values of ``c`` lie below it. A line of ``G`` is scanned only if this bound beats
+the best exchange so far, and that in float32 from below (``swap_bounds``); what may win is computed in float64. The
+result is the exhaustive search's, ties included (lowest pruned index, then lowest kept index).
 With ``enough`` below 1, a line is scanned only if it may gain ``1/enough`` times as much as the best exchange so far.
 """
 
@@ -23,7 +23,6 @@ from fwbench.solvers.threads import numba_threads
 # A gain below this part of the row's error is rounding, not improvement: float64 products of length n
 RELATIVE_GAIN = 1e-11
 ABSOLUTE_GAIN = 1e-15  # the same in units of the largest entry of Q: of a row without error every gain is rounding
-PARTNERS = 16  # of each weight, tried one by one; more pays only where whole heads correlate
 RECENT = 8  # pairs remembered from one search to the next
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 512  # of the first products: what the nearest cache holds
 CHUNK_ROWS = 64  # rows between two looks at the clock
@@ -50,13 +49,13 @@ class Rows:
         self.enough = enough
 
     @cached_property
-    def partners(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What ``_partners`` finds, when a descent first asks."""
-        return _partners(self.G, PARTNERS)
+    def gram(self) -> bounding.Gram:
+        """What bounds need of ``G``, when a descent first asks."""
+        return bounding.gram_of(self.G)
 
     def descend(self, pruned: np.ndarray, rows: slice, limit: int) -> tuple[int, int]:
         """Best 1-swaps in each row of ``pruned (rows, n)``, in place; numbers of swaps and of pairs evaluated."""
-        shared = (self.group, *self.partners, self.enough)
+        shared = (self.group, self.gram, self.enough)
         with numba_threads(self.threads):
             return _descend_rows(self.W[rows], self.G, pruned[rows], *shared, limit)
 
@@ -124,49 +123,19 @@ def _best_two_rows(best_a: np.ndarray, best_b: np.ndarray) -> tuple[int, int]:
     return min(pairs)[1:]
 
 
-@njit
-def _partners(G, count):  # type: ignore[no-untyped-def]
-    """Of each weight: the ``count`` others with the largest ``|G_ij| / sqrt(G_jj)``, the largest, that of the rest."""
-    n = G.shape[0]
-    count = min(count, n - 1)
-    inverse = np.zeros(n)
-    for j in range(n):
-        if G[j, j] > 0:
-            inverse[j] = 1 / np.sqrt(G[j, j])
-    partners = np.empty((n, count), np.int64)
-    strongest, rest = np.zeros(n), np.zeros(n)
-    top = np.empty(count + 1)  # the largest so far, largest first; the last is that of the rest
-    at = np.empty(count + 1, np.int64)
-    for i in range(n):
-        top[:] = -1.0
-        line = G[i]
-        for j in range(n):
-            strength = abs(line[j]) * inverse[j]
-            if strength <= top[count] or j == i:
-                continue
-            k = count
-            while k > 0 and top[k - 1] < strength:
-                top[k], at[k] = top[k - 1], at[k - 1]
-                k -= 1
-            top[k], at[k] = strength, j
-        partners[i] = at[:count]
-        strongest[i], rest[i] = max(top[0], 0.0), max(top[count], 0.0)
-    return partners, strongest, rest
-
-
 @njit(parallel=True)
-def _descend_rows(W, G, pruned, group, partners, strongest, rest, enough, limit):  # type: ignore[no-untyped-def]
+def _descend_rows(W, G, pruned, group, gram, enough, limit):  # type: ignore[no-untyped-def]
     rows = W.shape[0]
     swaps = np.zeros(rows, np.int64)
     looked = np.zeros(rows, np.int64)
     g = _products(W, G, pruned)
     for r in numba.prange(rows):
-        swaps[r], looked[r] = _descend(W[r], G, g[r], pruned[r], group, partners, strongest, rest, enough, limit)
+        swaps[r], looked[r] = _descend(W[r], G, g[r], pruned[r], group, gram, enough, limit)
     return swaps.sum(), looked.sum()
 
 
 @njit
-def _descend(w, G, g, pruned, group, partners, strongest, rest, enough, limit):  # type: ignore[no-untyped-def]
+def _descend(w, G, g, pruned, group, gram, enough, limit):  # type: ignore[no-untyped-def]
     n = w.size
     q = np.empty(n)  # diagonal of Q
     error = 0.0
@@ -180,21 +149,22 @@ def _descend(w, G, g, pruned, group, partners, strongest, rest, enough, limit): 
     no_a = np.where(pruned, 0.0, np.inf)  # added instead of chosen: branches on a mask are mispredicted
     no_b = np.where(pruned, np.inf, 0.0)
     largest = q.max()
-    score = np.sqrt(q)
-    near = np.abs(w) * strongest
-    far = np.abs(w) * rest
     recent = np.full((RECENT, 2), -1)  # pairs that were the best for a while: likely to be so again
+    row = bounding.row_of(w, gram)
+    hopeful = np.empty(n + 1, np.int64)
     by_pairs = group < n or n <= SMALL_ROW
     swaps = 0
     looked = 0
     while swaps < limit:
-        _changes(q, g, no_a, no_b, a, b)
         least = -RELATIVE_GAIN * error - ABSOLUTE_GAIN * largest
         if by_pairs:
+            _changes(q, g, no_a, no_b, a, b)
             best, i, j, seen = _best_in_groups(w, G, a, b, group, least)
         else:
             slack = 1e-12 * error + 1e-14 * largest  # what rounding may hide
-            best, i, j, seen = _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, least, slack, enough)
+            best, i, j, seen = _best_in_row(
+                w, G, q, g, no_a, no_b, row, gram.lines, recent, hopeful, least, slack, enough
+            )
         looked += seen
         if i < 0:
             break
@@ -266,62 +236,47 @@ def _best_in_groups(w, G, a, b, group, best):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _best_in_row(w, G, a, b, no_a, score, near, far, partners, recent, best, slack, enough):  # type: ignore[no-untyped-def]
+def _best_in_row(w, G, q, g, no_a, no_b, row, lines, recent, hopeful, best, slack, enough):  # type: ignore[no-untyped-def]
     """Best exchange in the row that beats ``best``, or ``enough`` of it: (change, pruned, kept index, pairs tried)."""
     n = w.size
-    values = np.empty(n)  # scratch
-    bounding.masked(near, no_a, values)
-    lines = bounding.chords(b, score, bounding.largest(values), values)
-    best_i = -1
-    best_j = -1
-    for k in range(RECENT):
-        i, j = recent[k]
-        if i >= 0:
-            change = a[i] + (b[j] - 2 * w[i] * w[j] * G[i, j])
-            if change < best or (change == best and _before(i, j, best_i, best_j)):
-                best, best_i, best_j = change, i, j
-    looked = RECENT
-    bound = np.empty(n)
-    bounding.bounds(a, near, lines, bound)
-    hopeful = np.empty(n, np.int64)
-    count = 0
-    first = 0
+    found = best, -1, -1
+    for i, j in recent:
+        if i >= 0 and no_a[i] + no_b[j] == 0:
+            found = _better(found, i, j, w, G, q, g)
+    bounding.look(row, q, g, no_a, no_b)
+    hopeful[0] = bounding.most_hopeful(row)  # it prunes the rest
+    count = 1
+    level = bounding.above(row, found[0] + slack)
     for i in range(n):
-        if bound[i] <= best + slack:
-            hopeful[count] = i
-            if a[i] < a[hopeful[first]]:
-                first = count
-            count += 1
-    if count == 0:
-        return best, best_i, best_j, looked
-    # the weight that would gain most by itself comes first: it prunes the rest
-    hopeful[first], hopeful[0] = hopeful[0], hopeful[first]
+        hopeful[count] = i
+        count += row.bound[i] <= level
+    looked = RECENT
     oldest = 0
     for x in range(count):
         i = hopeful[x]
-        if bound[i] > (best / enough if best_i >= 0 else best) + slack:
+        part = enough if found[1] >= 0 else 1.0
+        if row.bound[i] > bounding.above(row, found[0] / part + slack) or (x > 0 and i == hopeful[0]):
             continue
-        for k in range(partners.shape[1]):
-            j = partners[i, k]
-            looked += 1
-            change = a[i] + (b[j] - 2 * w[i] * w[j] * G[i, j])
-            if change < best or (change == best and _before(i, j, best_i, best_j)):
-                best, best_i, best_j = change, i, j
-        if a[i] + bounding.chord(lines, far[i]) <= (best / enough if best_i >= 0 else best) + slack:
-            looked += n
-            if bounding.any_reaches(w, G[i], b, 2 * w[i], best - a[i] + slack):
-                level = bounding.gains(w, G[i], b, 2 * w[i], values) + slack
+        looked += n
+        left = q[i] - 2 * g[i] - slack  # of the change, by i alone
+        if bounding.reaches(row, lines[i], i, bounding.above(row, found[0] - left)):
+            found = _better(found, i, bounding.least(row, lines[i], i), w, G, q, g)
+            level = bounding.above(row, found[0] - left)
+            if bounding.how_many(row.values, level) > 1:
                 for j in range(n):
-                    if values[j] <= level:
-                        change = a[i] + (b[j] - 2 * w[i] * w[j] * G[i, j])
-                        if change < best or (change == best and _before(i, j, best_i, best_j)):
-                            best, best_i, best_j = change, i, j
-        if best_i == i:
-            recent[oldest % RECENT, 0], recent[oldest % RECENT, 1] = i, best_j
+                    if row.values[j] <= level:
+                        found = _better(found, i, j, w, G, q, g)
+        if found[1] == i:
+            recent[oldest % RECENT, 0], recent[oldest % RECENT, 1] = i, found[2]
             oldest += 1
-    return best, best_i, best_j, looked
+    return found[0], found[1], found[2], looked
 
 
 @njit
-def _before(i, j, best_i, best_j):  # type: ignore[no-untyped-def]
-    return best_i >= 0 and (i < best_i or (i == best_i and j < best_j))
+def _better(found, i, j, w, G, q, g):  # type: ignore[no-untyped-def]
+    """``found`` (change, pruned, kept index), or the exchange of ``i`` and ``j`` if that is better."""
+    best, best_i, best_j = found
+    change = q[i] - 2 * g[i] + (q[j] + 2 * g[j] - 2 * w[i] * w[j] * G[i, j])
+    if change < best or (change == best and best_i >= 0 and (i < best_i or (i == best_i and j < best_j))):
+        return change, i, j
+    return found

@@ -1,7 +1,7 @@
 """Best 1-swaps of all rows of a batch at once, in torch on any device: what ``swap`` runs on a GPU.
 
-The bound is that of ``swap_kernel`` without its list of partners: ``Q_ij ≤ c_i s_j`` with ``c_i = |w_i|`` times the
-largest ``|G_ij| / sqrt(G_jj)`` and ``s_j = |w_j| sqrt(G_jj)``, so a pruned ``i`` gains at best ``a_i + φ(c_i)``, where
+The bound is that of ``swap_kernel``, in float64: ``Q_ij ≤ c_i s_j`` with ``c_i = |w_i|`` times the largest
+``|G_ij| / sqrt(G_jj)`` and ``s_j = |w_j| sqrt(G_jj)``, so a pruned ``i`` gains at best ``a_i + φ(c_i)``, where
 ``φ(c) = min_j b_j - 2c s_j`` is concave and lies above its chords. Lines ``i`` are examined a few at a time, the most
 hopeful first, and only in rows where the next one may still win. Result and ties are the kernel's, up to rounding.
 """

@@ -161,9 +161,10 @@ def test_an_optimal_mask_stays(pattern):
     assert after.counters["swaps"] == 0
 
 
+@pytest.mark.parametrize("n", [8, 40])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_hostile_layers(pattern):
-    for problem in hostile_layers(pattern):
+def test_hostile_layers(pattern, n):
+    for problem in hostile_layers(pattern, n=n):
         for start in starts(problem, 0):
             after = Swap().run(problem, start, Context())
             assert not count_reason(problem, after.keep), problem.name
