@@ -267,7 +267,7 @@ Tabu search's tenure: on five layers of blocks 7 and 18, pattern 0.5, 12 rows ea
 The presets `best` (`{best}`) and `fast` (`{fast}`) were chosen after
 tables like these of the same problems had been seen: what they reach here is no held-out result. `safeguard` takes, on
 each row, what swaps make of Wanda's mask where that is better. "Of old versions" counts runs made before one of their
-stages changed.
+stages changed; `swap` has changed since, but only with `enough` below 1.
 
 ## Solvers
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from fwbench.solvers.extremes import smallest
 from fwbench.solvers.jit import njit
 from fwbench.solvers.swap_kernel import RELATIVE_GAIN
 
@@ -99,8 +100,9 @@ def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, can
             listed += 1
         else:
             shut[1 if now[t] else 0, t] = 0.0
-    ins = np.empty(n, np.int64)
-    outs = np.empty(n, np.int64)
+    ins = np.empty(n + 1, np.int64)
+    outs = np.empty(n + 1, np.int64)
+    values = np.empty(n)
     error, least, margin_in, margin_out = level[0], level[1], level[2], level[3]
     swaps = 0
     looked = 0
@@ -116,18 +118,14 @@ def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, can
         listed = still
         aspired = least - error - RELATIVE_GAIN * least
         if group == n:
-            low_in = _least_sum(change, shut[1]) + margin_in
-            low_out = _least_sum(change, shut[0]) + margin_out
+            low_in = _least_sum(change, shut[1], values) + margin_in
+            low_out = _least_sum(change, shut[0], values) + margin_out
             count_in = 0
             count_out = 0
             for t in range(n):
-                if now[t]:
-                    if change[t] <= low_in:
-                        ins[count_in] = t
-                        count_in += 1
-                elif change[t] <= low_out:
-                    outs[count_out] = t
-                    count_out += 1
+                ins[count_in] = outs[count_out] = t
+                count_in += now[t] & (change[t] <= low_in)
+                count_out += (not now[t]) & (change[t] <= low_out)
             margin_in *= _correction(count_in, candidates)
             margin_out *= _correction(count_out, candidates)
             top, best_i, best_j = _best_pair(
@@ -197,13 +195,11 @@ def _correction(count, wanted):  # type: ignore[no-untyped-def]
     return 1.25 if count < wanted else 1.0
 
 
-@njit(fastmath=FAST)
-def _least_sum(x, z):  # type: ignore[no-untyped-def]
-    low = np.inf
+@njit
+def _least_sum(x, z, values):  # type: ignore[no-untyped-def]
     for t in range(x.size):
-        value = x[t] + z[t]
-        low = value if value < low else low
-    return low
+        values[t] = x[t] + z[t]
+    return smallest(values)
 
 
 @njit(fastmath=FAST)

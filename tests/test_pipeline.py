@@ -52,7 +52,7 @@ def test_what_is_left_out_is_filled_in(text, filled):
 
 def test_full_text_holds_every_parameter_and_version():
     full = resolve("swap").full
-    assert full == "wanda+swap(enough=1.0,limit=0) versions 1,1"
+    assert full == "wanda+swap(enough=1.0,limit=0) versions 1,2"
     assert "convexify=none" in resolve("fw").full
 
 
