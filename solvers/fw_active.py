@@ -191,7 +191,7 @@ def active_direction(variant, r, w, u, g, v, gap, counts, a, delta, P):  # type:
         worst = j if products[j] > products[worst] else worst
         best = j if products[j] < products[best] else best
     weights, change = a.weights[r], a.change[r]
-    change[:] = 0
+    change[: count + 1] = 0
     a.hit[r] = -1
     local = products[worst] - products[best]
     if variant == AWAY:
@@ -245,7 +245,7 @@ def _pair(r, w, source, target, a, delta, P):  # type: ignore[no-untyped-def]
 def _away(r, w, u, worst, a, delta, P):  # type: ignore[no-untyped-def]
     """Away from an atom, until its weight is gone."""
     weights = a.weights[r]
-    a.change[r, : weights.size] = weights
+    a.change[r, : a.count[r]] = weights[: a.count[r]]
     a.change[r, worst] -= 1
     a.hit[r] = worst
     delta[:] = u
