@@ -162,6 +162,16 @@ def test_other_patterns_and_skipped_layers(place, tmp_path, pattern):
             assert keep.size - keep.sum() == round(0.6 * keep.size)
 
 
+def test_layers_are_skipped_by_their_path_in_the_model_too(place, tmp_path):
+    source = str(saved(place, "llama"))
+    summary = prune(source, tmp_path / "out", options(place, skip=r"layers\.0\.mlp\.|\.01\.q_proj"))
+    names = {record["layer"].partition(".")[2] for record in summary["layers"]}
+    mlp, attention = ("gate_proj", "up_proj", "down_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")
+    every = {f"{block:02}.{name}" for block in range(3) for name in mlp + attention}
+    assert every - names == {f"00.{name}" for name in mlp} | {"01.q_proj"}
+    assert names < every
+
+
 def test_changed_weights_are_judged_as_they_are_saved(place, tmp_path):
     """A bfloat16 model gives a bfloat16 model, whose recorded errors are those of the rounded weights."""
     source = tmp_path / "bf16"
@@ -262,6 +272,7 @@ REFUSED = {
     "an unknown solver": ({"spec": "wandaa"}, "did you mean 'wanda'"),
     "too many columns skipped": ({"skip": "."}, "leaves no layer"),
     "a bad expression": ({"skip": "("}, "not a regular expression"),
+    "an expression that finds nothing": ({"skip": "lm_head"}, "finds no layer"),
     "a device": ({"device": "cuda:77"}, "cannot be used"),
     "a type": ({"save_dtype": "int3"}, "not 'int3'"),
 }

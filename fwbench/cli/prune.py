@@ -40,7 +40,9 @@ from fwbench.cli.progress import progress
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="Of the output; auto for the input's own.",
 )
-@click.option("--skip", default="", help="Regular expression: layers whose name it finds stay dense.")
+@click.option(
+    "--skip", default="", help="Regular expression: layers whose name, or path in the model, it finds stay dense."
+)
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds for each layer.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--evaluate", default="lee-heldout", show_default=True, help="Text of the perplexities, or 'none'.")

@@ -48,7 +48,7 @@ class Options:
     device: str = "cpu"
     dtype: str = "float32"  # in which solvers compute
     save_dtype: str = "auto"  # of the output; auto for the input's own
-    skip: str = ""  # regular expression: layers whose name it finds stay dense
+    skip: str = ""  # regular expression: layers whose name, or path in the model, it finds stay dense
     time_limit: float = float("inf")  # seconds for each layer
     seed: int = 0
     evaluate: str = HELD_OUT  # text of the perplexities before and after; empty for none
@@ -152,14 +152,21 @@ def _layers(model: Model, skip: str) -> list[list[Layer]]:
     except re.error as error:
         raise PruneError(f"--skip {skip!r} is not a regular expression ({error})") from None
     paths = {id(module): path for path, module in model.network.named_modules()}
-    layers = [
-        [
-            Layer(name, f"{paths[id(module)]}.weight", module)
-            for name, module in named_layers(model, [number]).items()
-            if skipped is None or not skipped.search(name)
-        ]
+
+    def stays(name: str, path: str) -> bool:
+        return skipped is not None and bool(skipped.search(name) or skipped.search(path))
+
+    every = [
+        [Layer(name, f"{paths[id(module)]}.weight", module) for name, module in named_layers(model, [number]).items()]
         for number in range(len(find_blocks(model.network)))
     ]
+    layers = [[layer for layer in block if not stays(layer.name, layer.parameter)] for block in every]
+    if skip and layers == every:
+        first = every[0][0]
+        raise PruneError(
+            f"{model.label}: --skip {skip!r} finds no layer; one is {first.name}, in the model {first.parameter} "
+            "(embeddings, head and norms stay dense anyway)"
+        )
     if not any(layers):
         raise PruneError(f"{model.label}: --skip {skip!r} leaves no layer to prune")
     return layers
