@@ -184,7 +184,7 @@ def _costs(costs: Sequence[Iteration]) -> list[str]:
         "its rounds. By `benchmarks/study_iteration.py`; CPU: "
         + ", ".join(dict.fromkeys(line.machine for line in costs))
         + ". Repeated runs differ by a tenth. A dash: longer runs",
-        "cost less than the product, as first iterations cost more than later ones; so does `away`, not shown.",
+        "cost less than the product, as first iterations cost more than later ones.",
         "",
         "| method | " + " | ".join(f"{name}, {rows} × {n}" for name, rows, n in layers) + " |",
         "|---|" + "--:|" * len(layers),

@@ -6,8 +6,7 @@
 One thread, float32, from Wanda's mask, no stop. ``TURNS`` times in turn: the bare product of all rows with G into
 memory that is there, and runs of ``SHORT`` and of ``LONG`` iterations, whose difference is that of the iterations
 alone. Seconds are the processor's; each is the median of the turns, and so is the ratio, that of what was measured side
-by side (the machine's speed drifts from method to method). ``away`` is left out: there the difference came out below
-the product, which is not understood (its first iterations cost more than later ones).
+by side (the machine's speed drifts from method to method).
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from fwbench.stage import Context, State
 LAYERS = ("smollm2/07.gate_proj", "smollm2/07.down_proj")
 OPTIONS = {
     "SparseFW (open step)": loop.Options(step="open"),
-    **{variant: loop.Options(variant=variant) for variant in loop.DIRECTION_RULES if variant != "away"},
+    **{variant: loop.Options(variant=variant) for variant in loop.DIRECTION_RULES},
     "push": loop.Options(),
 }
 PUSHED = 0.3  # push's strength, of the diagonal: about the middle of its rounds
-SHORT, LONG, TURNS = 10, 40, 5
+SHORT, LONG, TURNS = 10, 40, 9
 OUT = Path("reports/convergence/iterations.csv")
 
 
