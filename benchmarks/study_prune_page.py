@@ -37,7 +37,9 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
         for pattern in sorted({key[1] for key in more}):
             keys = [key for key in more if key[1] == pattern]
             fewer = sorted({(mode, pattern, method.partition(TOKENS)[0]) for mode, _, method in keys} & set(rows))
-            parts.append(_board(f"### {pattern}, with more tokens too", [("dense", "", "dense"), *fewer, *keys], rows, {}))
+            parts.append(
+                _board(f"### {pattern}, with more tokens too", [("dense", "", "dense"), *fewer, *keys], rows, {})
+            )
     if why := study_why_page.section(folder, rows, "push(rounds=20)+swap"):
         parts.append(why)
     if tokens := study_tokens_page.section(folder / "tokens.csv"):
