@@ -10,6 +10,10 @@ import pytest
 import torch
 from pruning import FAMILIES, LENGTH, TOKENS, hashes, options, place, saved, t, tiny
 from safetensors.torch import load_file, save_file
+from torch.sparse._semi_structured_conversions import (
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
 
 from fwbench import pipeline
 from fwbench.cli import cli
@@ -160,6 +164,22 @@ def test_other_patterns_and_skipped_layers(place, tmp_path, pattern):
             assert set(keep.T.reshape(-1, 4).sum(1).tolist()) == {2}
         else:
             assert keep.size - keep.sum() == round(0.6 * keep.size)
+
+
+@pytest.mark.parametrize("spec", ["wanda", "wanda+swap", "sparsegpt"])
+def test_2_4_layers_compress_as_semi_structured_tensors_do(place, tmp_path, spec):
+    """By torch's own conversion, which its CUDA tensors use; it runs on a CPU, the products do not."""
+    wide = tiny.GROUPED | {"hidden_size": 64, "intermediate_size": 96}
+    with mock.patch.dict(FAMILIES, {"wide": lambda: t.LlamaConfig(**wide)}):
+        source = str(saved(place, "wide"))
+    prune(source, tmp_path / "out", options(place, pattern="2:4", spec=spec, save_dtype="bfloat16"))
+    network = t.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    layers = [part.weight for part in network.model.modules() if isinstance(part, torch.nn.Linear)]
+    assert len(layers) == 21
+    for weight in layers:
+        packed, meta = sparse_semi_structured_from_dense_cutlass(weight.data)
+        assert packed.shape == (weight.shape[0], weight.shape[1] // 2)
+        assert torch.equal(sparse_semi_structured_to_dense_cutlass(packed, meta), weight.data)
 
 
 def test_layers_are_skipped_by_their_path_in_the_model_too(place, tmp_path):
