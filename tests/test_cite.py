@@ -1,6 +1,7 @@
 """Citations: what is written is true after rounding, says how it is known, and compiles."""
 
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -163,6 +164,7 @@ def test_latex_escapes():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
 def test_latex_compiles(tmp_path):
     """pdflatex and bibtex, without an undefined citation, with every entry used."""
     solvers = "+".join(cite.PAPERS)
