@@ -16,23 +16,26 @@ from fwbench.solvers.jit import njit
 def smallest(values):  # type: ignore[no-untyped-def]
     """The least of ``values``, which are written to and restored: no other thread may read them meanwhile."""
     bits = _as_bits(values)
-    top = bits[0]
-    for i in range(bits.size):
-        top = max(top, bits[i])
-    if top >> (8 * values.itemsize - 1) == 0:
+    found = _largest(bits)
+    if found >> (8 * values.itemsize - 1) == 0:  # none is negative
         for i in range(bits.size):
-            top = min(top, bits[i])
-    return _as_number(values, bits, top)
+            found = min(found, bits[i])
+    return _as_number(values, bits, found)
 
 
 @njit
 def largest_of_positive(values):  # type: ignore[no-untyped-def]
     """The largest of ``values``, none of them negative; written to and restored."""
     bits = _as_bits(values)
-    top = bits[0]
+    return _as_number(values, bits, _largest(bits))
+
+
+@njit
+def _largest(bits):  # type: ignore[no-untyped-def]
+    found = bits[0]
     for i in range(bits.size):
-        top = max(top, bits[i])
-    return _as_number(values, bits, top)
+        found = max(found, bits[i])
+    return found
 
 
 @njit

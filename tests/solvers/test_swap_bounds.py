@@ -11,6 +11,17 @@ from fwbench.solvers import swap_bounds as bounding
 from fwbench.solvers.extremes import largest_of_positive, smallest
 
 
+def looked(
+    w: np.ndarray, G: np.ndarray, gram: bounding.Gram, pruned: np.ndarray
+) -> tuple[bounding.Row, np.ndarray, np.ndarray]:
+    """The row after a look, ``a``, and ``b_j - 2Q_ij``, infinite where ``j`` is pruned."""
+    Q = np.outer(w, w) * G
+    q, g = np.diag(Q).copy(), Q @ pruned
+    row = bounding.row_of(w, gram)
+    bounding.look(row, q, g, np.where(pruned, 0.0, np.inf), np.where(pruned, np.inf, 0.0))
+    return row, q - 2 * g, np.where(pruned, np.inf, q + 2 * g - 2 * Q)
+
+
 def check(problem: Problem, rng: np.random.Generator) -> int:
     """That no line gains more than its bound, and that no scan misses the best of a line; the number of lines."""
     gram, lines = bounding.gram_of(problem.G), 0
@@ -18,16 +29,11 @@ def check(problem: Problem, rng: np.random.Generator) -> int:
         pruned = rng.random(problem.n) < rng.choice([0.05, 0.5, 0.95])
         if pruned.all():
             continue
-        Q = np.outer(w, w) * problem.G
-        q, g = np.diag(Q).copy(), Q @ pruned
-        row = bounding.row_of(w, gram)
-        bounding.look(row, q, g, np.where(pruned, 0.0, np.inf), np.where(pruned, np.inf, 0.0))
+        row, a, changes = looked(w, problem.G, gram, pruned)
         for i in np.flatnonzero(pruned):
-            alone = q[i] - 2 * g[i]
-            changes = np.where(pruned, np.inf, q + 2 * g - 2 * Q[i])
-            j = changes.argmin()
-            assert float(row.bound[i]) * row.unit <= alone + changes[j], problem.name
-            level = bounding.above(row, changes[j])
+            j = changes[i].argmin()
+            assert float(row.bound[i]) * row.unit <= a[i] + changes[i, j], problem.name
+            level = bounding.above(row, changes[i, j])
             assert bounding.reaches(row, gram.lines[i], i, level), problem.name
             bounding.least(row, gram.lines[i], i)
             assert row.values[j] <= level, problem.name
@@ -53,16 +59,12 @@ def test_no_exchange_gains_more_than_its_bound_on_hostile_layers(seed):
 
 def test_a_scan_lets_through_little_more_than_what_reaches_the_level():
     problem = random_layer("0.5", rows=1, n=64)
-    w = problem.W[0].astype(np.float64)
     pruned = np.arange(64) % 2 == 0
-    Q = np.outer(w, w) * problem.G
-    q, g = np.diag(Q).copy(), Q @ pruned
     gram = bounding.gram_of(problem.G)
-    row = bounding.row_of(w, gram)
-    bounding.look(row, q, g, np.where(pruned, 0.0, np.inf), np.where(pruned, np.inf, 0.0))
+    row, _, changes = looked(problem.W[0].astype(np.float64), problem.G, gram, pruned)
     for i in np.flatnonzero(pruned):
-        least = (q + 2 * g - 2 * Q[i])[~pruned].min()
-        assert not bounding.reaches(row, gram.lines[i], i, bounding.above(row, least - 1e-4 * row.unit))
+        level = bounding.above(row, changes[i].min() - 1e-4 * row.unit)
+        assert not bounding.reaches(row, gram.lines[i], i, level)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
