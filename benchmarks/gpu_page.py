@@ -162,9 +162,9 @@ MODELS = """## Whole models
 All 210 layers of SmolLM2-135M, 16,384 calibration tokens, `fwbench prune smollm2 --device cuda --evaluate none` by
 `benchmarks/study_prune.py row … --device cuda`: seconds by kind of work as `fwbench.json` tells them, from loading to
 the saved folder, measured before layers of one input were solved together. `solve` holds judging every layer, which
-the host does in float64, and for SparseFW the bound and its proof, too. `push(rounds=20)+swap` is the preset `fast`.
-The first row's layer errors are those of the CPU (sum 7506.47 there too), and an earlier run of SparseFW at 0.5 here
-gave the CPU's 65.1 and 53.5."""
+the host does in float64, and for SparseFW the bound and its proof, too. `push(rounds=20)+swap`, here and above, is the
+preset `fast` before it had `safeguard`. The first row's layer errors are those of the CPU (sum 7506.47 there too), and
+an earlier run of SparseFW at 0.5 here gave the CPU's 65.1 and 53.5."""
 
 
 def main() -> None:

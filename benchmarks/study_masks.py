@@ -46,7 +46,7 @@ TIERS = {  # cheap ones first; a run's stage records also hold the error after e
     "start": ("wanda", "ria", "greedy"),
     "swap": ("sparseswaps", "wanda+swap(enough=0.1)", "greedy+swap"),
     "fw": ("sparsefw", "sparsefw+swap", "fw+swap", "fw+round(method=randomised)+swap"),
-    "push": ("fast", "push+swap", "fw+push+swap"),
+    "push": ("push(rounds=20)+swap", "fast", "push+swap", "fw+push+swap"),
     "search": (
         "wanda+swap+tabu(iterations=3000)",
         "greedy+swap+tabu(iterations=3000)",

@@ -50,11 +50,12 @@ PATTERNS = ("0.5", "0.6", "2:4")
 DENSE, ONE_SHOT, SEQUENTIAL = "dense", "one-shot", "sequential"
 SHRUNK = ", shrink="  # what follows in a method's name: see fwbench.problem.shrunk
 TOKENED = ", tokens="  # the same: calibration tokens, where not the collection's 16,384
-OURS = "push(rounds=20)+swap"  # the preset ``fast``, the default of `fwbench prune`
-MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", OURS)
-UPDATES = ("sparsegpt", "wanda+refit", "admm", "wanda+admm", "wanda+swap+refit", f"{OURS}+refit", f"{OURS}+sparsegpt")
-UPDATES += (f"{OURS}+admm", f"wanda+swap+reswap{SHRUNK}0.1")
-IN_SEQUENCE = ("wanda", "wanda+swap", "sparsegpt", OURS)
+PUSHED = "push(rounds=20)+swap"
+OURS = f"{PUSHED}+safeguard"  # the preset ``fast``, the default of `fwbench prune`
+MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", PUSHED, OURS)
+UPDATES = ("sparsegpt", "wanda+refit", "admm", "wanda+admm", "wanda+swap+refit", f"{PUSHED}+refit")
+UPDATES += (f"{PUSHED}+sparsegpt", f"{PUSHED}+admm", "wanda+swap+reswap", f"wanda+swap+reswap{SHRUNK}0.1")
+IN_SEQUENCE = ("wanda", "wanda+swap", "sparsegpt", PUSHED)
 FIELDS = ("mode", "pattern", "method", *TEXTS, "error", "relative_error", "ratio_to_wanda")
 FIELDS += ("solve_cpu_minutes", "solve_wall_minutes", "peak_mb", "solver", "commit", "created", "device")
 
@@ -63,8 +64,8 @@ def plan() -> list[tuple[str, str, str]]:
     """Rows (mode, pattern, method), cheapest first."""
     rows = [(DENSE, "", DENSE)]
     cheap = ("wanda", "magnitude", "ria", "sparsegpt", "wanda+swap", "wanda+refit", "wanda+swap+refit")
-    ours = (OURS, f"{OURS}+refit", f"{OURS}+sparsegpt")
-    dear = ("admm", "wanda+admm", f"{OURS}+admm", "sparsefw", f"wanda+swap+reswap{SHRUNK}0.1")
+    ours = (PUSHED, OURS, f"{PUSHED}+refit", f"{PUSHED}+sparsegpt")
+    dear = ("admm", "wanda+admm", f"{PUSHED}+admm", "sparsefw", "wanda+swap+reswap", f"wanda+swap+reswap{SHRUNK}0.1")
     assert {*cheap, *ours, *dear} == {*MASKS, *UPDATES}
     for methods, mode in ((cheap, ONE_SHOT), (ours, ONE_SHOT), (IN_SEQUENCE, SEQUENTIAL), (dear, ONE_SHOT)):
         rows += [(mode, pattern, method) for method in methods for pattern in PATTERNS]

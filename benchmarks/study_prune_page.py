@@ -158,7 +158,8 @@ mean over layers. Minutes are the solver's CPU time (one or two threads on two s
 of the whole command on an H200 ([reports/gpu](../gpu/index.md)). Peak is the whole resident size of the process,
 libraries included; in the first row (Wanda at 0.5) also the extraction of all layers.
 Written by `python benchmarks/study_prune.py page` from `results.csv` and `layers.csv`, with each row's spec and
-commit."""
+commit. `push(rounds=20)+swap+safeguard` is the preset `fast`, the default of `fwbench prune`; rows without `safeguard`
+are of the time before it had it."""
 BOARDS = (
     ("Mask only", "The kept weights are as they were.", False),
     (

@@ -5,8 +5,8 @@
     python benchmarks/study_why.py first      perplexities with the dense model's keys and values of first tokens
     python benchmarks/study_prune.py page     writes their section
 
-``ours`` (the preset ``fast``) has less error than ``wanda+swap`` in nearly every layer, yet more perplexity on
-Wikipedia. Masks come from the cache of ``study_prune``. Lines are appended to ``why_errors.csv`` and
+``ours`` (the preset ``fast``, but for its ``safeguard``) has less error than ``wanda+swap`` in nearly every layer, yet
+more perplexity on Wikipedia. Masks come from the cache of ``study_prune``. Lines are appended to ``why_errors.csv`` and
 ``why_hybrids.csv`` in ``reports/prune``; what is there is not measured again.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from csv_lines import append, read
-from study_prune import MODEL, OURS, OUT, TEXTS, THREADS, TOKENS, solved
+from study_prune import MODEL, OUT, PUSHED, TEXTS, THREADS, TOKENS, solved
 
 from fwbench import pipeline
 from fwbench.perplexity import perplexity, windows
@@ -39,7 +39,7 @@ KINDS = {
     "down": ("down_proj",),
 }
 FIRST = "first tokens dense"
-SETS = {"wanda+swap": SWAP, "ours": OURS}
+SETS = {"wanda+swap": SWAP, "ours": PUSHED}
 DEPTHS = {f"blocks {start} to {start + 9}": range(start, start + 10) for start in (0, 10, 20)}
 
 
@@ -79,7 +79,7 @@ def errors() -> None:
     model, out = load_model(MODEL), OUT / ERRORS
     done = {(line.text, line.first) for line in read(out, Errors)}
     layers = named_layers(model)
-    lines = [pipeline.resolve(method) for method in (WANDA, SWAP, OURS)]
+    lines = [pipeline.resolve(method) for method in (WANDA, SWAP, PUSHED)]
     for name in (CALIBRATION, *TEXTS):
         if name == CALIBRATION:
             parts = batch(sequences(model.tokenizer, load_text(name), CALIBRATION_TOKENS))

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 STYLE = Path(report.__file__).with_name("style.css")
 COLUMNS = ("layer", "rows × inputs", "pruned", "relative error", "error / Wanda's", "certified gap", "time")
 GAP = COLUMNS.index("certified gap")
-PROVING = "fw+push(rounds=20)+swap"  # the preset ``fast`` after a stage whose bound is a proof
+PROVING = "fw+push(rounds=20)+swap+safeguard"  # the preset ``fast`` after a stage whose bound is a proof
 
 
 def write(summary: Mapping[str, Any], folder: Path) -> None:

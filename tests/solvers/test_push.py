@@ -8,8 +8,10 @@ import pytest
 from brute import best_mask
 from layers import PATTERNS, hostile_layers, random_layer
 
+from fwbench import pipeline
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
+from fwbench.problems.collections import one
 from fwbench.solvers.fw import FrankWolfe
 from fwbench.solvers.pipage import pipage
 from fwbench.solvers.push import Push, middle
@@ -88,6 +90,29 @@ def test_push_stops_at_the_deadline_with_a_feasible_point():
 def test_push_refuses_parameters(wrong):
     with pytest.raises(ValueError, match=r"known|must"):
         Push(**wrong)
+
+
+def errors(problem: Problem, spec: str) -> np.ndarray:
+    """Of the rows, by a whole pipeline."""
+    return problem.row_errors(~pipeline.run(problem, pipeline.resolve(spec), threads=1).keep)
+
+
+def test_the_preset_fast_is_above_wanda_and_swaps_on_no_row():
+    problem = random_layer("0.5", rows=40, n=64, condition=1e4)
+    swapped, pushed = errors(problem, "wanda+swap"), errors(problem, "push(rounds=20)+swap")
+    assert (pushed > swapped * (1 + 1e-9)).any()
+    assert np.allclose(errors(problem, "fast"), np.minimum(swapped, pushed), rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_huge_inputs_that_cancel_do_not_mislead_the_preset_fast():
+    """In row 260 of block 11's down_proj they hold all but a thousandth of what is at stake; swaps do not part them."""
+    _, layer = one("smollm2/11.down_proj", "0.6")
+    row = Problem("row", layer.W[260:261], layer.G, "0.6")
+    swapped = errors(row, "wanda+swap")
+    assert errors(row, "push(rounds=20)+swap") > 1000 * swapped
+    assert errors(row, "fast") <= swapped
 
 
 # --- conditional expectation -----------------------------------------------------------------------------------------
