@@ -100,6 +100,7 @@ class Shared:
         """Exchanges in one row, its mask and its weights after them: of the first and the last mask the better."""
         import torch
 
+        from fwbench.solvers import lapack
         from fwbench.solvers.reswap_kernel import descend, submatrix
 
         P, S = np.flatnonzero(~keep), np.flatnonzero(keep)
@@ -108,9 +109,9 @@ class Shared:
         C = self.C.numpy()
         factor = _factor(C, P)
         weights, left = self._refitted(w, P, S, factor)
-        B = torch.cholesky_inverse(factor).contiguous()
-        Z = torch.from_numpy(submatrix(C, S, P)) @ B
-        swaps: int = descend(w, C, B.numpy(), Z.numpy(), P, S, size, self.penalty, most)
+        B, across = lapack.inverse(factor), submatrix(C, S, P)
+        Z = lapack.product(torch.from_numpy(across), B)
+        swaps: int = descend(w, C, B.numpy(), Z.numpy(), across, P, S, size, self.penalty, most)
         others, less = self._refitted(w, P, S, _factor(C, P))
         if not (swaps and less < left):  # what was carried along may have drifted
             return 0, keep, weights
@@ -122,8 +123,10 @@ class Shared:
         """The weights ``(n,)`` on the mask that keeps ``S``, and what is left with them, the penalty included."""
         import torch
 
+        from fwbench.solvers import lapack
+
         spread = torch.zeros(w.size, dtype=torch.float64)
-        spread[torch.from_numpy(P)] = torch.cholesky_solve(torch.from_numpy(w[P])[:, None], factor)[:, 0]
+        spread[torch.from_numpy(P)] = lapack.solve(factor, torch.from_numpy(w[P]))
         v = w - (self.C @ spread).numpy()
         v[P] = 0
         change = torch.from_numpy(w - v)
@@ -131,9 +134,13 @@ class Shared:
 
 
 def _factor(C: np.ndarray, P: np.ndarray) -> torch.Tensor:
-    """Of Cholesky, of ``C_PP``."""
+    """``C_PP`` as ``lapack.cholesky`` leaves it."""
     import torch
 
+    from fwbench.solvers import lapack
     from fwbench.solvers.reswap_kernel import submatrix
 
-    return torch.linalg.cholesky(torch.from_numpy(submatrix(C, P, P)))
+    factor = torch.from_numpy(submatrix(C, P, P))
+    if not lapack.cholesky(factor):
+        raise ArithmeticError("reswap: the inverse of G is not positive definite to rounding; raise `ridge`")
+    return factor

@@ -190,7 +190,7 @@ def _gains(w, pruned, penalty):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _begin(w, C, B, Z, P, S, size, penalty):  # type: ignore[no-untyped-def]
+def _begin(w, C, B, Z, across, P, S, size, penalty):  # type: ignore[no-untyped-def]
     """What is carried along, and the error."""
     p, s = P.size, S.size
     pruned = Pruned(P, P // size, np.zeros(p), np.empty(p), np.empty(p), np.empty(p))
@@ -213,13 +213,13 @@ def _begin(w, C, B, Z, P, S, size, penalty):  # type: ignore[no-untyped-def]
         kept.r[i], kept.sigma[i], kept.cost[i] = w[S[i]], C[S[i], S[i]], penalty * w[S[i]] ** 2
         for a in range(p):
             kept.r[i] -= Z[i, a] * w[P[a]]
-            kept.sigma[i] -= Z[i, a] * C[S[i], P[a]]
+            kept.sigma[i] -= Z[i, a] * across[i, a]
     _gains(w, pruned, penalty)
     return pruned, kept, held, error
 
 
 @jit
-def descend(w, C, B, Z, P, S, size, penalty, limit):  # type: ignore[no-untyped-def]
+def descend(w, C, B, Z, across, P, S, size, penalty, limit):  # type: ignore[no-untyped-def]
     """Exchange after exchange, the best of those looked at, until none of all gains; ``P`` and ``S`` in place.
 
     Args:
@@ -227,6 +227,7 @@ def descend(w, C, B, Z, P, S, size, penalty, limit):  # type: ignore[no-untyped-
         C: ``(n, n)``, the inverse of ``H``.
         B: ``(p, p)``, used up.
         Z: ``(s, p)``, used up.
+        across: ``(s, p)``, ``C_SP`` at the start.
         P, S: the pruned and the kept weights, int64.
         size: neighbours within which weights may be exchanged, ``n`` for the whole row.
         penalty: ``λ``.
@@ -235,7 +236,7 @@ def descend(w, C, B, Z, P, S, size, penalty, limit):  # type: ignore[no-untyped-
     Returns:
         How many were made.
     """
-    pruned, kept, held, error = _begin(w, C, B, Z, P, S, size, penalty)
+    pruned, kept, held, error = _begin(w, C, B, Z, across, P, S, size, penalty)
     swaps, start, count = 0, 0, 0  # Z is short of the held swaps from ``start`` to ``count``, B of all
     while swaps < limit:
         rows, columns = _look(Z, pruned, kept, held, start, count)
