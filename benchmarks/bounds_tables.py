@@ -18,9 +18,10 @@ from benchmarks.study_layers import Layer
 from benchmarks.study_methods import METHODS, Method
 from fwbench.problems.collections import LAYERS, one
 from fwbench.report.text import number, percent
-from fwbench.solvers.bound import LADDER, chosen_rows
-from fwbench.solvers.dnn import doubly_nonnegative
-from fwbench.solvers.shor import RowForm, shor
+from fwbench.solvers.bounds.stage import LADDER, chosen_rows
+from fwbench.solvers.semidefinite.doubly_nonnegative import doubly_nonnegative
+from fwbench.solvers.semidefinite.row import RowForm
+from fwbench.solvers.semidefinite.shor import shor
 
 AIMS = (  # of the issue: which kinds, which matrices, largest median gap
     ("Shor", ("shor",), LAYERS, 0.09),

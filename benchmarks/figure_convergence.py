@@ -30,10 +30,10 @@ from fwbench.problem import Problem
 from fwbench.problems.collections import one
 from fwbench.report import figures
 from fwbench.result import Moment
-from fwbench.solvers.frank_wolfe import DIRECTION_RULES
-from fwbench.solvers.fw import FrankWolfe
-from fwbench.solvers.qp import QuadraticProgram
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.external.qp import QuadraticProgram
+from fwbench.solvers.frank_wolfe.loop import DIRECTION_RULES
+from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 PROBLEMS = ("mini/n256.o_proj.random.0.6", "mini/n256.gate_proj.top.0.5")

@@ -25,12 +25,12 @@ from fwbench.problem import Problem
 from fwbench.problems.extract import extract
 from fwbench.problems.models import load_model
 from fwbench.problems.text import load_text
-from fwbench.solvers import _swap_triton, swap_torch
-from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers._fw_triton import LOOK, Loop
-from fwbench.solvers.fw_torch import minimise_torch
-from fwbench.solvers.push import middle
-from fwbench.solvers.scores import wanda_score
+from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.solvers.frank_wolfe.loop_triton import LOOK, Loop
+from fwbench.solvers.frank_wolfe.push import middle
+from fwbench.solvers.local_search import swap_torch, swap_triton
+from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context
 
 BLOCK, PATTERN = 7, "0.5"
@@ -139,8 +139,8 @@ def swaps(name: str, problem: Problem) -> dict[str, Any]:
     seconds = {
         "plain": on_host(plain, 1),
         "batches": on_host(ours("batches", swap_torch.descend), 1),
-        "kernel": on_host(ours("kernel", _swap_triton.descend), 3),
-        "kernel_0.1": on_host(ours("kernel_0.1", _swap_triton.descend, 0.1), 3),
+        "kernel": on_host(ours("kernel", swap_triton.descend), 3),
+        "kernel_0.1": on_host(ours("kernel_0.1", swap_triton.descend, 0.1), 3),
     }
     errors = {kind: problem.error(~pruned) for kind, pruned in found.items()}
     same = {kind: int((found[kind] == found["plain"]).all(axis=1).sum()) for kind in ("batches", "kernel")}

@@ -22,11 +22,12 @@ from fwbench import machine, verify
 from fwbench.bounds import group_bounds
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers.bound import METHODS, Bound, chosen_rows
-from fwbench.solvers.bound_batch import Batch, fitting
-from fwbench.solvers.scores import wanda_score
-from fwbench.solvers.shor import RowForm, Shor, row_certificate, shor
-from fwbench.solvers.threads import rows_pool, torch_threads
+from fwbench.solvers.bounds.batch import Batch, fitting
+from fwbench.solvers.bounds.stage import METHODS, Bound, chosen_rows
+from fwbench.solvers.numerics.threads import rows_pool, torch_threads
+from fwbench.solvers.semidefinite.row import RowForm, row_certificate
+from fwbench.solvers.semidefinite.shor import Shor, shor
+from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context, State
 
 KINDS = ("shor", "dnn", "mccormick")

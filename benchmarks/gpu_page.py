@@ -134,16 +134,16 @@ are larger."""
 ITERATIONS = """## An iteration of Frank-Wolfe and its one product
 
 Microseconds on the device: medians of 20 replays of a graph of 50. `bare product` is `torch.mm` of the same matrices,
-`kernel` the fused kernel alone (`solvers/_fw_triton.py`), whose launches overlap; `without graph` is as the host
-launches them, `torch loop` the plain loop of `solvers/fw_torch.py`."""
+`kernel` the fused kernel alone (`solvers/frank_wolfe/loop_triton.py`), whose launches overlap; `without graph` is as
+the host launches them, `torch loop` the plain loop of `solvers/frank_wolfe/loop_torch.py`."""
 SWAPS = """## 1-swap descent from Wanda's mask, a whole layer
 
 Wall time, transfers included. The plain search (`benchmarks/peer_swap.py`) looks at every pair of every row in float32
-on the same device; `batches` is `solvers/swap_torch.py`, `kernel` is `solvers/_swap_triton.py`, which examines a line
-only where a bound lets it win; both in float64. Rows whose masks differ differ by rounding in float32."""
+on the same device; `batches` is `swap_torch.py` in `solvers/local_search`, `kernel` its `swap_triton.py`, which
+examines a line only where a bound lets it win; both in float64. Rows whose masks differ differ by rounding in float32."""
 BOUNDS = """## Bounds of all rows of a layer
 
-`benchmarks/gpu_bounds.py`: every row in batches (`solvers/bound_batch.py`), each kind from where the one above it in
+`benchmarks/gpu_bounds.py`: every row in batches (`solvers/bounds/batch.py`), each kind from where the one above it in
 the table ended, so that the times add up; in the same run the host's {cores} cores, a row each (they slow one another:
 a row alone takes less). `bound / host's`: least and greatest over those rows. The checker proves the device's bounds
 as it does any other."""

@@ -19,9 +19,9 @@ import torch
 from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers.fw import FrankWolfe
-from fwbench.solvers.qp import BACKENDS, QuadraticProgram
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.external.qp import BACKENDS, QuadraticProgram
+from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, Stage, State
 
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)  # of a back end, from the loosest

@@ -17,8 +17,8 @@ import torch
 
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers.scores import wanda_score
-from fwbench.solvers.swap_kernel import Rows
+from fwbench.solvers.local_search.swap_numba import Rows
+from fwbench.solvers.start.scores import wanda_score
 
 
 def pair_search(W: torch.Tensor, G: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:

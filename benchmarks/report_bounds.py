@@ -25,7 +25,7 @@ from benchmarks.study_layers import LAYERS_CSV, Layer
 from benchmarks.study_methods import METHODS_CSV, Method
 from fwbench.problems.collections import LAYERS
 from fwbench.report import figures
-from fwbench.solvers.bound import LADDER
+from fwbench.solvers.bounds.stage import LADDER
 
 MARKERS = dict(zip(LADDER, "os^DP", strict=True))
 
@@ -70,7 +70,7 @@ def write_csv(path: Path, lines: Sequence) -> None:
 PAGE = """# How far the best masks can be from the optimum
 
 {rows} rows of {layers} layers of SmolLM2-135M (16,384 calibration tokens, pattern 0.5), each bounded from below by the
-ladder Shor, doubly nonnegative, McCormick, triangles, pentagons of `fwbench.solvers.bound`. The gap is (UB − LB) / UB
+ladder Shor, doubly nonnegative, McCormick, triangles, pentagons of the stage `bound`. The gap is (UB − LB) / UB
 against the row's mask by {masks}.
 A row is one process with one thread of BLAS; seconds are CPU seconds, those of a kind with all below it. Contention
 for caches and memory raises them, and layers were measured under different loads. Shor's seconds at n = 576 and all

@@ -31,7 +31,7 @@ from benchmarks.csv_lines import append, read
 from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers.bound import LADDER, METHODS, chosen_rows
+from fwbench.solvers.bounds.stage import LADDER, METHODS, chosen_rows
 from fwbench.solvers.presets import PRESETS
 
 PRESET = PRESETS["best"]
@@ -75,7 +75,8 @@ class Task:
 
 def solve(task: Task) -> list[Measured]:
     """The bounds of one row: the worker's part."""
-    from fwbench.solvers.shor import RowForm, shor
+    from fwbench.solvers.semidefinite.row import RowForm
+    from fwbench.solvers.semidefinite.shor import shor
 
     layer = problem_of(task.selector, task.name)
     problem = row_problem(layer, task.row, task.n)

@@ -23,10 +23,11 @@ from benchmarks.common import one_thread
 from benchmarks.csv_lines import append, read
 from benchmarks.study_bounds import best_error, row_problem
 from fwbench.problems.collections import one
-from fwbench.solvers.bound import chosen_rows
-from fwbench.solvers.mccormick import mccormick
-from fwbench.solvers.shor import RowForm, Shor, shor
-from fwbench.solvers.triangles import triangles
+from fwbench.solvers.bounds.stage import chosen_rows
+from fwbench.solvers.semidefinite.mccormick import mccormick
+from fwbench.solvers.semidefinite.row import RowForm
+from fwbench.solvers.semidefinite.shor import Shor, shor
+from fwbench.solvers.semidefinite.triangles import triangles
 
 BOUNDS = {
     "shor": (shor, 6),

@@ -30,8 +30,9 @@ from fwbench import pipeline, verify
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
 from fwbench.result import Certificate
-from fwbench.solvers.bound import chosen_rows
-from fwbench.solvers.shor import RowForm, shor
+from fwbench.solvers.bounds.stage import chosen_rows
+from fwbench.solvers.semidefinite.row import RowForm
+from fwbench.solvers.semidefinite.shor import shor
 
 
 def study(options: argparse.Namespace) -> None:

@@ -23,8 +23,8 @@ from benchmarks.common import one_thread
 from benchmarks.csv_lines import append, read
 from fwbench import machine
 from fwbench.problems.collections import one
-from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 LAYERS = ("smollm2/07.gate_proj", "smollm2/07.down_proj")

@@ -26,10 +26,10 @@ from fwbench.problem import Problem
 from fwbench.problems import extract
 from fwbench.problems.models import load_model, weight_of
 from fwbench.problems.text import TOKENS, load_text, sequences
-from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers.momentum import Options, iterates
-from fwbench.solvers.scores import Wanda
-from fwbench.solvers.swap import Swap
+from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.frank_wolfe.momentum import Options, iterates
+from fwbench.solvers.local_search.swap import Swap
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 BLOCK, LAYERS, PATTERN = 7, ("gate_proj", "o_proj"), "0.5"

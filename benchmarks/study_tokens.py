@@ -25,7 +25,7 @@ from fwbench.problems.collections import LAYERS
 from fwbench.problems.extract import BATCH, batch, grams, named_layers
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.text import load_text, sequences
-from fwbench.solvers.bound import chosen_rows
+from fwbench.solvers.bounds.stage import chosen_rows
 
 OUT = Path(__file__).parents[1] / "reports" / "prune" / "tokens.csv"
 MODEL, CALIBRATION, HELD_OUT, HELD_OUT_TOKENS = "smollm2", "lee", ("lee-heldout", "wikipedia"), 8192

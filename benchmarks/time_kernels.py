@@ -9,11 +9,11 @@ import torch
 
 from fwbench import bounds, verify
 from fwbench.problem import Problem
-from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers.convexify import shared_e
-from fwbench.solvers.greedy import Greedy
-from fwbench.solvers.scores import Wanda
-from fwbench.solvers.swap import Swap
+from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.local_search.swap import Swap
+from fwbench.solvers.semidefinite.shared_diagonal import shared_e
+from fwbench.solvers.start.greedy import Greedy
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 from .common import PATTERNS, V_PROJ, mini, one_thread

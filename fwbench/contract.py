@@ -172,7 +172,7 @@ def enumerated(problem: Problem) -> float:
     n = problem.n
     masks = np.array(list(itertools.product((False, True), repeat=n)))  # (2^n, n), True = pruned
     errors = np.stack([_mask_errors(problem, row, masks) for row in range(problem.rows)])
-    counts = problem.pattern.counts(problem.shape)
+    counts = problem.counts
     if problem.pattern.separable:
         size = problem.pattern.group_size(problem.shape)
         found = masks.reshape(len(masks), -1, size).sum(-1)

@@ -71,7 +71,7 @@ def judge(
 def count_reason(problem: Problem, keep: np.ndarray) -> str:
     """Empty if every group of the pattern has exactly its count, else one sentence on the first that has not."""
     pruned = problem.pattern.groups(~keep).sum(axis=-1)
-    wanted = problem.pattern.counts(problem.shape)
+    wanted = problem.counts
     wrong = np.flatnonzero(pruned != wanted)
     if not wrong.size:
         return ""

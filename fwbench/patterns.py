@@ -22,6 +22,8 @@ from array_api_compat import array_namespace, device
 Array = Any  # numpy.ndarray or torch.Tensor
 Shape = tuple[int, int]  # (rows, n)
 
+DRIFT = 1e-5  # of a count: float32 sums of a relaxed point wander on ill-scaled rows
+
 
 class PatternError(ValueError):
     """A pattern that cannot be read, or does not fit a layer; the message is one line."""
@@ -154,6 +156,29 @@ class Rows(Pattern):
         if self.pruned.min(initial=0) < 0 or self.pruned.max(initial=0) > shape[1]:
             raise PatternError(f"pattern {self} has a count outside 0..{shape[1]}")
         return self.pruned
+
+
+def project(pattern: Pattern, u: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
+    """The nearest point of the pattern's polytope, float64 ``(rows, n)``, counts exact to rounding.
+
+    ``clip(u - t, 0, 1)`` in each group, with ``t`` found by bisection (the capped simplex: Wang and Lu 2015). Groups
+    inside [0, 1] whose sum is within ``tolerance`` of their count stay as they are.
+    """
+    x = pattern.groups(np.asarray(u, dtype=np.float64))
+    counts = pattern.counts((u.shape[-2], u.shape[-1]))[:, None]
+    off = np.abs(x.sum(axis=1, keepdims=True) - counts) > tolerance
+    off |= ((x < 0) | (x > 1)).any(axis=1, keepdims=True)
+    if not off.any():
+        return x.reshape(u.shape)
+    moved, wanted = x[off[:, 0]], counts[off[:, 0]]
+    low, high = moved.min(axis=1, keepdims=True) - 1, moved.max(axis=1, keepdims=True)
+    for _ in range(60):
+        t = (low + high) / 2
+        too_many = np.clip(moved - t, 0, 1).sum(axis=1, keepdims=True) > wanted
+        low, high = np.where(too_many, t, low), np.where(too_many, high, t)
+    x = x.copy()  # of a caller's float64 array it is a view
+    x[off[:, 0]] = np.clip(moved - (low + high) / 2, 0, 1)
+    return x.reshape(u.shape)
 
 
 def parse(text: str | Pattern | np.ndarray) -> Pattern:

@@ -109,6 +109,21 @@ class Problem:
     def shape(self) -> tuple[int, int]:
         return self.rows, self.n
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Pruned count of each of the pattern's groups, int64 ``(groups,)``."""
+        return self.pattern.counts(self.shape)
+
+    @property
+    def group(self) -> int:
+        """Neighbouring weights of one row that may be exchanged: a row, or the M of N:M."""
+        return min(self.pattern.group_size(self.shape), self.n)
+
+    @property
+    def block_size(self) -> int:
+        """Variables of each independent problem: a row's, or the whole layer's where the pattern ties rows together."""
+        return self.n if self.pattern.separable else self.rows * self.n
+
     @cached_property
     def hash(self) -> str:
         """sha256 (hex) of the content: shapes, W, G and the pruned count of every group."""

@@ -20,7 +20,7 @@ def best_mask(problem: Problem) -> tuple[float, np.ndarray]:
     Raises:
         ValueError: there are too many masks to enumerate.
     """
-    counts = problem.pattern.counts(problem.shape)
+    counts = problem.counts
     W = problem.W.astype(np.float64)
     if not problem.pattern.separable:
         masks = row_masks(W.size, counts).reshape(-1, *problem.shape)

@@ -33,7 +33,7 @@ def relaxed_minimum(problem: Problem, e: np.ndarray | float = 0.0) -> tuple[floa
     e = np.broadcast_to(e, problem.n)
     Q = sp.block_diag([np.outer(w, w) * (problem.G - np.diag(e)) for w in W], format="csc") / scale
     d = (W**2 * e).ravel() / scale
-    sums, counts = sp.csc_matrix(group_sums(problem.pattern, problem.shape)), problem.pattern.counts(problem.shape)
+    sums, counts = sp.csc_matrix(group_sums(problem.pattern, problem.shape)), problem.counts
     size = d.size
     program = qpsolvers.Problem(2 * Q, d, None, None, sums, counts.astype(float), np.zeros(size), np.ones(size))
     tight = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
@@ -52,7 +52,7 @@ def exact_bound(problem: Problem, u: np.ndarray, e: np.ndarray) -> Fraction:
     d = W * W * e
     Su = W * ((W * u) @ G) - d * u  # (Q - D) u
     h, g = (u * Su + d * u).sum(axis=1), 2 * Su + d
-    size, counts = problem.pattern.group_size(problem.shape), problem.pattern.counts(problem.shape)
+    size, counts = problem.pattern.group_size(problem.shape), problem.counts
     least = [sum(sorted(part)[:count]) for part, count in zip(g.reshape(-1, size), counts, strict=True)]
     if not problem.pattern.separable:
         return max(Fraction(0), h.sum() - (g * u).sum() + least[0])

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"fwbench": ROOT / "fwbench", "fwbench.problems": ROOT / "problems", "fwbench.solvers": ROOT / "solvers"}
 
-# from the ground up; a folder is one entry and free inside; what shares a floor does not import one another
+# from the ground up; a folder is one entry and free inside, but for `solvers`, which has floors of its own; what shares
+# a floor does not import one another
 FLOORS = (
     "spec metrics patterns result machine",
     "problem timing events",
@@ -25,11 +26,20 @@ FLOORS = (
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 
+ROOMS = (  # of `solvers`: imports are free only inside a room
+    "numerics presets",
+    "start rounding semidefinite",
+    "frank_wolfe local_search weight_update",
+    "bounds branch_and_bound external",
+)
+ROOM = {name: floor for floor, names in enumerate(ROOMS) for name in names.split()}
+
 MODULES = {
     ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): path
     for package, folder in FOLDERS.items()
     for path in sorted(folder.rglob("*.py"))
 }
+PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
 def imports(module: str) -> set[str]:
@@ -63,16 +73,35 @@ def test_imports_only_from_lower_floors(module):
             assert FLOOR[other] < FLOOR[own], f"{module} (floor {FLOOR[own]}) imports {name} (floor {FLOOR[other]})"
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("fwbench.solvers.")])
+def test_rooms_of_solvers_import_only_from_lower_ones(module):
+    own = module.split(".")[2]
+    assert own in ROOM, f"{module} is in no room: give it one here and in ARCHITECTURE.md"
+    for name in imports(module):
+        if name.startswith("fwbench.solvers.") and (other := name.split(".")[2]) != own:
+            assert ROOM[other] < ROOM[own], f"{module} (floor {ROOM[own]}) imports {name} (floor {ROOM[other]})"
+
+
+def test_modules_of_solvers_import_in_no_circle():
+    """Inside a room too, and imports in functions count."""
+    left = {name: {n for n in imports(name) if n in MODULES} for name in MODULES if name.startswith("fwbench.solvers.")}
+    left = {name: {n for n in found if n in left and n not in PACKAGES} for name, found in left.items()}
+    while free := [name for name, found in left.items() if not found & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
 def test_the_test_sees_imports(tmp_path, monkeypatch):
     lines = (
-        "from fwbench.solvers import fw",
+        "from fwbench.solvers import presets",
         "from . import store",
         "import fwbench.cli.make",
         "from fwbench import y",
     )
     (tmp_path / "x.py").write_text("def f():\n " + "\n ".join(lines))
     monkeypatch.setitem(MODULES, "fwbench.x", tmp_path / "x.py")
-    assert imports("fwbench.x") == {"fwbench.solvers.fw", "fwbench.store", "fwbench.cli.make", "fwbench"}
+    assert imports("fwbench.x") == {"fwbench.solvers.presets", "fwbench.store", "fwbench.cli.make", "fwbench"}
 
 
 HEAVY = ("torch", "transformers", "matplotlib", "cvxpy", "pandas", "gurobipy", "numba")

@@ -239,7 +239,7 @@ def test_with_pattern_changes_nothing_else():
     other = problem.with_pattern(pattern_of("rows", 3, 8))
     assert np.array_equal(other.W, problem.W)
     assert np.array_equal(other.G, problem.G)
-    assert problem.pattern.counts(problem.shape).tolist() == [4, 4, 4]
+    assert problem.counts.tolist() == [4, 4, 4]
     assert other.pattern.counts(other.shape).tolist() == [0, 4, 8]
 
 

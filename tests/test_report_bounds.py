@@ -17,8 +17,9 @@ from benchmarks.study_branching import Branched
 from benchmarks.study_methods import Method
 from fwbench.patterns import parse
 from fwbench.problem import Problem
-from fwbench.solvers.bound import LADDER, chosen_rows
-from fwbench.solvers.shor import RowForm, shor
+from fwbench.solvers.bounds.stage import LADDER, chosen_rows
+from fwbench.solvers.semidefinite.row import RowForm
+from fwbench.solvers.semidefinite.shor import shor
 
 ROWS = 100
 CHOSEN = chosen_rows(bounds_tables.SAMPLE, ROWS)

@@ -149,7 +149,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fwbench import verify
-from fwbench.solvers.bnb import BranchAndBound
+from fwbench.solvers.branch_and_bound.stage import BranchAndBound
 from fwbench.stage import Role, Stage, register
 
 check = verify.check

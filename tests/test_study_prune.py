@@ -9,8 +9,8 @@ import pytest
 from layers import random_layer
 
 from fwbench import pipeline
-from fwbench.solvers.reswap import Reswap
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.start.scores import Wanda
+from fwbench.solvers.weight_update.reswap import Reswap
 from fwbench.stage import Context, State
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

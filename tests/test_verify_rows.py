@@ -17,8 +17,8 @@ from layers import odd_layer, random_layer, repelling_layer
 
 from fwbench import verify, verify_products
 from fwbench.result import Certificate
-from fwbench.solvers.bound import Bound
-from fwbench.solvers.scores import wanda_score
+from fwbench.solvers.bounds.stage import Bound
+from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context, State
 from fwbench.verify_products import OwnProof
 

@@ -14,7 +14,7 @@ from oracles import exactly, exactly_psd
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
-from fwbench.solvers.bnb import BranchAndBound
+from fwbench.solvers.branch_and_bound.stage import BranchAndBound
 from fwbench.stage import Context, State
 from fwbench.verify_tree import (
     BRANCH,

@@ -49,12 +49,11 @@ class Pipeline:
 
 @cache
 def load_solvers() -> dict[str, type[Stage]]:
-    """Import every module of ``fwbench.solvers`` and of the entry-point group ``fwbench.solvers``; the registry."""
+    """Import every room of ``fwbench.solvers``, and what the entry-point group of that name holds; the registry."""
     import fwbench.solvers
 
-    for module in pkgutil.iter_modules(fwbench.solvers.__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"fwbench.solvers.{module.name}")
+    for room in pkgutil.iter_modules(fwbench.solvers.__path__):
+        importlib.import_module(f"fwbench.solvers.{room.name}")
     for entry in importlib.metadata.entry_points(group="fwbench.solvers"):
         entry.load()
     return stages.registry

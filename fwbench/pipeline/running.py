@@ -164,7 +164,7 @@ def _checked(problem: Problem, stage: Stage, state: State) -> State:
     if u is not None:
         if not np.isfinite(u).all():
             raise StageError(f"{stage.name} returned a relaxed point that is not finite")
-        off = np.abs(problem.pattern.groups(u).sum(-1, dtype=np.float64) - problem.pattern.counts(problem.shape))
+        off = np.abs(problem.pattern.groups(u).sum(-1, dtype=np.float64) - problem.counts)
         if u.min() < -FEASIBILITY_TOLERANCE or u.max() > 1 + FEASIBILITY_TOLERANCE:
             raise StageError(f"{stage.name} returned a relaxed point outside [0, 1]: {u.min():.3g} to {u.max():.3g}")
         if off.max() > FEASIBILITY_TOLERANCE * problem.pattern.group_size(problem.shape):

@@ -19,7 +19,7 @@ def test_seeded_and_semidefinite(name):
 def test_planted_mask_costs_nothing():
     for seed in range(3):
         problem, keep = synthetic.planted(seed=seed)
-        assert np.array_equal((~keep).sum(1), problem.pattern.counts(problem.shape))
+        assert np.array_equal((~keep).sum(1), problem.counts)
         assert problem.error(keep) == 0.0
         naive = problem.pattern.prune(problem.W.astype(float) ** 2 * problem.G.diagonal())
         assert problem.error(~naive) > 0.05 * problem.total  # no saliency finds it

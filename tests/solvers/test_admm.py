@@ -6,8 +6,8 @@ from layers import PATTERNS, hostile_layers, random_layer
 
 from fwbench.judge import judge
 from fwbench.problem import Problem
-from fwbench.solvers.admm import ADMM
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.start.scores import Wanda
+from fwbench.solvers.weight_update.admm import ADMM
 from fwbench.stage import Context, State
 
 

@@ -8,9 +8,9 @@ from fwbench import bounds, verify
 from fwbench.pipeline import resolve, run
 from fwbench.problem import Problem
 from fwbench.problems.collections import load, one
-from fwbench.solvers.fw import FrankWolfe
-from fwbench.solvers.qp import QuadraticProgram
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.external.qp import QuadraticProgram
+from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 MINI = [problem for _, problem in load("mini")]

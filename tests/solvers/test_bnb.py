@@ -16,12 +16,14 @@ from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.result import Certificate
-from fwbench.solvers import bnb_diagonal, bnb_search, gurobi_
-from fwbench.solvers import bnb_relax as relax
-from fwbench.solvers.bnb import BranchAndBound
-from fwbench.solvers.bnb_diagonal import best_diagonal
-from fwbench.solvers.bnb_tree import certificate
-from fwbench.solvers.gurobi_ import Gurobi
+from fwbench.solvers.branch_and_bound import relaxation_numba as relax
+from fwbench.solvers.branch_and_bound import search
+from fwbench.solvers.branch_and_bound.certificate import certificate
+from fwbench.solvers.branch_and_bound.stage import BranchAndBound
+from fwbench.solvers.external import gurobi_
+from fwbench.solvers.external.gurobi_ import Gurobi
+from fwbench.solvers.semidefinite import search_diagonal
+from fwbench.solvers.semidefinite.search_diagonal import best_diagonal
 from fwbench.stage import Context, State
 
 
@@ -210,12 +212,12 @@ def test_diagonals_for_deeper_nodes_save_nodes(monkeypatch):
     """On a real problem, against diagonals that are best for the subtrees' roots."""
     problem = real("n128.down_proj")
     nodes = {}
-    for deeper in (0.0, bnb_diagonal.DEEPER):
-        monkeypatch.setattr(bnb_diagonal, "DEEPER", deeper)
+    for deeper in (0.0, search_diagonal.DEEPER):
+        monkeypatch.setattr(search_diagonal, "DEEPER", deeper)
         after = solve(problem)
         assert_proved(problem, after)
         nodes[deeper] = after.counters["nodes"]
-    assert nodes[bnb_diagonal.DEEPER] < 0.7 * nodes[0.0]
+    assert nodes[search_diagonal.DEEPER] < 0.7 * nodes[0.0]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -260,8 +262,8 @@ def test_the_clock_ends_a_subtree():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((90, 100))
     problem = Problem("random", np.ones((1, 90)), X @ X.T / 100, "0.5")
-    block = bnb_search.Block(verify_tree.block_matrix(problem, 0), np.array([45]))
-    tried = bnb_search.Search(block, np.arange(90) < 45, 0.0, 0, budget=2**60)
+    block = search.Block(verify_tree.block_matrix(problem, 0), np.array([45]))
+    tried = search.Search(block, np.arange(90) < 45, 0.0, 0, budget=2**60)
     end = time.monotonic() + 1.0
     tried.run(lambda: end - time.monotonic(), 2**62)
     assert not tried.done
@@ -272,13 +274,13 @@ def test_the_clock_ends_a_subtree():
     assert 0 < tried.lower() < tried.value
 
 
-def long_search(budget: int) -> tuple[Problem, bnb_search.Search]:
+def long_search(budget: int) -> tuple[Problem, search.Search]:
     """A row that takes many subtrees of a small budget."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((50, 40)) * np.logspace(0, -1, 50)[:, None]
     problem = Problem("random", np.ones((1, 50)), X @ X.T / 40 + 1e-6 * np.eye(50), "0.5")
-    block = bnb_search.Block(verify_tree.block_matrix(problem, 0), np.array([25]))
-    return problem, bnb_search.Search(block, np.arange(50) < 25, 0.0, 0, budget=budget)
+    block = search.Block(verify_tree.block_matrix(problem, 0), np.array([25]))
+    return problem, search.Search(block, np.arange(50) < 25, 0.0, 0, budget=budget)
 
 
 def test_the_bound_never_falls(monkeypatch):
@@ -289,7 +291,7 @@ def test_the_bound_never_falls(monkeypatch):
         calls.append(given)
         return best_diagonal(*given) - (0.0 if len(calls) < 3 else 100.0)
 
-    monkeypatch.setattr(bnb_search, "best_diagonal", weak)
+    monkeypatch.setattr(search, "best_diagonal", weak)
     problem, tried = long_search(budget=60)
     lowers = []
     for _ in range(20):
@@ -304,14 +306,14 @@ def test_the_bound_never_falls(monkeypatch):
 
 def test_what_its_bound_closes_is_not_searched(monkeypatch):
     """Once whole rows spent most of their time there, on diagonals for subtrees of one node each."""
-    search = bnb_search.Search._search
+    original = search.Search._search
     begun = []
 
     def looked(self, node, *given):
         begun.append(node.bound < self.target)
-        search(self, node, *given)
+        original(self, node, *given)
 
-    monkeypatch.setattr(bnb_search.Search, "_search", looked)
+    monkeypatch.setattr(search.Search, "_search", looked)
     problem, tried = long_search(budget=60)
     tried.run(lambda: np.inf, 2**62)
     assert tried.done

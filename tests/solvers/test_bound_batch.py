@@ -15,14 +15,15 @@ from layers import hostile_layers, random_layer
 from fwbench import verify
 from fwbench.bounds import group_bounds
 from fwbench.problem import Problem
-from fwbench.solvers import project
-from fwbench.solvers.bound import METHODS, Bound
-from fwbench.solvers.bound_batch import Batch
-from fwbench.solvers.fw import FrankWolfe
-from fwbench.solvers.maxcut import interior_point
-from fwbench.solvers.maxcut_batch import interior_points
-from fwbench.solvers.scores import wanda_score
-from fwbench.solvers.shor import RowForm, Shor, row_certificate, shor
+from fwbench.solvers.bounds.batch import Batch
+from fwbench.solvers.bounds.stage import METHODS, Bound
+from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.semidefinite import psd_projection
+from fwbench.solvers.semidefinite.maxcut import interior_point
+from fwbench.solvers.semidefinite.maxcut_batch import interior_points
+from fwbench.solvers.semidefinite.row import RowForm, row_certificate
+from fwbench.solvers.semidefinite.shor import Shor, shor
+from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context, State
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -41,7 +42,7 @@ def programs(count: int, n: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture
 def by_products(monkeypatch):
     """The projection of a GPU, on the CPU."""
-    monkeypatch.setattr(project, "by_eigenvalues", lambda W, _: project.by_products(W))
+    monkeypatch.setattr(psd_projection, "by_eigenvalues", lambda W, _: psd_projection.by_products(W))
 
 
 # --- interior points -------------------------------------------------------------------------------------------------
@@ -100,13 +101,13 @@ def test_the_projection_by_products(device, n):
     scales = np.array([1.0, 1e-12, 1e12, 3.0])[:, None, None]
     W = scales * (bases * values[:, None]) @ bases.transpose(0, 2, 1)
     exact = scales * (bases * values.clip(0)[:, None]) @ bases.transpose(0, 2, 1)
-    found = project.by_products(torch.tensor(W, dtype=torch.float32, device=device)).cpu().numpy()
+    found = psd_projection.by_products(torch.tensor(W, dtype=torch.float32, device=device)).cpu().numpy()
     assert np.abs(found / scales - exact / scales).max() < 1e-4
     assert (found == found.transpose(0, 2, 1)).all()
 
 
 def test_zeros_stay_zeros():
-    assert not project.by_products(torch.zeros(2, 5, 5)).any()
+    assert not psd_projection.by_products(torch.zeros(2, 5, 5)).any()
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def test_projections_by_products_cost_next_to_nothing(by_products, kind):
     forms = [RowForm.of(problem, row) for row in range(4)]
     found = Batch("cpu", 1e-5, None).prove(kind, forms, [None] * 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(project, "by_eigenvalues", lambda W, _: eigenvalues(W))
+        patch.setattr(psd_projection, "by_eigenvalues", lambda W, _: eigenvalues(W))
         exact = [alone(kind, form, 1e-5).proof.bound for form in forms]
     for form, one, other in zip(forms, found, exact, strict=True):
         assert abs(one.proof.bound - other) <= 0.02 * (other - shor(form, tolerance=1e-5).proof.bound)
@@ -177,7 +178,7 @@ def test_proofs_of_hostile_layers(by_products, kind, pattern):
 @pytest.mark.parametrize("kind", [*KINDS, "best"])
 def test_the_stage_on_a_device(kind, device, monkeypatch):
     """In batches of two, so that there are several; ``cpu:0`` is a device by its name, so it takes the same way."""
-    monkeypatch.setattr("fwbench.solvers.bound.fitting", lambda n, device: 2)
+    monkeypatch.setattr("fwbench.solvers.bounds.stage.fitting", lambda n, device: 2)
     problem = random_layer("0.5", rows=5, n=40, seed=1, condition=1e3)
     after = [
         Bound(kind=kind, seconds=3600).run(problem, begun(problem), Context(device=where, threads=2))

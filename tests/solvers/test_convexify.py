@@ -7,10 +7,10 @@ from brute import best_mask
 from layers import PATTERNS, hostile_layers, random_layer
 
 from fwbench import bounds, verify
-from fwbench.solvers.bound import Bound
-from fwbench.solvers.convexify import maximise_diagonal, shared_e
-from fwbench.solvers.fw import FrankWolfe
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.bounds.stage import Bound
+from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.semidefinite.shared_diagonal import maximise_diagonal, shared_e
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 
@@ -132,7 +132,9 @@ def test_an_indefinite_matrix_is_refused():
 
 @pytest.mark.parametrize("convexify", ["shared", "row"])
 def test_out_of_time_the_plain_bound_is_kept_and_no_diagonal_is_sought(convexify, monkeypatch):
-    monkeypatch.setattr("fwbench.solvers.fw.shared_e", lambda *_, **__: pytest.fail("no time was left for e"))
+    monkeypatch.setattr(
+        "fwbench.solvers.frank_wolfe.stage.shared_e", lambda *_, **__: pytest.fail("no time was left for e")
+    )
     problem = random_layer("0.5", rows=3, n=24, condition=1e3)
     near = FrankWolfe(gap=1e-2).run(problem, Wanda().run(problem, State(), Context()), Context())
     start = State(keep=None, relaxed=near.relaxed)

@@ -12,10 +12,10 @@ from oracles import group_sums, linear_minimum, relaxed_minimum
 from fwbench import verify
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
-from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers.fw import FrankWolfe
-from fwbench.solvers.round_ import Round
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.rounding.stage import Round
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 RULES = ("open", "short", "linesearch")
@@ -109,9 +109,7 @@ def test_bounds_lie_below_the_minimum_and_grow(rule, pattern):
 
 def assert_feasible(problem: Problem, u: np.ndarray, slack: float) -> None:
     sums = group_sums(problem.pattern, problem.shape) @ u.ravel().astype(float)
-    assert np.abs(sums - problem.pattern.counts(problem.shape)).max() <= slack * problem.pattern.group_size(
-        problem.shape
-    )
+    assert np.abs(sums - problem.counts).max() <= slack * problem.pattern.group_size(problem.shape)
     assert u.min() >= 0
     assert u.max() <= 1
 
@@ -164,7 +162,7 @@ def test_alpha_keeps_the_highest_scores(pattern, alpha):
     after = solve(problem, steps=200, alpha=alpha)
     score = problem.pattern.groups(np.abs(problem.W) * np.sqrt(problem.G.diagonal()))
     u = problem.pattern.groups(after.relaxed)
-    for group, own, count in zip(score, u, problem.pattern.counts(problem.shape), strict=True):
+    for group, own, count in zip(score, u, problem.counts, strict=True):
         fixed = np.argsort(-group, kind="stable")[: math.floor(alpha * (group.size - count))]
         assert not own[fixed].any()
     assert_feasible(problem, after.relaxed, 1e-9)
@@ -234,7 +232,7 @@ def test_rounding_prunes_the_largest(pattern):
     for u in (rng.random(problem.shape), rng.integers(0, 3, problem.shape) / 2):
         after = Round().run(problem, State(relaxed=u), Context())
         assert after.relaxed is None
-        size, counts = problem.pattern.group_size(problem.shape), problem.pattern.counts(problem.shape)
+        size, counts = problem.pattern.group_size(problem.shape), problem.counts
         for values, keep, count in zip(u.reshape(-1, size), after.keep.reshape(-1, size), counts, strict=True):
             assert sorted(np.flatnonzero(~keep)) == sorted(np.argsort(-values, kind="stable")[:count])
 

@@ -10,7 +10,7 @@ PEAK = """
 import re, sys
 from layers import random_layer
 from fwbench.pipeline import resolve, run, warm_up
-from fwbench.solvers.fw_active import Atoms
+from fwbench.solvers.frank_wolfe.active_set import Atoms
 
 empty = Atoms.empty
 

@@ -13,12 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from fwbench import patterns
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers import fw_active, fw_correct, fw_oracle, fw_rows, round_
-from fwbench.solvers.fw import FrankWolfe
-from fwbench.solvers.fw_torch import minimise_torch
-from fwbench.solvers.qp import QuadraticProgram
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.external.qp import QuadraticProgram
+from fwbench.solvers.frank_wolfe import active_set, corrections, loop, loop_numba
+from fwbench.solvers.frank_wolfe import oracle as fw_oracle
+from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.rounding import stage as round_
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 EXACT = Context(dtype="float64")
@@ -186,7 +187,7 @@ def test_convexified(variant, pattern):
 def test_every_iterate_is_feasible_and_no_bound_exceeds_the_minimum(variant, pattern):
     problem = random_layer(pattern, n=12, condition=1e3)
     minimum, _ = relaxed_minimum(problem)
-    sums, counts = group_sums(problem.pattern, problem.shape), problem.pattern.counts(problem.shape)
+    sums, counts = group_sums(problem.pattern, problem.shape), problem.counts
     for steps in range(40):
         run = solve(problem, variant=variant, steps=steps)
         u = run.u.numpy()
@@ -199,13 +200,13 @@ def test_every_iterate_is_feasible_and_no_bound_exceeds_the_minimum(variant, pat
 @pytest.mark.parametrize("local", [1.0, 1e-13, 1e-15])
 def test_a_descent_keeps_the_count_when_the_atoms_differ_by_rounding(local):
     """The mean of nearly equal products is off by as much as they differ: it must not move the sum of the weights."""
-    n, atoms = 8, fw_active.Atoms.empty(1, 8, 8)
+    n, atoms = 8, active_set.Atoms.empty(1, 8, 8)
     for j in range(7):
-        atoms.keys[0, j] = fw_active.pack(np.roll(np.eye(n)[0], j), atoms.bits[0, j])
+        atoms.keys[0, j] = active_set.pack(np.roll(np.eye(n)[0], j), atoms.bits[0, j])
     atoms.weights[0, :7], atoms.count[0] = 1 / 7, 7
     products = 5.1 + local * np.array([0, 1, 0, 0, 1, 0, 0])
     delta, P = np.empty(n), np.empty(n)
-    most = fw_active._descent(0, np.ones(n), products, atoms, delta, P)
+    most = active_set._descent(0, np.ones(n), products, atoms, delta, P)
     assert np.abs(delta).max() > 0
     assert most > 0
     assert abs(delta.sum()) <= 1e-15 * n
@@ -246,7 +247,7 @@ def test_corrections_converge_on_ill_conditioned_layers(variant, pattern):
         value = problem.row_errors(run.u.numpy()).sum()
         assert run.iterations < 2000
         assert minimum * (1 - 1e-7) <= value <= minimum * (1 + 1e-7)
-        sums, counts = group_sums(problem.pattern, problem.shape), problem.pattern.counts(problem.shape)
+        sums, counts = group_sums(problem.pattern, problem.shape), problem.counts
         np.testing.assert_allclose(sums @ run.u.numpy().ravel(), counts, atol=1e-9)
 
 
@@ -259,21 +260,21 @@ def test_a_correction_is_the_minimum_over_the_hull(dtype, convexified):
         G = random_layer("0.5", n=n, seed=trial, condition=1e3).G
         w = rng.standard_normal((1, n)).astype(dtype)
         d = (w**2 * 0.9 * np.linalg.eigvalsh(G)[0]).astype(dtype) if convexified else np.empty((1, 0), dtype)
-        atoms = fw_active.Atoms.empty(1, 20, n)
+        atoms = active_set.Atoms.empty(1, 20, n)
         V = np.unique([patterns.smallest(rng.random((1, n)), np.array([4]))[0] for _ in range(k)], axis=0).astype(float)
         weights = rng.dirichlet(np.ones(len(V)))
         for j, vertex in enumerate(V):
-            atoms.keys[0, j] = fw_active.pack(vertex, atoms.bits[0, j])
+            atoms.keys[0, j] = active_set.pack(vertex, atoms.bits[0, j])
         atoms.weights[0, : len(V)], atoms.count[0] = weights, len(V)
         u = (weights @ V)[None].astype(dtype)
         fields = SimpleNamespace(u=u, W=w, d=d, done=np.zeros(1))
-        fw_correct.correct(fields, atoms, torch.tensor(G), n)
+        corrections.correct(fields, atoms, torch.tensor(G), n)
         Q = np.outer(w, w).astype(float) * G
         linear = d[0].astype(float) if convexified else np.zeros(n)
         Q -= np.diag(linear)
         count = int(atoms.count[0])
         left = np.zeros((count, n))
-        fw_correct.unpack(atoms.bits[0, :count], 0, left)
+        corrections.unpack(atoms.bits[0, :count], 0, left)
         assert atoms.weights[0, :count].min() > 0
         np.testing.assert_allclose(atoms.weights[0, :count] @ left, u[0], atol=1e-6)
         assert {tuple(v) for v in left} <= {tuple(v) for v in V}
@@ -369,15 +370,15 @@ def test_a_point_is_decomposed_exactly(groups):
         u = np.mean(
             [patterns.smallest(rng.random((groups, 12 // groups)), np.full(groups, 2)) for _ in range(5)], axis=0
         )
-        u, atoms = u.reshape(1, -1), fw_active.Atoms.empty(1, 20, 12)
+        u, atoms = u.reshape(1, -1), active_set.Atoms.empty(1, 20, 12)
         rounded = np.zeros_like(u)
         back = u.copy()
-        fw_active.set_up(back, rounded, np.full((1, groups), 2), atoms)
+        active_set.set_up(back, rounded, np.full((1, groups), 2), atoms)
         np.testing.assert_allclose(back, u, atol=1e-12)
         assert atoms.weights.sum() == pytest.approx(1)
         vertices = np.zeros((int(atoms.count[0]), 12))
         for j, vertex in enumerate(vertices):
-            fw_active.add_bits(atoms.bits[0, j], 1.0, vertex)
+            active_set.add_bits(atoms.bits[0, j], 1.0, vertex)
         assert (vertices.reshape(-1, groups, 12 // groups).sum(axis=2) == 2).all()
 
 
@@ -404,7 +405,7 @@ def test_the_split_into_parts_does_not_change_a_bit(variant, pattern, monkeypatc
         monkeypatch.undo()
         whole = solve(problem, Context(), **options)
         for rows in (4, 8):
-            monkeypatch.setattr(fw_rows, "ATOM_BYTES", rows * (4 * problem.n + 8) * fw_active.atom_bytes(problem.n))
+            monkeypatch.setattr(loop_numba, "ATOM_BYTES", rows * (4 * problem.n + 8) * active_set.atom_bytes(problem.n))
             split = solve(problem, Context(), **options)
             for name in ("u", "best_u", "bound"):
                 assert torch.equal(getattr(split, name), getattr(whole, name)), (rows, name)
@@ -453,7 +454,7 @@ def test_randomised_rounding_keeps_the_counts_and_the_probabilities(pattern):
     u, rng = solve(problem, steps=30).u.numpy(), np.random.default_rng(0)
     draws = [round_.systematic(problem, u, rng) for _ in range(2000)]
     for drawn in draws:
-        assert np.array_equal(problem.pattern.groups(drawn).sum(axis=-1), problem.pattern.counts(problem.shape))
+        assert np.array_equal(problem.pattern.groups(drawn).sum(axis=-1), problem.counts)
     np.testing.assert_allclose(np.mean(draws, axis=0), u, atol=0.06)
     state = State(relaxed=u)
     plain = problem.error(round_.Round().run(problem, state, EXACT).keep)

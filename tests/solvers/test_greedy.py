@@ -6,14 +6,14 @@ from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
-from fwbench.solvers.greedy import Greedy
+from fwbench.solvers.start.greedy import Greedy
 from fwbench.stage import Context, State
 
 
 def by_definition(problem: Problem) -> np.ndarray:
     """The greedy mask ``keep (rows, n)`` from the layer's error alone."""
     pruned = np.zeros(problem.shape, dtype=bool)
-    left = problem.pattern.counts(problem.shape).copy()
+    left = problem.counts.copy()
     group = np.arange(pruned.size) // problem.pattern.group_size(problem.shape)
     while left.any():
         best, cost = -1, np.inf
@@ -36,7 +36,7 @@ def test_equals_its_definition(pattern, seed):
     problem = integer_layer(pattern, seed=seed)
     after = Greedy().run(problem, State(), Context(threads=2))
     assert np.array_equal(after.keep, by_definition(problem))
-    assert after.counters["iterations"] == problem.pattern.counts(problem.shape).sum()
+    assert after.counters["iterations"] == problem.counts.sum()
     assert after.stopped == ""
 
 
@@ -50,7 +50,7 @@ def test_hostile_layers(pattern):
 def test_threads_and_chunks_do_not_change_the_mask(pattern, monkeypatch):
     problem = random_layer(pattern, rows=9, n=24)
     whole = Greedy().run(problem, State(), Context(threads=1)).keep
-    monkeypatch.setattr("fwbench.solvers.greedy.CHUNK", 1)
+    monkeypatch.setattr("fwbench.solvers.start.greedy.CHUNK", 1)
     assert np.array_equal(Greedy().run(problem, State(), Context(threads=2)).keep, whole)
 
 
@@ -58,7 +58,7 @@ def test_threads_and_chunks_do_not_change_the_mask(pattern, monkeypatch):
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_deadline_leaves_a_feasible_mask(pattern, looks, monkeypatch):
     clock = iter([False] * (looks - 1) + [True])
-    monkeypatch.setattr("fwbench.solvers.greedy.CHUNK", 1)
+    monkeypatch.setattr("fwbench.solvers.start.greedy.CHUNK", 1)
     monkeypatch.setattr(Context, "expired", lambda self: next(clock))
     problem = random_layer(pattern, rows=8, n=16)
     after = Greedy().run(problem, State(), Context())

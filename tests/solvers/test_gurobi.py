@@ -11,13 +11,14 @@ from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers import bnb_diagonal, gurobi_
-from fwbench.solvers.blocks import blocks
-from fwbench.solvers.bnb import BranchAndBound
-from fwbench.solvers.external import CONVEXIFY, block_error
-from fwbench.solvers.greedy import Greedy
-from fwbench.solvers.gurobi_ import FREE_LIMIT, Gurobi
-from fwbench.solvers.scores import keep_highest
+from fwbench.solvers.branch_and_bound.stage import BranchAndBound
+from fwbench.solvers.external import gurobi_
+from fwbench.solvers.external.base import CONVEXIFY, block_error
+from fwbench.solvers.external.blocks import blocks
+from fwbench.solvers.external.gurobi_ import FREE_LIMIT, Gurobi
+from fwbench.solvers.semidefinite import search_diagonal
+from fwbench.solvers.start.greedy import Greedy
+from fwbench.solvers.start.scores import keep_highest
 from fwbench.stage import Context, State
 
 reason = gurobi_.licence_problem(1)
@@ -63,7 +64,7 @@ def test_a_rows_own_program_is_convex_and_equal_on_masks(pattern):
     problem = random_layer(pattern, n=12, condition=1e4)
     rng = np.random.default_rng(0)
     pruned = ~keep_highest(problem, rng.random(problem.shape))
-    own = bnb_diagonal.row_diagonals(problem, ~pruned, Context())
+    own = search_diagonal.row_diagonals(problem, ~pruned, Context())
     assert own
     for block in blocks(problem, own=own):
         u = pruned[block.rows].ravel().astype(float)
@@ -75,8 +76,8 @@ def test_a_rows_own_program_is_convex_and_equal_on_masks(pattern):
 def test_diagonals_for_deeper_nodes_save_nodes(monkeypatch):
     """On first rows of real layers, against the diagonals that are best for the root alone."""
     nodes = {}
-    for deeper in (0.0, bnb_diagonal.DEEPER):
-        monkeypatch.setattr(bnb_diagonal, "DEEPER", deeper)
+    for deeper in (0.0, search_diagonal.DEEPER):
+        monkeypatch.setattr(search_diagonal, "DEEPER", deeper)
         for _, layer in load("mini/*n096*"):
             if layer.pattern.separable:
                 problem = Problem("row", layer.W[:1], layer.G, layer.pattern)
@@ -84,14 +85,14 @@ def test_diagonals_for_deeper_nodes_save_nodes(monkeypatch):
                 after = Gurobi(convexify="row").run(problem, start, Context())
                 assert after.proven
                 nodes[deeper] = nodes.get(deeper, 0) + after.counters["nodes"]
-    assert nodes[bnb_diagonal.DEEPER] < 0.6 * nodes[0.0]
+    assert nodes[search_diagonal.DEEPER] < 0.6 * nodes[0.0]
 
 
 @pytest.mark.parametrize("pattern", ["0.5", "2:4", "rows"])
 def test_a_clock_that_is_up_leaves_rows_without_diagonals(pattern):
     problem = random_layer(pattern, n=12)
     late = Context(deadline=time.monotonic())
-    assert bnb_diagonal.row_diagonals(problem, keep_highest(problem, abs(problem.W)), late) == {}
+    assert search_diagonal.row_diagonals(problem, keep_highest(problem, abs(problem.W)), late) == {}
 
 
 @pytest.mark.parametrize("selector", ["n016", "n032"])

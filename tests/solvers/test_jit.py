@@ -9,7 +9,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import fwbench.solvers
-from fwbench.solvers import jit
+from fwbench.solvers.numerics import jit
 
 SOURCE = "def half(a):\n    return a / 2 if a > 2 else a\n"
 
@@ -50,19 +50,29 @@ def test_code_of_an_older_file_is_not_loaded(tmp_path: Path) -> None:
 
 
 def test_a_kernel_is_compiled_anew_where_a_file_has_changed_from_which_it_calls() -> None:
-    place = Path(jit.__file__).parent
-    names = {path.stem for path in jit._sources(place / "reswap_kernel.py")}
-    assert {"reswap_kernel", "extremes", "jit"} <= names
-    assert "tabu_kernel" not in names
-    assert {"swap_bounds", "swap_kernel"} <= {path.stem for path in jit._sources(place / "tabu_kernel.py")}
-    assert {"fw_jit", "fw_active", "fw_oracle"} <= {path.stem for path in jit._sources(place / "fw_rows.py")}
+    def sources(file: str) -> set[str]:
+        place = Path(fwbench.solvers.__path__[0])
+        return {str(path.relative_to(place).with_suffix("")) for path in jit._sources(place / file)}
+
+    found = sources("weight_update/reswap_numba.py")
+    assert {"weight_update/reswap_numba", "numerics/extremes", "numerics/jit"} <= found
+    assert not any(name.startswith("local_search") for name in found)
+    assert {"local_search/screens", "local_search/swap_numba"} <= sources("local_search/tabu_numba.py")
+    wanted = {
+        "numerics/jit",
+        "numerics/extremes",
+        "frank_wolfe/active_set",
+        "frank_wolfe/oracle",
+        "frank_wolfe/kernels",
+    }
+    assert wanted <= sources("frank_wolfe/loop_numba.py")
 
 
 def test_every_kernel_is_compiled_by_it() -> None:
     found = 0
-    for module in pkgutil.iter_modules(fwbench.solvers.__path__, "fwbench.solvers."):
-        if module.name.rpartition(".")[2].startswith("_"):
-            continue  # Triton's: imported where there is a GPU
+    for module in pkgutil.walk_packages(fwbench.solvers.__path__, "fwbench.solvers."):
+        if module.name.endswith("_triton"):
+            continue  # imported where there is a GPU
         for name, value in vars(importlib.import_module(module.name)).items():
             if isinstance(value, Dispatcher):
                 assert isinstance(value._cache, jit._Cache), f"{module.name}.{name}"

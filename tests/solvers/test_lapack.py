@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fwbench.solvers import lapack
+from fwbench.solvers.numerics import lapack
 
 
 def definite(n: int, dtype: torch.dtype) -> torch.Tensor:

@@ -10,13 +10,13 @@ from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
-from fwbench.solvers import anneal, anneal_kernel, swap_kernel, tabu
-from fwbench.solvers.anneal import Anneal
-from fwbench.solvers.ils import IteratedLocalSearch, kicked
-from fwbench.solvers.scores import Wanda
-from fwbench.solvers.swap import Swap
-from fwbench.solvers.tabu import Tabu
-from fwbench.solvers.threads import numba_threads
+from fwbench.solvers.local_search import anneal, anneal_numba, swap_numba, tabu
+from fwbench.solvers.local_search.anneal import Anneal
+from fwbench.solvers.local_search.ils import IteratedLocalSearch, kicked
+from fwbench.solvers.local_search.swap import Swap
+from fwbench.solvers.local_search.tabu import Tabu
+from fwbench.solvers.numerics.threads import numba_threads
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, Stage, State
 
 SHORT = [Tabu(iterations=300), Anneal(sweeps=40, rounds=3), IteratedLocalSearch(rounds=60, kicks=3)]
@@ -98,7 +98,7 @@ def test_threads_chunks_steps_and_other_rows_do_not_change_a_row(pattern, stage,
     problem = random_layer(pattern, rows=9, n=32)
     whole = stage.run(problem, start(problem), Context(threads=1, seed=3))
     assert np.array_equal(stage.run(problem, start(problem), Context(threads=1, seed=3)).keep, whole.keep)
-    monkeypatch.setattr(swap_kernel, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(swap_numba, "CHUNK_ROWS", 2)
     for module in (anneal, tabu):
         monkeypatch.setattr(module, "CHUNK_ROWS", 2)
         monkeypatch.setattr(module, "STEP", 2 * 32 * 7)
@@ -160,7 +160,7 @@ def test_walk_keeps_its_error_and_masks():
     W, pruned = problem.W.astype(float), ~start(problem).keep
     free = np.random.default_rng(0).random(problem.shape) < 0.7
     with numba_threads(1):
-        walk = anneal_kernel.Walk.begin(W, problem.G, pruned, free, 20, anneal_kernel.keys(0, np.arange(3), 0))
+        walk = anneal_numba.Walk.begin(W, problem.G, pruned, free, 20, anneal_numba.keys(0, np.arange(3), 0))
         assert walk.cool(4.0, 0.5, 0, 100, 100) > 0
     assert np.allclose(walk.level[:, 0], problem.row_errors(walk.now), rtol=1e-9)
     assert np.allclose(walk.level[:, 1], problem.row_errors(walk.best), rtol=1e-9)
@@ -171,7 +171,7 @@ def test_walk_keeps_its_error_and_masks():
 
 
 def test_keys_differ():
-    keys = np.concatenate([anneal_kernel.keys(seed, np.arange(50), run) for seed in (0, 1) for run in range(4)])
+    keys = np.concatenate([anneal_numba.keys(seed, np.arange(50), run) for seed in (0, 1) for run in range(4)])
     assert len(np.unique(keys)) == keys.size
     assert (keys > 0).all()
 

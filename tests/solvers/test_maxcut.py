@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fwbench.solvers import maxcut
+from fwbench.solvers.semidefinite import maxcut
 
 
 def matrix(seed: int, n: int, condition: float = 1.0) -> np.ndarray:

@@ -10,9 +10,9 @@ from oracles import group_sums, relaxed_minimum
 
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers.momentum import Options, iterates
-from fwbench.solvers.push import middle
+from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.frank_wolfe.momentum import Options, iterates
+from fwbench.solvers.frank_wolfe.push import middle
 from fwbench.stage import Context
 
 
@@ -73,7 +73,7 @@ def test_one_batch_is_vanilla_with_the_open_step(options, pattern):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_iterate_is_feasible(dtype, pattern):
     problem = random_layer(pattern, n=12, condition=1e4)
-    sums, counts = group_sums(problem.pattern, problem.shape), problem.pattern.counts(problem.shape)
+    sums, counts = group_sums(problem.pattern, problem.shape), problem.counts
     W, start = torch.tensor(problem.W, dtype=dtype), torch.tensor(middle(problem))
     found = 0
     for u in iterates(W, map(torch.tensor, 10 * split(problem, 3)), problem.pattern, start):

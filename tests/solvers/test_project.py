@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fwbench.solvers import dnn, lift_kernel, mccormick
-from fwbench.solvers.project import AFRESH, PositivePart, Projection
+from fwbench.solvers.semidefinite import doubly_nonnegative as dnn
+from fwbench.solvers.semidefinite import lift_numba, mccormick
+from fwbench.solvers.semidefinite.psd_projection import AFRESH, PositivePart, Projection
 
 
 def symmetric(values: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -71,8 +72,8 @@ def test_kernels_against_torch():
     )
     t = torch.tensor(rng.random((rows, 2 * n + 1)) + 0.1, dtype=torch.float32)
     for found, wanted in (
-        (lift_kernel.row_by_row(lift_kernel.lifted, S, t), mccormick.lifted(S, t)),
-        (lift_kernel.row_by_row(lift_kernel.lowered, P, t), mccormick.lowered(P, t)),
+        (lift_numba.row_by_row(lift_numba.lifted, S, t), mccormick.lifted(S, t)),
+        (lift_numba.row_by_row(lift_numba.lowered, P, t), mccormick.lowered(P, t)),
         (dnn.met_rows(P, C, M), dnn.met(P, C, M)),
     ):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

@@ -12,11 +12,11 @@ from fwbench import pipeline
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
-from fwbench.solvers.fw import FrankWolfe
-from fwbench.solvers.pipage import pipage
-from fwbench.solvers.push import Push, middle
-from fwbench.solvers.round_ import Round
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.frank_wolfe.push import Push, middle
+from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.rounding.pipage import pipage
+from fwbench.solvers.rounding.stage import Round
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 SHORT = Push(rounds=10, steps=20)
@@ -83,7 +83,7 @@ def test_push_stops_at_the_deadline_with_a_feasible_point():
     after = Push().run(problem, State(), Context(deadline=time.monotonic() - 1))
     assert after.stopped == "deadline"
     assert np.array_equal(after.relaxed, middle(problem))
-    assert after.relaxed.sum() == problem.pattern.counts(problem.shape).sum()
+    assert after.relaxed.sum() == problem.counts.sum()
 
 
 @pytest.mark.parametrize("wrong", [{"variant": "away"}, {"rounds": 0}, {"steps": 0}, {"first": 0.0}, {"last": 0.01}])

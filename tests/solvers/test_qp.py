@@ -7,11 +7,12 @@ import pytest
 from layers import PATTERNS, hostile_layers, random_layer
 
 from fwbench import verify
+from fwbench.patterns import project
 from fwbench.problem import Problem
-from fwbench.solvers import qp
-from fwbench.solvers.blocks import blocks, project
-from fwbench.solvers.qp import BACKENDS, QuadraticProgram
-from fwbench.solvers.scores import Wanda
+from fwbench.solvers.external import qp
+from fwbench.solvers.external.blocks import blocks
+from fwbench.solvers.external.qp import BACKENDS, QuadraticProgram
+from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 INSTALLED = [name for name, backend in BACKENDS.items() if backend.installed]
@@ -27,7 +28,7 @@ def assert_feasible(problem: Problem, u: np.ndarray) -> None:
     assert u.shape == problem.shape
     assert u.min() >= 0
     assert u.max() <= 1
-    off = problem.pattern.groups(u).sum(axis=1) - problem.pattern.counts(problem.shape)
+    off = problem.pattern.groups(u).sum(axis=1) - problem.counts
     assert np.abs(off).max() <= 1e-13 * problem.n * problem.rows
 
 
@@ -151,7 +152,7 @@ def test_projection_is_the_nearest_point(pattern):
     cvxpy = pytest.importorskip("cvxpy")
     point = 2 * np.random.default_rng(1).standard_normal((3, 8))
     problem = random_layer(pattern, rows=3, n=8)
-    size, counts = problem.pattern.group_size(problem.shape), problem.pattern.counts(problem.shape)
+    size, counts = problem.pattern.group_size(problem.shape), problem.counts
     x = cvxpy.Variable((counts.size, size))
     constraints = [x >= 0, x <= 1, cvxpy.sum(x, axis=1) == counts]
     cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(x - point.reshape(-1, size))), constraints).solve(

@@ -6,9 +6,9 @@ from layers import PATTERNS, hostile_layers, random_layer
 
 from fwbench.judge import judge
 from fwbench.problem import Problem
-from fwbench.solvers import refit
-from fwbench.solvers.refit import Refit
-from fwbench.solvers.scores import Magnitude, Wanda
+from fwbench.solvers.start.scores import Magnitude, Wanda
+from fwbench.solvers.weight_update import refit
+from fwbench.solvers.weight_update.refit import Refit
 from fwbench.stage import Context, State
 
 

@@ -7,10 +7,10 @@ import pytest
 from layers import PATTERNS, hostile_layers, random_layer
 
 from fwbench.judge import count_reason, judge
-from fwbench.solvers.refit import Refit
-from fwbench.solvers.reswap import Reswap
-from fwbench.solvers.reswap_kernel import BLOCK, HELD
-from fwbench.solvers.scores import Random, Wanda
+from fwbench.solvers.start.scores import Random, Wanda
+from fwbench.solvers.weight_update.refit import Refit
+from fwbench.solvers.weight_update.reswap import Reswap
+from fwbench.solvers.weight_update.reswap_numba import BLOCK, HELD
 from fwbench.stage import Context, State
 
 
@@ -48,7 +48,7 @@ def followed(w, G, pruned, size, penalty, limit):
 
 
 def group(problem):
-    return min(problem.pattern.group_size(problem.shape), problem.n)
+    return problem.group
 
 
 @pytest.mark.parametrize("ridge", [1e-6, 1e-3, 0.5])

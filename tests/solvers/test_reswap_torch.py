@@ -6,10 +6,10 @@ import torch
 from layers import PATTERNS, hostile_layers, random_layer
 
 from fwbench.judge import count_reason, judge
-from fwbench.solvers import reswap_torch
-from fwbench.solvers.reswap import Reswap, Shared
-from fwbench.solvers.reswap_kernel import BLOCK
-from fwbench.solvers.scores import Random, Wanda
+from fwbench.solvers.start.scores import Random, Wanda
+from fwbench.solvers.weight_update import reswap_torch
+from fwbench.solvers.weight_update.reswap import Reswap, Shared
+from fwbench.solvers.weight_update.reswap_numba import BLOCK
 from fwbench.stage import Context, State
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -18,7 +18,7 @@ DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=N
 
 def solved(problem, keep, device, ridge=1e-3, most=10**9, expired=lambda: False, at_once=0):
     shared = Shared(torch.from_numpy(problem.G.copy()), float(problem.G.diagonal().mean()), ridge)
-    size = min(problem.pattern.group_size(problem.shape), problem.n)
+    size = problem.group
     rest = (shared.G, shared.C, shared.penalty, size, most, device, expired, at_once)
     return reswap_torch.solve(problem.W, keep, *rest)
 

@@ -14,12 +14,12 @@ from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers import scip
-from fwbench.solvers.blocks import blocks
-from fwbench.solvers.bnb import BranchAndBound
-from fwbench.solvers.external import CONVEXIFY, OBJECTIVE
-from fwbench.solvers.greedy import Greedy
-from fwbench.solvers.scip import Scip
+from fwbench.solvers.branch_and_bound.stage import BranchAndBound
+from fwbench.solvers.external import scip_
+from fwbench.solvers.external.base import CONVEXIFY, OBJECTIVE
+from fwbench.solvers.external.blocks import blocks
+from fwbench.solvers.external.scip_ import Scip
+from fwbench.solvers.start.greedy import Greedy
 from fwbench.stage import Context, State
 
 
@@ -90,7 +90,7 @@ def test_the_squares_are_the_objective():
     problem = random_layer("2:4", condition=1e6)
     for block in blocks(problem):
         scale = OBJECTIVE / np.trace(block.Q)
-        F = scip.factor(block, scale)
+        F = scip_.factor(block, scale)
         np.testing.assert_allclose(F.T @ F, block.Q * scale, atol=1e-8)
 
 

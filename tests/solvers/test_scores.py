@@ -8,7 +8,7 @@ from layers import PATTERNS, integer_layer, random_layer
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
-from fwbench.solvers.scores import Magnitude, Random, Ria, Wanda, ria_score, wanda_score
+from fwbench.solvers.start.scores import Magnitude, Random, Ria, Wanda, ria_score, wanda_score
 from fwbench.stage import Context, State
 
 W = np.array([[1.0, -4.0, 2.0], [0.0, 0.0, 0.0]])

@@ -18,18 +18,19 @@ from layers import hostile_layers, integer_layer, odd_layer, random_layer, repel
 
 from fwbench import verify
 from fwbench.problem import Problem
-from fwbench.solvers import pentagons as pentagon_cuts
-from fwbench.solvers import pentagons_kernel
-from fwbench.solvers import triangles as triangle_cuts
-from fwbench.solvers.bound import LADDER, Bound, chosen_rows
-from fwbench.solvers.dnn import Iteration, doubly_nonnegative, finish, multipliers
-from fwbench.solvers.maxcut import interior_point
-from fwbench.solvers.mccormick import mccormick
-from fwbench.solvers.pentagons import pentagons
-from fwbench.solvers.scores import wanda_score
-from fwbench.solvers.shor import RowForm, max_cut, proof_of, shor, tangent_bound
-from fwbench.solvers.triangles import triangles, violated
-from fwbench.solvers.triangles_kernel import subtract, value
+from fwbench.solvers.bounds.stage import LADDER, Bound, chosen_rows
+from fwbench.solvers.semidefinite import pentagons as pentagon_cuts
+from fwbench.solvers.semidefinite import pentagons_numba
+from fwbench.solvers.semidefinite import triangles as triangle_cuts
+from fwbench.solvers.semidefinite.doubly_nonnegative import Iteration, doubly_nonnegative, finish, multipliers
+from fwbench.solvers.semidefinite.maxcut import interior_point
+from fwbench.solvers.semidefinite.mccormick import mccormick
+from fwbench.solvers.semidefinite.pentagons import pentagons
+from fwbench.solvers.semidefinite.row import RowForm, tangent_bound
+from fwbench.solvers.semidefinite.shor import max_cut, proof_of, shor
+from fwbench.solvers.semidefinite.triangles import triangles, violated
+from fwbench.solvers.semidefinite.triangles_numba import subtract, value
+from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context, State
 
 SEPARABLE = ("0.5", "0.25", "2:4", "1:4", "rows")
@@ -162,7 +163,7 @@ def test_a_fives_product_on_masks():
         y = np.array([1.0, *mask], np.float32)
         P = np.outer(y, y) / np.outer(unit, unit)
         for sign in product([1.0, -1.0], repeat=5):
-            found = pentagons_kernel.value(P, unit, np.arange(5), np.array(sign, np.float32))
+            found = pentagons_numba.value(P, unit, np.arange(5), np.array(sign, np.float32))
             assert found == ((np.array(sign) @ (2 * y[1:] - 1)) ** 2 - 1) / 4
 
 
@@ -175,8 +176,8 @@ def test_fives_are_taken_from_the_cost_as_they_are_valued():
     five = np.sort([rng.choice(n, 5, replace=False) for _ in range(count)], axis=1)
     sign, multiplier = rng.choice([-1.0, 1.0], (count, 5)), rng.random(count) * (rng.random(count) < 0.8)
     C = np.zeros((n + 1, n + 1))
-    pentagons_kernel.subtract(C, unit, five, sign, multiplier, 3.0)
-    values = [pentagons_kernel.value(P, unit, at, own) for at, own in zip(five, sign, strict=True)]
+    pentagons_numba.subtract(C, unit, five, sign, multiplier, 3.0)
+    values = [pentagons_numba.value(P, unit, at, own) for at, own in zip(five, sign, strict=True)]
     assert float((C * P).sum()) == pytest.approx(-3 * float(multiplier @ values), rel=1e-6)
     assert (C == C.T).all()
 
@@ -191,13 +192,13 @@ def test_violated_fives_are_violated_and_the_worst_is_found(n):
     Y[1:, 1:] = (1 + basis @ basis.T) / 4
     five, sign = pentagon_cuts.violated(torch.tensor(Y), triangle_cuts.Triples(n))
     ones = np.ones(n + 1, np.float32)
-    values = [pentagons_kernel.value(Y, ones, at, own) for at, own in zip(five, sign, strict=True)]
+    values = [pentagons_numba.value(Y, ones, at, own) for at, own in zip(five, sign, strict=True)]
     assert values == sorted(values)
     assert values[-1] < -pentagon_cuts.VIOLATED
     assert (np.diff(five, axis=1) > 0).all()
     assert (sign[:, 0] == 1).all()
     every = [
-        pentagons_kernel.value(Y, ones, np.array(at), np.array((1.0, *own), np.float32))
+        pentagons_numba.value(Y, ones, np.array(at), np.array((1.0, *own), np.float32))
         for at in combinations(range(n), 5)
         for own in product([1.0, -1.0], repeat=4)
     ]

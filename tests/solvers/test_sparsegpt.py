@@ -8,10 +8,10 @@ from layers import PATTERNS, hostile_layers, random_layer
 from fwbench import stage
 from fwbench.judge import judge
 from fwbench.problem import Problem
-from fwbench.solvers import sparsegpt
-from fwbench.solvers.refit import Refit
-from fwbench.solvers.scores import Wanda
-from fwbench.solvers.sparsegpt import SparseGPT, inverse_factor
+from fwbench.solvers.start.scores import Wanda
+from fwbench.solvers.weight_update import sparsegpt
+from fwbench.solvers.weight_update.refit import Refit
+from fwbench.solvers.weight_update.sparsegpt import SparseGPT, inverse_factor
 from fwbench.stage import Context, State
 
 

@@ -9,8 +9,9 @@ from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
-from fwbench.solvers.scores import Random, Wanda
-from fwbench.solvers.swap import Safeguard, Swap
+from fwbench.solvers.local_search.safeguard import Safeguard
+from fwbench.solvers.local_search.swap import Swap
+from fwbench.solvers.start.scores import Random, Wanda
 from fwbench.stage import Context, State
 
 
@@ -188,7 +189,7 @@ def test_threads_and_chunks_do_not_change_the_mask(pattern, monkeypatch):
     problem = random_layer(pattern, rows=9, n=24)
     start = starts(problem, 0)[1]
     whole = Swap().run(problem, start, Context(threads=1))
-    monkeypatch.setattr("fwbench.solvers.swap_kernel.CHUNK_ROWS", 2)
+    monkeypatch.setattr("fwbench.solvers.local_search.swap_numba.CHUNK_ROWS", 2)
     parts = Swap().run(problem, start, Context(threads=2))
     assert np.array_equal(whole.keep, parts.keep)
     assert whole.counters == parts.counters
@@ -221,7 +222,7 @@ def test_the_limit_is_for_each_row(pattern):
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_deadline_leaves_a_feasible_mask(pattern, looks, monkeypatch):
     clock = iter([False] * (looks - 1) + [True])
-    monkeypatch.setattr("fwbench.solvers.swap_kernel.CHUNK_ROWS", 2)
+    monkeypatch.setattr("fwbench.solvers.local_search.swap_numba.CHUNK_ROWS", 2)
     monkeypatch.setattr(Context, "expired", lambda self: next(clock))
     problem = random_layer(pattern, rows=8, n=16)
     start = Random().run(problem, State(), Context())

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from layers import hostile_layers, integer_layer, random_layer
 
 from fwbench.problem import Problem
-from fwbench.solvers import swap_bounds as bounding
-from fwbench.solvers.extremes import largest_of_positive, smallest
+from fwbench.solvers.local_search import screens as bounding
+from fwbench.solvers.numerics.extremes import largest_of_positive, smallest
 
 
 def looked(

@@ -6,9 +6,9 @@ import torch
 from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 
 from fwbench.judge import count_reason
-from fwbench.solvers import swap_torch
-from fwbench.solvers.scores import Random, Wanda
-from fwbench.solvers.swap import Swap
+from fwbench.solvers.local_search import swap_torch
+from fwbench.solvers.local_search.swap import Swap
+from fwbench.solvers.start.scores import Random, Wanda
 from fwbench.stage import Context, State
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -22,7 +22,7 @@ def starts(problem, seed=0):
 
 def descended(problem, start, device, limit=10**9, enough=1.0, expired=lambda: False):
     pruned = ~start.keep
-    group = min(problem.pattern.group_size(problem.shape), problem.n)
+    group = problem.group
     found = swap_torch.descend(problem.W, problem.G, pruned, group, limit, enough, device, expired)
     return ~pruned, *found
 

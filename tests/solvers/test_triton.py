@@ -17,12 +17,12 @@ from test_swap_torch import starts
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
-from fwbench.solvers import _fw_triton, _swap_triton, _tabu_triton, swap_torch, tabu, tabu_kernel
-from fwbench.solvers import frank_wolfe as loop
-from fwbench.solvers.anneal_kernel import keys
-from fwbench.solvers.fw_torch import minimise_torch
-from fwbench.solvers.push import Push, middle
-from fwbench.solvers.swap import Swap
+from fwbench.solvers.frank_wolfe import loop, loop_triton
+from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.solvers.frank_wolfe.push import Push, middle
+from fwbench.solvers.local_search import swap_torch, swap_triton, tabu, tabu_numba, tabu_triton
+from fwbench.solvers.local_search.anneal_numba import keys
+from fwbench.solvers.local_search.swap import Swap
 from fwbench.stage import Context, State
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,8 +40,8 @@ def both(problem, dtype="float64", e=None, **options):
     layer = loop.Layer.of(problem, context, None if e is None else problem.W.astype(float) ** 2 * e)
     u = torch.tensor(middle(problem), dtype=layer.W.dtype, device=DEVICE)
     given = loop.Options(variant="vanilla", **options)
-    assert _fw_triton.fits(layer, given)
-    mine = _fw_triton.minimise_triton(layer, u, given, context, _fw_triton.Loop(layer, given))
+    assert loop_triton.fits(layer, given)
+    mine = loop_triton.minimise_triton(layer, u, given, context, loop_triton.Loop(layer, given))
     return minimise_torch(layer, u, given, context), mine
 
 
@@ -72,7 +72,7 @@ def test_the_vertex_is_the_pattern_s(pattern, dtype):
         pattern_ = random_layer(pattern, rows=2, n=24).pattern
         W = torch.zeros(scores.shape, dtype=getattr(torch, dtype), device=DEVICE)
         layer = loop.Layer(W, torch.zeros(24, 24, dtype=W.dtype, device=DEVICE), None, pattern_)
-        work = _fw_triton.Loop(layer, loop.Options(steps=1))
+        work = loop_triton.Loop(layer, loop.Options(steps=1))
         work.begin(torch.full_like(W, 0.5), None)
         for factor in (1, 1, -1):  # the threshold is sought from the last one
             work.g.copy_(factor * torch.tensor(scores))
@@ -89,15 +89,15 @@ def test_hostile_layers_stay_in_the_polytope(pattern):
         u = run.u.double().cpu().numpy()
         assert u.min() >= 0
         assert u.max() <= 1
-        counts = problem.pattern.counts(problem.shape)
+        counts = problem.counts
         np.testing.assert_allclose(problem.pattern.groups(u).sum(axis=-1), counts, atol=1e-5)
         assert run.trace[-1].relaxed <= run.trace[0].relaxed * (1 + 1e-5)
 
 
 def test_stops_refreshes_and_looks(monkeypatch):
     problem = random_layer("0.5", rows=2, n=16)
-    monkeypatch.setattr(_fw_triton, "LOOK", 5)
-    monkeypatch.setattr(_fw_triton, "REFRESH", 10)
+    monkeypatch.setattr(loop_triton, "LOOK", 5)
+    monkeypatch.setattr(loop_triton, "REFRESH", 10)
     theirs, mine = both(problem, steps=23, step="linesearch")
     assert torch.allclose(mine.u, theirs.u, atol=1e-9)
     assert [moment.iterations for moment in mine.trace] == [0, 5, 10, 15, 20, 23]
@@ -110,7 +110,7 @@ def test_stops_refreshes_and_looks(monkeypatch):
     layer = loop.Layer.of(problem, late)
     options = loop.Options(steps=50)
     start = torch.full_like(layer.W, 0.5)
-    run = _fw_triton.minimise_triton(layer, start, options, late, _fw_triton.Loop(layer, options))
+    run = loop_triton.minimise_triton(layer, start, options, late, loop_triton.Loop(layer, options))
     assert (run.stopped, run.iterations) == ("deadline", 0)
 
 
@@ -126,11 +126,11 @@ def test_one_loop_serves_every_strength_of_push(monkeypatch):
     made = []
 
     def fused(layer, options):
-        made.append(_fw_triton.Loop(layer, options))
+        made.append(loop_triton.Loop(layer, options))
         return made[-1]
 
     def minimise(layer, u, options, context, kept):
-        return _fw_triton.minimise_triton(layer, u, options, context, kept)
+        return loop_triton.minimise_triton(layer, u, options, context, kept)
 
     monkeypatch.setattr(loop, "fused", fused)
     monkeypatch.setattr(loop, "minimise", minimise)
@@ -143,19 +143,19 @@ def test_one_loop_serves_every_strength_of_push(monkeypatch):
 def test_what_does_not_fit_is_left_to_torch():
     problem = random_layer("0.5", rows=2, n=16)
     layer = loop.Layer.of(problem, Context())
-    assert _fw_triton.fits(layer, loop.Options())
+    assert loop_triton.fits(layer, loop.Options())
     for options in (loop.Options(variant="dicg"), loop.Options(step="adaptive"), loop.Options(step="short")):
-        assert not _fw_triton.fits(layer, options)
+        assert not loop_triton.fits(layer, options)
     for pattern in ("unstructured:0.5", "1:6"):
         other = random_layer("0.5", rows=2, n=12).with_pattern(pattern)
-        assert not _fw_triton.fits(loop.Layer.of(other, Context()), loop.Options())
-    assert not _swap_triton.fits(12, 6)
-    assert not _swap_triton.fits(_swap_triton.MOST + 1, _swap_triton.MOST + 1)
+        assert not loop_triton.fits(loop.Layer.of(other, Context()), loop.Options())
+    assert not swap_triton.fits(12, 6)
+    assert not swap_triton.fits(swap_triton.MOST + 1, swap_triton.MOST + 1)
 
 
-def descended(problem, start, limit=10**9, enough=1.0, expired=lambda: False, descend=_swap_triton.descend):
+def descended(problem, start, limit=10**9, enough=1.0, expired=lambda: False, descend=swap_triton.descend):
     pruned = ~start.keep
-    group = min(problem.pattern.group_size(problem.shape), problem.n)
+    group = problem.group
     found = descend(problem.W, problem.G, pruned, group, limit, enough, DEVICE, expired)
     return ~pruned, *found
 
@@ -192,7 +192,7 @@ def test_swaps_end_at_an_optimum_and_examine_few_lines(monkeypatch):
     less = descended(problem, start, enough=0.1)
     assert less[2] < looked
     assert Swap().run(problem, State(keep=less[0]), Context()).counters["swaps"] == 0
-    monkeypatch.setattr(_swap_triton, "SWAPS", 3)  # of a launch
+    monkeypatch.setattr(swap_triton, "SWAPS", 3)  # of a launch
     assert np.array_equal(descended(problem, start)[0], keep)
     looks = iter([False, True])
     part = descended(problem, start, expired=lambda: next(looks))
@@ -212,11 +212,11 @@ def test_rows_that_nothing_can_move():
 def memories(problem, seed=0):
     """Of both kernels, from one mask."""
     pruned = ~starts(problem)[1].keep
-    group = min(problem.pattern.group_size(problem.shape), problem.n)
+    group = problem.group
     random = keys(seed, np.arange(problem.rows), 0)
     W = problem.W.astype(float)
-    theirs = tabu_kernel.Memory.begin(W, problem.G, pruned, group, random)
-    return theirs, _tabu_triton.Memory.begin(W, problem.G, pruned, group, random, DEVICE)
+    theirs = tabu_numba.Memory.begin(W, problem.G, pruned, group, random)
+    return theirs, tabu_triton.Memory.begin(W, problem.G, pruned, group, random, DEVICE)
 
 
 @pytest.mark.parametrize("candidates", [1, 2, 50])
@@ -281,7 +281,9 @@ COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from fwbench.solvers import _fw_triton, _swap_triton, _tabu_triton
+from fwbench.solvers.frank_wolfe import loop_triton
+from fwbench.solvers.local_search import swap_triton
+from fwbench.solvers.local_search import tabu_triton
 
 
 def build(kernel, types, **constants):
@@ -293,7 +295,7 @@ def build(kernel, types, **constants):
 narrow = {"n": "i32", "offset": "i32", "limit": "i32"}
 small = dict.fromkeys(["ell", "gap", "relative", "absolute", "enough"], "fp32")
 for real, bits in (("fp32", 31), ("fp64", 63)):
-    arrays = {name: f"*{real}" for kernel in (_fw_triton._iterate, _swap_triton._descend) for name in kernel.arg_names}
+    arrays = {name: f"*{real}" for kernel in (loop_triton._iterate, swap_triton._descend) for name in kernel.arg_names}
     arrays = {name: kind for name, kind in arrays.items() if name.endswith("_")}
     arrays |= {"fixed_": "*i1", "counts_": "*i32", "v_": "*u8", "done_": "*u8", "began_": "*i32", "swaps_": "*i32"}
     arrays |= {"lines_": "*i32", "guess_": f"*i{bits + 1}", "spacing_": "*fp64"}
@@ -301,15 +303,15 @@ for real, bits in (("fp32", 31), ("fp64", 63)):
     known |= dict(EPS=1e-6, BLOCK=1024)
     for size, rule, on in ((1, 0, True), (1, 1, False), (4, 1, True)):
         known |= dict(SIZE=size, RULE=rule, HAS_D=on, HAS_FIXED=on, MOVE=on, CHECK=not on)
-        build(_fw_triton._iterate, arrays | narrow | small, **known)
+        build(loop_triton._iterate, arrays | narrow | small, **known)
 arrays |= {"u_": "*u8"}
 for size in (1, 4):
-    build(_swap_triton._descend, arrays | narrow | small, SIZE=size, KNOTS=_swap_triton.KNOTS, BLOCK=1024)
+    build(swap_triton._descend, arrays | narrow | small, SIZE=size, KNOTS=swap_triton.KNOTS, BLOCK=1024)
 arrays = dict.fromkeys(["w_", "G_", "diagonal_", "y_", "level_"], "*fp64") | {"now_": "*u8", "best_": "*u8"}
 arrays |= {"barred_": "*i32", "swaps_": "*i32", "random_": "*i64", "looked_": "*i64", "relative": "fp32"}
 whole = dict.fromkeys(["n", "first", "stop", "wanted", "tenure", "spread"], "i32")
 for size in (1, 4):
-    build(_tabu_triton._walk, arrays | whole, SIZE=size, BLOCK=1024)
+    build(tabu_triton._walk, arrays | whole, SIZE=size, BLOCK=1024)
 """
 
 

@@ -1,0 +1,270 @@
+"""Branch and bound of one block: subtrees, each with its own convexification, best first (``bnb``).
+
+A subtree is searched depth first by the kernel for a number of nodes; what it leaves open become subtrees of their own,
+smaller and with a diagonal made for them. The least bound of the open ones bounds the block at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fwbench import verify_tree as proof
+from fwbench.solvers.branch_and_bound import search_numba as kernel
+from fwbench.solvers.branch_and_bound.certificate import Tree, safe_diagonal
+from fwbench.solvers.branch_and_bound.relaxation_numba import FINE
+from fwbench.solvers.semidefinite.search_diagonal import PENALTY, best_diagonal
+
+CLOSE = 3e-10  # relative: a bound this close to the incumbent prunes; the checker has room for its rounding up to 1e-9
+EFFORT = 30  # steps of a node's relaxation, in multiples of its variables
+RESTARTS = 4  # perturbed descents at the start, in multiples of the variables
+SCOUT = 300  # nodes of a first search, which tells what stays split deep in the tree
+EVEN = 3.0  # an even share in the worth of diagonals, in means of what was seen split
+PAIRS = 2e8  # but no more than this over m², so that wide blocks start in seconds
+
+
+@dataclass(frozen=True)
+class Block:
+    """``min vᵀQv`` over masks of ``m`` variables, ``counts[g]`` ones in each of the equal groups."""
+
+    Q: np.ndarray  # (m, m)
+    counts: np.ndarray  # (groups,)
+
+
+@dataclass
+class Node:
+    """A subtree: what is fixed, the point it starts from, and once searched its proof and the subtrees left open."""
+
+    fixed: np.ndarray  # (m,) int8, -1 free
+    u: np.ndarray  # (m,)
+    bound: float
+    diagonal: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the free variables
+    steps: np.ndarray | None = None  # uint8, as ``fwbench.verify_tree`` names them
+    variables: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))  # of BRANCH and FIX
+    points: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
+    children: list[Node] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float, stop: np.ndarray) -> Iterator[None]:
+    """Set ``stop[0]`` after so many seconds."""
+    if seconds > threading.TIMEOUT_MAX:
+        yield
+        return
+    timer = threading.Timer(max(0.0, seconds), stop.fill, (True,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@dataclass
+class Search:
+    """Search of one block; units are those of ``scale`` so that the incumbent is about 1."""
+
+    block: Block
+    pruned: np.ndarray  # (m,) bool, the incumbent
+    gap: float
+    seed: int
+    budget: int = 5000  # nodes of a subtree before its open ones get diagonals of their own
+
+    def __post_init__(self) -> None:
+        m = self.pruned.size
+        self.size = m // len(self.block.counts)
+        self.value = self._value(self.pruned)
+        self.nodes = self.diagonals = self.serial = 0
+        self.psc, self.seen, self.split = np.zeros((3, 2, m))
+        self.trivial = self.value <= 1e-15 * float(np.abs(self.block.Q).sum())
+        self.open: list[tuple[float, int, Node]] = []
+        self.root: Node | None = None
+        if self.trivial:
+            return
+        self.scale = self.value
+        self.Q = self.block.Q / self.scale
+        self.rho = PENALTY * float(self.Q.diagonal().mean())
+        self.tolerance = max(CLOSE, self.gap)
+
+    @property
+    def done(self) -> bool:
+        return self.trivial or (self.root is not None and not self.open)
+
+    @property
+    def target(self) -> float:
+        return self.value / self.scale * (1 - self.tolerance)
+
+    def _start(self) -> None:
+        """A better incumbent by perturbed descent."""
+        m = self.pruned.size
+        starts = np.arange(len(self.block.counts) + 1) * self.size
+        v = self.pruned.astype(np.float64)
+        rounds = max(20, min(RESTARTS * m, int(PAIRS / m**2)))
+        kernel.perturbed(self.Q, np.zeros(m), starts, v, rounds, self.seed)
+        self._improve(v > 0.5)
+
+    def _plant(self) -> None:
+        """The root alone."""
+        u = np.repeat(self.block.counts / self.size, self.size)
+        fixed = np.where((u == 0) | (u == 1), u, -1).astype(np.int8)
+        self.root = Node(fixed, u, 0.0)
+        self.open = [(0.0, 0, self.root)]
+
+    def run(self, left: Callable[[], float], nodes: int) -> None:
+        """Search until done, out of time (``left`` tells the seconds), or past so many nodes."""
+        if self.trivial:
+            return
+        stop = np.zeros(1, dtype=bool)  # the kernel looks at it before each node
+        with _alarm(left(), stop):
+            if self.root is None:
+                self._start()
+                self._plant()
+                self._expand(min(SCOUT, self.budget, nodes), stop)
+                if self.open and left() > 0 and self.nodes < nodes:
+                    self._plant()  # anew: what was learned of branching and diagonals is worth more than those nodes
+            while self.open and left() > 0 and self.nodes < nodes:
+                self._expand(min(self.budget, nodes - self.nodes), stop)
+                if self.open and self.open[0][0] >= self.target:
+                    self.open = []  # leaves as they are
+        if self.open:
+            self._cut_back()
+
+    def _cut_back(self) -> None:
+        """Give up what was found under a subtree where that proves less than the bound which it began with.
+
+        A subtree's diagonal serves its deep nodes, and proves little while nodes near its root are still open.
+        """
+        assert self.root is not None
+        order, stack = [], [self.root]
+        while stack:
+            node = stack.pop()
+            order.append(node)
+            stack += node.children
+        proved: dict[int, float] = {}
+        for node in reversed(order):
+            if node.steps is not None:
+                proved[id(node)] = min([self.target, *(proved[id(child)] for child in node.children)])
+                if proved[id(node)] >= min(node.bound, self.target):
+                    continue
+                node.steps, node.children = None, []
+            proved[id(node)] = node.bound
+        self.open, stack = [], [self.root]
+        while stack:
+            node = stack.pop()
+            stack += node.children
+            if node.steps is None and node.bound < self.target:
+                self.serial += 1
+                self.open.append((node.bound, self.serial, node))
+        heapq.heapify(self.open)
+
+    def lower(self) -> float:
+        """The block's bound now, as ``tree`` proves it."""
+        if self.trivial or self.root is None or self.root.steps is None:
+            return 0.0
+        return max(0.0, min([self.target, *(bound for bound, _, _ in self.open)]) * self.scale)
+
+    def _expand(self, budget: int, stop: np.ndarray) -> None:
+        """Search the open subtree of the least bound; what it leaves open joins the others."""
+        _, _, node = heapq.heappop(self.open)
+        self._search(node, budget, stop)
+        for child in node.children:
+            self.serial += 1
+            heapq.heappush(self.open, (child.bound, self.serial, child))
+
+    def _search(self, node: Node, budget: int, stop: np.ndarray) -> None:
+        free = np.flatnonzero(node.fixed < 0)
+        ones = np.flatnonzero(node.fixed == 1)
+        group = free // self.size
+        groups, first = np.unique(group, return_index=True)
+        start = np.append(first, free.size).astype(np.int64)
+        need = (self.block.counts - (node.fixed.reshape(-1, self.size) == 1).sum(axis=1))[groups].astype(np.int64)
+        Q = np.ascontiguousarray(self.Q[np.ix_(free, free)])
+        b = 2 * self.Q[np.ix_(free, ones)].sum(axis=1)
+        constant = float(self.Q[np.ix_(ones, ones)].sum())
+        node.diagonal = self._diagonal(Q, b, free, start, need, constant)
+        d = node.diagonal.astype(np.float64) / self.scale
+        Q[np.diag_indices_from(Q)] -= d
+        mask = np.zeros(free.size)
+        psc, seen, split = (sums[:, free].copy() for sums in (self.psc, self.seen, self.split))
+        at = self.value / self.scale - constant
+        best, nodes, steps, points, fixings, starts, bounds = kernel.explore(
+            Q,
+            b + d,
+            start,
+            need,
+            node.u[free].astype(np.float64),
+            mask,
+            at,
+            constant,
+            self.tolerance,
+            budget,
+            EFFORT,
+            psc,
+            seen,
+            split,
+            stop,
+        )
+        self.psc[:, free], self.seen[:, free], self.split[:, free] = psc, seen, split
+        self.nodes += nodes
+        if best < at:
+            pruned = node.fixed == 1
+            pruned[free] = mask > 0.5
+            self._improve(pruned)
+        code = steps[:, 0].astype(np.uint8)
+        node.steps, node.points = code, points
+        node.variables = free[steps[(code >= proof.BRANCH) & (code < proof.POINT), 1]].astype(np.uint16)
+        for fixing, point, bound in zip(fixings, starts, bounds, strict=True):
+            fixed, u = node.fixed.copy(), node.u.copy()
+            fixed[free], u[free] = fixing, point
+            node.children.append(Node(fixed, u, float(bound) + constant))
+        node.u = node.u.astype(np.float32)  # needed only if it is cut back
+
+    def _diagonal(
+        self, Q: np.ndarray, b: np.ndarray, free: np.ndarray, start: np.ndarray, need: np.ndarray, constant: float
+    ) -> np.ndarray:
+        if free.size == 0:
+            return np.zeros(0, np.float32)
+        self.diagonals += 1
+        target = self.target * (1 + 1e-6) - constant
+        d = best_diagonal(Q, b, start, need, self.rho, target, self._deeper(free))
+        safe = safe_diagonal(self.block.Q, free, self.size, d * self.scale, self.rho * self.scale)
+        if safe is None:
+            raise ValueError("G is not positive semidefinite")
+        return safe
+
+    def _deeper(self, free: np.ndarray) -> np.ndarray:
+        """What a unit of each diagonal is worth deeper down: what was split in pruned nodes, and an even share."""
+        seen = self.split[0, free] / np.maximum(self.split[1, free], 1)
+        mean = float(seen.mean())
+        return np.ones(free.size) if mean == 0 else (seen / mean + EVEN) / (1 + EVEN)
+
+    def _improve(self, pruned: np.ndarray) -> None:
+        value = self._value(pruned)
+        if value < self.value:
+            self.value, self.pruned = value, pruned.copy()
+
+    def _value(self, pruned: np.ndarray) -> float:
+        chosen = np.flatnonzero(pruned)
+        return float(self.block.Q[np.ix_(chosen, chosen)].sum())
+
+    def tree(self) -> Tree:
+        """The proof of ``lower()``; open nodes become leaves with the bounds they have."""
+        if self.root is None or self.root.steps is None:
+            tree = Tree(0.0)
+            tree.nothing()
+            return tree
+        tree = Tree(self.rho * self.scale)
+        stack = [self.root]
+        while stack:
+            node = stack.pop()
+            if node.steps is None:
+                tree.leaf((node.u[node.fixed < 0] * FINE + 0.5).astype(np.uint16))
+            else:
+                tree.subtree(node.diagonal, node.steps, node.variables, node.points)
+                stack += reversed(node.children)
+        return tree

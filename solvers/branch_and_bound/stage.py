@@ -1,0 +1,166 @@
+"""Exact solution by our own branch and bound: no licence, and a proof that ``fwbench.verify_tree`` replays.
+
+Each row (the layer, where the pattern does not separate) is searched on its own: subtrees best first, depth first
+within, every subtree with a convexification made for what is still free in it. See ``search`` (subtrees),
+``semidefinite.search_diagonal`` (the convexification), ``search_numba`` (nodes), ``relaxation_numba`` (their bounds).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from fwbench import verify_tree as proof
+from fwbench.problem import Problem
+from fwbench.result import Moment
+from fwbench.solvers.branch_and_bound.certificate import Tree, certificate
+from fwbench.solvers.branch_and_bound.search import Block, Search
+from fwbench.solvers.local_search.swap import Swap
+from fwbench.solvers.numerics.threads import rows_pool
+from fwbench.solvers.start.scores import keep_highest, wanda_score
+from fwbench.stage import Context, Role, Stage, State, register
+
+
+@register
+@dataclass(frozen=True)
+class BranchAndBound(Stage):
+    """Branch and bound on subtrees with diagonals of their own; an earlier mask (else Wanda + swap) is the incumbent.
+
+    ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
+    ``nodes``: at most for each row, 0 for no limit. ``subtree``: nodes before what is open gets diagonals of its own.
+    ``largest``: variables of a block (a row); beyond it hours are needed, so the stage declines unless told otherwise.
+    Rows run on the context's threads; the answer does not depend on how many unless the clock ends it.
+    """
+
+    seconds: float = math.inf
+    gap: float = 0.0
+    nodes: int = 0
+    subtree: int = 5000
+    largest: int = 400
+
+    version: ClassVar[int] = 6
+    name: ClassVar[str] = "bnb"
+    role: ClassVar[Role] = Role.EXACT
+    source: ClassVar[str] = "Billionnet, Elloumi, Plateau 2009; Helmberg, Rendl, Vanderbei, Wolkowicz 1996"
+
+    def __post_init__(self) -> None:
+        if not (self.seconds > 0 and 0 <= self.gap < 1 and self.nodes >= 0 and self.subtree > 0):
+            raise ValueError("seconds and subtree must be positive, nodes not negative, gap in [0, 1)")
+
+    def supports(self, problem: Problem) -> str | None:
+        size = problem.block_size
+        if size > self.largest:
+            return f"{size} variables in one program, which would take hours; largest={size} tries it all the same"
+        return None
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        keep = state.keep
+        if keep is None:
+            keep = keep_highest(problem, wanda_score(problem.W, problem.G))
+            keep = Swap().run(problem, State(keep=keep), context).keep
+        assert keep is not None
+        blocks = problem.rows if problem.pattern.separable else 1
+        counts = problem.counts.reshape(blocks, -1)
+        pruned = (~keep).reshape(blocks, -1)
+        clock = _Clock(context, context.seconds() + context.left(self.seconds), blocks, max(1, context.threads))
+        layer = _Layer(problem, pruned, context)
+
+        def solve(block: int) -> _Answer:
+            end = clock.share()
+            if context.seconds() >= end:
+                answer = _Answer.unsolved(pruned[block])
+            else:
+                search = Search(
+                    Block(proof.block_matrix(problem, block), counts[block]),
+                    pruned[block],
+                    self.gap,
+                    (context.seed + block) % 2**32,
+                    self.subtree,
+                )
+                search.run(lambda: end - context.seconds(), self.nodes or 2**62)
+                reason = "" if search.done else "deadline" if context.seconds() >= end else "nodes"
+                answer = _Answer(search.pruned, search.lower(), search.tree(), search.nodes, search.diagonals, reason)
+            clock.left -= 1
+            layer.note(block, answer)
+            return answer
+
+        with rows_pool(min(clock.threads, blocks)) as pool:
+            answers = list(pool.map(solve, range(blocks)))
+        return self._joined(problem, state, answers, layer)
+
+    def _joined(self, problem: Problem, state: State, answers: list[_Answer], layer: _Layer) -> State:
+        lower = math.fsum(a.lower for a in answers)
+        stopped = next((a.stopped for a in answers if a.stopped), "")
+        after = replace(
+            state,
+            keep=~np.stack([a.pruned for a in answers]).reshape(problem.shape),
+            relaxed=None,
+            weights=None,
+            proven=not stopped and self.gap == 0,
+            stopped=stopped,
+            trace=(*state.trace, *layer.trace),
+        )
+        after = after.bound(lower, certificate(problem, [a.tree for a in answers], lower, self._spec()))
+        return after.count(nodes=sum(a.nodes for a in answers), diagonals=sum(a.diagonals for a in answers))
+
+    def _spec(self) -> str:
+        return "bnb" if self.gap == 0 else f"bnb(gap={self.gap:g})"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What became of one block; ``pruned`` bool ``(m,)``."""
+
+    pruned: np.ndarray
+    lower: float
+    tree: Tree
+    nodes: int
+    diagonals: int
+    stopped: str
+
+    @classmethod
+    def unsolved(cls, pruned: np.ndarray) -> _Answer:
+        tree = Tree(0.0)
+        tree.nothing()
+        return cls(pruned, 0.0, tree, 0, 0, "deadline")
+
+
+@dataclass
+class _Clock:
+    """Shares the time that is left among the blocks that are left."""
+
+    context: Context
+    end: float
+    left: int
+    threads: int
+
+    def share(self) -> float:
+        """When a block that starts now has to end, in seconds of the context."""
+        now = self.context.seconds()
+        turns = -(-max(1, self.left) // self.threads)
+        return now + (self.end - now) / turns
+
+
+class _Layer:
+    """Bounds of the layer while its blocks are done, in any order, and their trace."""
+
+    def __init__(self, problem: Problem, pruned: np.ndarray, context: Context) -> None:
+        self.problem, self.context = problem, context
+        errors = problem.row_errors(pruned.reshape(problem.shape))
+        self.upper = errors.reshape(len(pruned), -1).sum(axis=1)
+        self.lower = np.zeros(len(pruned))
+        self.trace: list[Moment] = []
+        self._note()
+
+    def note(self, block: int, answer: _Answer) -> None:
+        rows = slice(block, block + 1) if self.problem.pattern.separable else slice(None)
+        change = self.problem.W[rows].astype(np.float64) * answer.pruned.reshape(-1, self.problem.n)
+        self.upper[block] = float(((change @ self.problem.G) * change).sum())
+        self.lower[block] = answer.lower
+        self._note()
+
+    def _note(self) -> None:
+        self.trace.append(Moment(self.context.seconds(), float(self.upper.sum()), float(self.lower.sum())))

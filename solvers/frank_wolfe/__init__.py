@@ -1,0 +1,8 @@
+"""Stages of role ``relax`` by Frank-Wolfe: one loop of oracle, direction and step (``loop``).
+
+It has three executions: ``loop_numba`` (CPU), ``loop_torch`` (any device, the reference), ``loop_triton`` (CUDA).
+"""
+
+from fwbench.solvers.frank_wolfe import push, stage
+
+__all__ = ["push", "stage"]

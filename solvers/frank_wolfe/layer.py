@@ -1,0 +1,107 @@
+"""What the executions of the Frank-Wolfe loop share: the objective on a device, the options, and where a run ended."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from fwbench.patterns import Pattern, Rows
+from fwbench.problem import Problem
+from fwbench.result import Moment
+from fwbench.stage import Context
+
+ADAPTIVE_START = 1e-3  # of the Lipschitz bound: adaptive estimates grow by themselves
+CHECK_EVERY = 10  # iterations between two looks at the clock, the stops and the bound
+REFRESH = 250  # iterations after which the gradient is computed afresh, so that rounding does not add up
+
+
+@dataclass
+class Layer:
+    """Tensors of one problem on one device; ``d`` is None for the plain error."""
+
+    W: torch.Tensor  # (rows, n)
+    G: torch.Tensor  # (n, n)
+    d: torch.Tensor | None  # (rows, n)
+    pattern: Pattern
+
+    @classmethod
+    def of(cls, problem: Problem, context: Context, d: np.ndarray | None = None) -> Layer:
+        """The layer in the context's precision, on its device; ``d = w²∘e (rows, n)``."""
+        dtype = getattr(torch, context.dtype)
+        W = torch.tensor(problem.W, dtype=dtype, device=context.device)
+        G = torch.tensor(problem.G, dtype=dtype, device=context.device)
+        return cls(W, G, None if d is None else torch.tensor(d, dtype=dtype, device=context.device), problem.pattern)
+
+    def rows(self, part: slice) -> Layer:
+        """Some rows, as a layer of their own, where rows are independent."""
+        pattern = Rows(self.pattern.pruned[part]) if isinstance(self.pattern, Rows) else self.pattern
+        return Layer(self.W[part], self.G, None if self.d is None else self.d[part], pattern)
+
+    def total(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum over what a step size is chosen for: each row ``(rows, 1)``, or the layer ``(1, 1)``."""
+        sums = x.sum(dim=1, keepdim=True)
+        return sums if self.pattern.separable else sums.sum(dim=0, keepdim=True)
+
+    def least(self, x: torch.Tensor) -> torch.Tensor:
+        """Minimum over the same."""
+        least = x.amin(dim=1, keepdim=True)
+        return least if self.pattern.separable else least.amin(dim=0, keepdim=True)
+
+    def product(self, u: torch.Tensor) -> torch.Tensor:
+        """``(w∘u) G``."""
+        return (self.W * u) @ self.G
+
+    def gradient(self, u: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
+        g = 2 * self.W * S
+        return g if self.d is None else g.addcmul_(self.d, 1 - 2 * u)
+
+    def value(self, u: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
+        h = self.W * u * S
+        return self.total(h if self.d is None else h.addcmul_(self.d, u - u * u))
+
+    def rounded_error(self, u: torch.Tensor) -> float:
+        """Error of the mask that prunes the largest ``u`` of each group."""
+        mask = self.pattern.prune(-u).to(u.dtype)
+        return float((self.W * mask * self.product(mask)).sum(dtype=torch.float64))
+
+    def scale(self) -> torch.Tensor:
+        """Inverse of the diagonal of ``Q - D``, kept within 1e6 of its largest entry's."""
+        diagonal = self.W**2 * self.G.diagonal()
+        diagonal = diagonal if self.d is None else diagonal - self.d
+        top = diagonal.amax(dim=1, keepdim=True)
+        return 1 / torch.maximum(diagonal, 1e-6 * top).clamp(min=torch.finfo(diagonal.dtype).tiny)
+
+    def lipschitz(self) -> torch.Tensor:
+        """A bound of the largest eigenvalue of ``2Q``, of each row or of the layer (Gershgorin)."""
+        size = self.W.abs()
+        return -self.least(-2 * (size * (size @ self.G.abs())))
+
+
+@dataclass
+class Options:
+    steps: int = 1000
+    step: str = "linesearch"
+    variant: str = "vanilla"
+    gap: float = 0.0  # stop a row at this Frank-Wolfe gap relative to its value
+    fixed: torch.Tensor | None = None  # bool (rows, n): weights that stay, whatever the oracle says
+    ell: float = 2.0  # of the open loop's step ell / (t + ell)
+    seconds: float = math.inf
+    capacity: int = 0  # atoms in a row's active set; 0 for as many as it may need (of a whole layer: as memory allows)
+    correct: int = 0  # iterations from one quadratic correction to the next, 0 for none
+    rounded: bool = False  # whether the trace tells the error of the rounded iterate
+
+
+@dataclass
+class Run:
+    """Where a run ended. ``u`` is the last iterate, ``best_u`` the one whose gap bounds best, row by row."""
+
+    u: torch.Tensor
+    best_u: torch.Tensor
+    bound: torch.Tensor  # (rows, 1) or (1, 1): h - gap at best_u, in the layer's own precision
+    iterations: int
+    stopped: str
+    trace: list[Moment] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)

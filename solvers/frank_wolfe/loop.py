@@ -1,0 +1,223 @@
+"""The Frank-Wolfe loop: LMO x direction rule x step rule, batched over the rows of a layer.
+
+Everything is in pruned indicators ``u``. For each row the objective is ``h(u) = uᵀ(Q - D)u + dᵀu`` with
+``Q = diag(w) G diag(w)``, ``D = diag(d)``; ``d = 0`` is the plain error. The gradient is carried along, so an iteration
+costs one Gram product, that of the direction.
+
+Three executions of one loop: fused numba kernels on the CPU (``loop_numba``), fused Triton kernels on CUDA for vanilla
+(``loop_triton``), and torch on any device (``loop_torch``), which is also their reference. Variants with an active set
+run on the CPU, on part of the rows after the other where their sets would not fit into memory.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import torch
+
+from fwbench.result import Moment
+from fwbench.solvers.frank_wolfe import kernels, loop_numba
+from fwbench.solvers.frank_wolfe.active_set import Atoms, atom_bytes, set_up
+from fwbench.solvers.frank_wolfe.layer import ADAPTIVE_START, CHECK_EVERY, Layer, Options, Run
+from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.stage import Context
+
+if TYPE_CHECKING:
+    from fwbench.solvers.frank_wolfe.loop_triton import Loop
+
+DIRECTION_RULES = {
+    "vanilla": kernels.VANILLA,
+    "away": kernels.AWAY,
+    "pairwise": kernels.PAIRWISE,
+    "bcg": kernels.BCG,
+    "bpcg": kernels.BPCG,
+    "dicg": kernels.DICG,
+    "inface": kernels.INFACE,
+}
+STEP_RULES = {
+    "open": kernels.OPEN,
+    "short": kernels.SHORT,
+    "linesearch": kernels.LINESEARCH,
+    "adaptive": kernels.ADAPTIVE,
+}
+
+
+def fused(layer: Layer, options: Options) -> Loop | None:
+    """The loop on the device that can be handed to one call of :func:`minimise` after the other; None where none is.
+
+    Its buffers, and the launches that it has recorded, serve every ``d`` and ``u`` of this layer.
+    """
+    if layer.W.device.type == "cpu" or not find_spec("triton"):
+        return None
+    from fwbench.solvers.frank_wolfe import loop_triton
+
+    return loop_triton.Loop(layer, options) if loop_triton.fits(layer, options) else None
+
+
+def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context, loop: Loop | None = None) -> Run:
+    """Minimise ``h`` over the pattern's polytope from ``u (rows, n)``.
+
+    A row stops at its relative gap, all stop after ``options.steps`` or at the deadline; the gap
+    ``gradientᵀ(u - vertex)`` bounds the distance to the minimum (Jaggi 2013, eq. 2). ``loop``: see :func:`fused`.
+
+    Raises:
+        ValueError: an active-set variant on a device other than the CPU.
+    """
+    context = replace(context, deadline=min(context.deadline, time.monotonic() + options.seconds))
+    if layer.W.device.type == "cpu":
+        return _minimise_parts(layer, u, options, context)
+    if (loop := loop or fused(layer, options)) is not None:
+        from fwbench.solvers.frank_wolfe.loop_triton import minimise_triton
+
+        return minimise_triton(layer, u, options, context, loop)
+    return minimise_torch(layer, u, options, context)
+
+
+def _minimise_parts(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
+    """As many rows at a time as have memory for their active sets, four at least (BLAS has other kernels for fewer):
+    each row ends where it would end among all.
+
+    Each part gets its share of the time that is left. The trace tells of the whole layer: of rows that wait or are
+    done, what is known by then; its iterations are those of the part that went furthest.
+    """
+    count = max(1, min(math.ceil(len(u) / _rows_at_a_time(layer, options)), len(u) // loop_numba.FEW_ROWS))
+    parts = [slice(len(u) * i // count, len(u) * (i + 1) // count) for i in range(count)]
+    if count == 1:
+        return _minimise_rows(layer, u, options, context)
+    layers = [layer.rows(part) for part in parts]
+    fixed = [None if options.fixed is None else options.fixed[part] for part in parts]
+    look = replace(options, steps=0, variant="vanilla")
+    known = [
+        _minimise_rows(own, u[part], replace(look, fixed=held), context).trace[-1]
+        for own, part, held in zip(layers, parts, fixed, strict=True)
+    ]
+    runs, trace = [], []
+    for i, (own, part, held) in enumerate(zip(layers, parts, fixed, strict=True)):
+        share = time.monotonic() + context.left() / (len(parts) - i)
+        runs.append(_minimise_rows(own, u[part], replace(options, fixed=held), replace(context, deadline=share)))
+        for known[i] in runs[-1].trace:
+            trace.append(_joint(known, known[i].seconds))
+    return _joined(runs, trace)
+
+
+def _rows_at_a_time(layer: Layer, options: Options) -> int:
+    """How many rows' active sets fit into ``ATOM_BYTES`` and into half of the memory that is free."""
+    rows, n = layer.W.shape
+    if not layer.pattern.separable or DIRECTION_RULES[options.variant] < kernels.AWAY:
+        return max(rows, 1)
+    memory = min(loop_numba.ATOM_BYTES, psutil.virtual_memory().available // 2)
+    return max(1, memory // (_capacity(n, options) * atom_bytes(n)))
+
+
+def _joint(known: list[Moment], seconds: float) -> Moment:
+    """The layer's moment from those of its parts."""
+    rounded = all(m.upper is not None for m in known)
+    return Moment(
+        seconds,
+        sum(m.upper or 0.0 for m in known) if rounded else None,
+        sum(m.lower or 0.0 for m in known),
+        max(m.iterations or 0 for m in known),
+        sum(m.relaxed or 0.0 for m in known),
+    )
+
+
+def _joined(runs: list[Run], trace: list[Moment]) -> Run:
+    """The run of a layer from those of its parts; the counters are those of one run over all rows."""
+    counters = {name: max(run.counters[name] for run in runs) for name in runs[0].counters}
+    counters["drop_steps"] = sum(run.counters["drop_steps"] for run in runs)
+    return Run(
+        torch.cat([run.u for run in runs]),
+        torch.cat([run.best_u for run in runs]),
+        torch.cat([run.bound for run in runs]),
+        max(run.iterations for run in runs),
+        max(run.stopped for run in runs),
+        trace,
+        counters,
+    )
+
+
+def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
+    """Lay the problem out in rows, run, put the answers back into shape."""
+    shape, vanilla = (u.shape[0], u.shape[1]), options.variant == "vanilla"
+    counts = layer.pattern.counts(shape)
+    rows = shape[0] if layer.pattern.separable else 1
+    method = loop_numba.Method(
+        DIRECTION_RULES[options.variant],
+        STEP_RULES[options.step],
+        float(options.ell),
+        float(options.gap),
+        options.correct,
+    )
+
+    def flat(x: torch.Tensor | None) -> np.ndarray:
+        return np.empty((rows, 0), u.numpy().dtype) if x is None else x.contiguous().numpy().reshape(rows, -1)
+
+    start = flat(u.clone())
+    counts = np.ascontiguousarray(counts.reshape(rows, -1))
+    atoms = _atoms(layer, start, counts, options)
+    lipschitz = np.zeros(rows)
+    if options.step in ("short", "adaptive"):
+        lipschitz += layer.lipschitz().numpy().ravel() * (ADAPTIVE_START if options.step == "adaptive" else 1)
+    fields = loop_numba.Fields(  # type: ignore[call-arg]
+        flat(layer.W),
+        flat(layer.d),
+        start,
+        np.zeros_like(start),
+        np.zeros((rows, 0 if vanilla else start.shape[1]), start.dtype),
+        np.zeros((rows, start.shape[1] if vanilla else 0), np.uint8),
+        *(np.zeros_like(start) for _ in range(2)),
+        start.copy(),
+        flat(layer.scale() if options.variant in ("inface", "dicg") else None),
+        np.empty((rows, 0), bool) if options.fixed is None else flat(options.fixed),
+        counts,
+        np.full((rows, 2, 2), np.nan),
+        lipschitz,
+        *(np.zeros(rows) for _ in range(6)),
+        np.full(rows, -np.inf),
+        *(np.zeros(rows) for _ in range(2)),
+    )
+    work = loop_numba.Rows(fields, atoms, layer.G, shape, method)
+    trace: list[Moment] = []
+
+    def report(t: int, value: float, lower: float) -> None:
+        upper = layer.rounded_error(torch.from_numpy(work.iterate_u().reshape(shape))) if options.rounded else None
+        trace.append(Moment(context.seconds(), upper, float(lower), t, float(value)))
+
+    t, stopped = loop_numba.run(work, options.steps, CHECK_EVERY, context.threads, context.expired, report)
+    end = torch.from_numpy(work.out_u.reshape(shape))
+    best_u = torch.from_numpy(work.out_best_u.reshape(shape))
+    bound = torch.from_numpy(work.out["best"]).to(u.dtype)[:, None]
+    per_iteration = 2 if options.variant in ("dicg", "inface") else 1  # the second in the face
+    counters = {
+        "lmo_calls": per_iteration * work.products,
+        "gram_products": work.products,
+        "drop_steps": int(work.out["drops"].sum()),
+        "active_set_max": work.most_atoms,
+        "corrections": work.corrections,
+    }
+    return Run(end, best_u, bound, t, stopped, trace, counters)
+
+
+def _atoms(layer: Layer, start: np.ndarray, counts: np.ndarray, options: Options) -> Atoms:
+    """Active sets that sum to ``start``, which moves to a rounded point where it would need too many atoms."""
+    rows, n = start.shape
+    if DIRECTION_RULES[options.variant] < kernels.AWAY:
+        return Atoms.empty(rows, 0, n)
+    capacity = _capacity(n, options)
+    if not layer.pattern.separable:
+        capacity = min(capacity, max(2, loop_numba.ATOM_BYTES // atom_bytes(n)))
+    atoms = Atoms.empty(rows, capacity, n)
+    rounded = layer.pattern.prune(-start.reshape(tuple(layer.W.shape))).reshape(start.shape)
+    set_up(start, rounded.astype(start.dtype), counts, atoms)
+    return atoms
+
+
+def _capacity(n: int, options: Options) -> int:
+    """Atoms in the set of a row of ``n`` entries."""
+    return options.capacity or 4 * n + 8

@@ -1,0 +1,153 @@
+"""The stage ``fw``: Frank-Wolfe on the relaxation, plain or convexified, and its lower bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from fwbench import patterns
+from fwbench.patterns import smallest
+from fwbench.problem import Problem
+from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.semidefinite.row import RowProof
+from fwbench.solvers.semidefinite.row_diagonals import layer_certificate, row_proofs
+from fwbench.solvers.semidefinite.shared_diagonal import shared_e
+from fwbench.solvers.start.scores import wanda_score
+from fwbench.stage import Context, Role, Stage, State, register
+
+CONVEXIFY = ("none", "shared", "row")
+PLAIN_GAP = 1e-2  # relative: the slope that chooses e need not be exact
+
+
+@register
+@dataclass(frozen=True)
+class FrankWolfe(Stage):
+    """Frank-Wolfe on the convex relaxation, batched over rows; the gap gives a certified lower bound.
+
+    ``alpha``: the ``floor(alpha k)`` kept weights of each group with the highest Wanda score stay fixed (SparseFW).
+    ``convexify=shared``: a plain solve chooses the shared ``e`` (weighted minimum trace factor analysis), then the
+    convexified objective is solved; ``plain_steps`` limits the first solve, which ends at a gap of 1e-2.
+    ``convexify=row``: then every row gets its own ``e`` besides, from its Shor relaxation, as far as half of the time
+    left allows; needs a pattern whose rows are independent.
+    ``variant=inface``, the default, converges far faster than the others and runs on the CPU; on a GPU name
+    ``vanilla``.
+    ``correct=N``: every N iterations ``away``, ``pairwise``, ``bcg`` and ``bpcg`` minimise over the affine hull of
+    their atoms (QC-MNP), and ``dicg`` takes conjugate gradient steps in its face while that promises half the gap; 0
+    for the plain variants, which creep on ill-conditioned layers.
+    ``ell``: of the open loop's step ``ell / (t + ell)``. ``seconds``: time for each solve, 0 for no limit.
+    ``capacity``: atoms in a row's active set, 0 for as many as it may need: where they would not fit into
+    memory, rows run in parts, with the same result. ``rounded``: the trace also tells the error of each rounded
+    iterate, for one more product a look.
+    """
+
+    name: ClassVar[str] = "fw"
+    role: ClassVar[Role] = Role.RELAX
+    version: ClassVar[int] = 5
+    source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713; Jaggi 2013; Halbey et al., arXiv 2506.02635"
+    variant: str = "inface"
+    step: str = "linesearch"
+    steps: int = 1000
+    gap: float = 1e-4
+    alpha: float = 0.0
+    convexify: str = "none"
+    plain_steps: int = 800
+    ell: float = 2.0
+    seconds: float = 0.0
+    capacity: int = 0
+    correct: int = 20
+    rounded: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("variant", self.variant, loop.DIRECTION_RULES),
+            ("step", self.step, loop.STEP_RULES),
+            ("convexify", self.convexify, CONVEXIFY),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
+        if min(self.steps, self.plain_steps, self.gap, self.seconds, self.capacity, self.correct) < 0:
+            raise ValueError("steps, plain_steps, gap, seconds, capacity and correct must not be negative")
+        if self.ell <= 0:
+            raise ValueError(f"ell must be positive, got {self.ell}")
+
+    def supports(self, problem: Problem) -> str | None:
+        if self.convexify == "row" and not problem.pattern.separable:
+            return f"convexify=row needs a pattern whose rows are independent, not {problem.pattern}"
+        return None
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        start = _start(problem, state)
+        options = loop.Options(
+            self.steps,
+            self.step,
+            self.variant,
+            self.gap,
+            _fixed(problem, self.alpha, context),
+            self.ell,
+            self.seconds or math.inf,
+            self.capacity,
+            self.correct,
+            self.rounded,
+        )
+        e, d = None, None
+        proofs: dict[int, RowProof] = {}
+        runs: list[loop.Run] = []
+        source = f"fw(convexify={self.convexify})"
+        if self.convexify != "none":
+            rough = replace(options, steps=self.plain_steps, gap=max(self.gap, PLAIN_GAP))
+            runs.append(_minimise(problem, start, None, rough, context))
+            start = _numpy(runs[0].u)
+            if not context.expired():  # else it is too late for e, and the plain bound is better
+                e = shared_e(problem, start, device=context.device)
+                d = problem.W.astype(np.float64) ** 2 * e
+        if self.convexify == "row" and d is not None:
+            proofs = row_proofs(problem, context)
+            d = np.stack([proofs[row].d if row in proofs else d[row] for row in range(problem.rows)])
+        if d is not None or not runs:
+            runs.append(_minimise(problem, start, d, options, context))
+        run = runs[-1]
+        certificate = layer_certificate(problem, proofs, e, _numpy(run.best_u), source)
+        after = replace(
+            state,
+            relaxed=patterns.project(problem.pattern, _numpy(run.u), patterns.DRIFT),
+            stopped=run.stopped if d is not None or self.convexify == "none" else "deadline",
+            trace=(*state.trace, *run.trace),
+        ).bound(certificate.bound, certificate)
+        for part in runs:
+            after = after.count(**part.counters)
+        return after.count(iterations=run.iterations, row_proofs=len(proofs))
+
+
+def _start(problem: Problem, state: State) -> np.ndarray:
+    if state.relaxed is not None:
+        return np.array(state.relaxed)
+    if state.keep is None:
+        raise ValueError("there is no point to start from")
+    return (~state.keep).astype(np.float64)
+
+
+def _minimise(
+    problem: Problem, start: np.ndarray, d: np.ndarray | None, options: loop.Options, context: Context
+) -> loop.Run:
+    layer = loop.Layer.of(problem, context, d)
+    return loop.minimise(layer, torch.tensor(start, dtype=layer.W.dtype, device=context.device), options, context)
+
+
+def _fixed(problem: Problem, alpha: float, context: Context) -> torch.Tensor | None:
+    """Mark the ``floor(alpha k)`` highest Wanda scores of each group, k its kept count (SparseFW, section 3.2)."""
+    if alpha == 0:
+        return None
+    score = problem.pattern.groups(wanda_score(problem.W, problem.G))
+    kept = score.shape[1] - problem.counts
+    fixed = smallest(-score, np.floor(alpha * kept).astype(np.int64))
+    return torch.tensor(fixed.reshape(problem.shape), device=context.device)
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.clamp(0, 1).cpu().numpy()

@@ -1,0 +1,74 @@
+"""1-swap refinement: exchange one pruned and one kept weight of a group while that lowers the error.
+
+With ``g = 2Qu`` the exchange of pruned ``i`` and kept ``j`` of one row changes the error by ``a_i + b_j - 2Q_ij``,
+``a_i = Q_ii - g_i``, ``b_j = Q_jj + g_j``; between two rows, which do not interact, by ``a_i + b_j``.
+(SparseSwaps, arXiv 2512.10922, eq. 6, in pruned indicators.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import ClassVar
+
+import numpy as np
+
+from fwbench.problem import Problem
+from fwbench.stage import Context, Role, Stage, State, register
+
+
+@register
+@dataclass(frozen=True)
+class Swap(Stage):
+    """Repeat the best 1-swap of each row until none lowers the error: ends at a proven 1-swap optimum.
+
+    On CUDA all rows descend side by side; swaps between rows, for a count over the layer, stay on the CPU. With
+    ``enough=0.1`` a swap is taken as soon as no other of its row can gain more than ten times as much: 1.3 to 1.9
+    times as fast on a CPU, for 0.1 % more error in the mean. In N:M groups it is always the best.
+    """
+
+    name: ClassVar[str] = "swap"
+    role: ClassVar[Role] = Role.REFINE
+    version: ClassVar[int] = 2  # other masks than version 1 with ``enough`` below 1 only
+    source: ClassVar[str] = "Zimmer et al., SparseSwaps, arXiv 2512.10922"
+    enough: float = 1.0  # part of the largest gain with which a swap is taken; in (0, 1]
+    limit: int = 0  # swaps a row at most; 0 for as many as it takes
+
+    def __post_init__(self) -> None:
+        if not 0 < self.enough <= 1:
+            raise ValueError("enough is in (0, 1]")
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        from fwbench.solvers.local_search import swap_numba as kernel
+
+        if state.keep is None:
+            raise ValueError("there is no mask to refine")
+        pruned = ~state.keep
+        group = problem.group
+        limit = self.limit or np.iinfo(np.int64).max
+        if context.device.startswith("cuda"):
+            descend = descent_on_device(problem.n, group)
+            swaps, evaluated, stopped = descend(
+                problem.W, problem.G, pruned, group, limit, self.enough, context.device, context.expired
+            )
+        else:
+            rows = kernel.Rows(problem.W, problem.G, group, context.threads, self.enough)
+            swaps, evaluated, stopped = rows.descend_all(pruned, limit, context.expired)
+        if not problem.pattern.separable and not stopped:
+            rows = kernel.Rows(problem.W, problem.G, group, context.threads, self.enough)
+            done, looked, stopped = rows.exchange(pruned, limit, context.expired)
+            swaps, evaluated = swaps + done, evaluated + looked
+        return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)
+
+
+def descent_on_device(n: int, group: int) -> Callable[..., tuple[int, int, str]]:
+    """The descent for a CUDA device: a kernel that holds a row where there is Triton and the row fits, else batches."""
+    from fwbench.solvers.local_search import swap_torch
+
+    if find_spec("triton"):
+        from fwbench.solvers.local_search import swap_triton
+
+        if swap_triton.fits(n, group):
+            return swap_triton.descend
+    return swap_torch.descend

@@ -1,0 +1,209 @@
+"""The numba kernel of ``tabu``: best non-tabu swaps of many rows, each resumable after any number of iterations.
+
+Per row it holds ``y = G (w∘u)`` and the change of the error when one weight changes side by itself. In patterns that
+count a whole row, the weights within a margin of the best of each side are candidates, and all their pairs are
+evaluated; the margin follows the wanted number of candidates, so nothing is sorted. Within the small groups of N:M all
+pairs are evaluated. 2.4 µs an iteration at n = 576.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from fwbench.solvers.local_search.swap_numba import RELATIVE_GAIN
+from fwbench.solvers.numerics.extremes import smallest
+from fwbench.solvers.numerics.jit import njit
+
+FAST = {"contract", "nnan", "nsz"}
+
+
+@dataclass
+class Memory:
+    """State of the search in some rows; every array has a row for each."""
+
+    W: np.ndarray  # float64 (rows, n)
+    G: np.ndarray  # float64 (n, n)
+    now: np.ndarray  # bool (rows, n), True = pruned
+    best: np.ndarray  # bool (rows, n)
+    y: np.ndarray  # float64 (rows, n)
+    barred: np.ndarray  # int64 (rows, n), last iteration in which the weight is tabu
+    level: np.ndarray  # float64 (rows, 4): error now, least error, the two margins
+    random: np.ndarray  # uint64 (rows,)
+    group: int
+
+    @classmethod
+    def begin(cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray) -> Memory:
+        """Start from masks ``pruned (rows, n)``, swapping within groups of neighbours; ``random (rows,)`` seeds."""
+        rows, n = W.shape
+        memory = cls(
+            W, G, pruned.copy(), pruned.copy(), np.zeros((rows, n)), np.full((rows, n), -1), np.zeros((rows, 4)),
+            random.copy(), group,
+        )  # fmt: skip
+        _begin(W, G, memory.now, memory.y, memory.level)
+        return memory
+
+    def walk(self, first: int, stop: int, candidates: int, tenure: int, spread: int) -> tuple[int, int]:
+        """Iterations ``first:stop``; numbers of swaps and of pairs evaluated."""
+        return _walk(
+            self.W, self.G, self.now, self.best, self.y, self.barred, self.level, self.random, self.group, first, stop,
+            candidates, tenure, spread,
+        )  # fmt: skip
+
+
+@njit(parallel=True)
+def _begin(W, G, now, y, level):  # type: ignore[no-untyped-def]
+    n = W.shape[1]
+    for r in numba.prange(W.shape[0]):
+        w, line = W[r], y[r]
+        for i in range(n):
+            if now[r, i]:
+                for t in range(n):
+                    line[t] += w[i] * G[i, t]
+        for i in range(n):
+            if now[r, i]:
+                level[r, 0] += w[i] * line[i]
+        level[r, 1] = level[r, 0]
+        level[r, 2] = level[r, 3] = 1e-3 * level[r, 0] / n
+
+
+@njit(parallel=True)
+def _walk(W, G, now, best, y, barred, level, random, group, first, stop, candidates, tenure, spread):  # type: ignore[no-untyped-def]
+    swaps = np.zeros(W.shape[0], np.int64)
+    looked = np.zeros(W.shape[0], np.int64)
+    for r in numba.prange(W.shape[0]):
+        swaps[r], looked[r] = _walk_row(
+            W[r], G, now[r], best[r], y[r], barred[r], level[r], random[r : r + 1], group, first, stop, candidates,
+            tenure, spread,
+        )  # fmt: skip
+    return swaps.sum(), looked.sum()
+
+
+@njit
+def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, candidates, tenure, spread):  # type: ignore[no-untyped-def]
+    n = w.size
+    own = np.empty(n)  # diagonal of Q
+    sign = np.empty(n)  # w where pruned, -w where kept
+    change = np.empty(n)  # of the error, when this weight alone changes side
+    shut = np.empty((2, n))  # 0 where a weight of this side (0 kept, 1 pruned) is free to move, else infinite
+    tabu = np.empty(n, np.int64)
+    listed = 0
+    for t in range(n):
+        own[t] = w[t] * w[t] * G[t, t]
+        sign[t] = w[t] if now[t] else -w[t]
+        change[t] = own[t] - 2 * sign[t] * y[t]
+        shut[:, t] = np.inf
+        if barred[t] >= first:
+            tabu[listed] = t
+            listed += 1
+        else:
+            shut[1 if now[t] else 0, t] = 0.0
+    ins = np.empty(n + 1, np.int64)
+    outs = np.empty(n + 1, np.int64)
+    values = np.empty(n)
+    error, least, margin_in, margin_out = level[0], level[1], level[2], level[3]
+    swaps = 0
+    looked = 0
+    for iteration in range(first, stop):
+        still = 0
+        for k in range(listed):
+            t = tabu[k]
+            if barred[t] >= iteration:
+                tabu[still] = t
+                still += 1
+            else:
+                shut[1 if now[t] else 0, t] = 0.0
+        listed = still
+        aspired = least - error - RELATIVE_GAIN * least
+        if group == n:
+            low_in = _least_sum(change, shut[1], values) + margin_in
+            low_out = _least_sum(change, shut[0], values) + margin_out
+            count_in = 0
+            count_out = 0
+            for t in range(n):
+                ins[count_in] = outs[count_out] = t
+                count_in += now[t] & (change[t] <= low_in)
+                count_out += (not now[t]) & (change[t] <= low_out)
+            margin_in *= _correction(count_in, candidates)
+            margin_out *= _correction(count_out, candidates)
+            top, best_i, best_j = _best_pair(
+                G, sign, change, barred, iteration, ins[:count_in], outs[:count_out], aspired
+            )
+            looked += count_in * count_out
+        else:
+            top, best_i, best_j = np.inf, -1, -1
+            for start in range(0, n, group):
+                count_in = 0
+                count_out = 0
+                for t in range(start, start + group):
+                    if now[t]:
+                        ins[count_in] = t
+                        count_in += 1
+                    else:
+                        outs[count_out] = t
+                        count_out += 1
+                value, i, j = _best_pair(G, sign, change, barred, iteration, ins[:count_in], outs[:count_out], aspired)
+                looked += count_in * count_out
+                if value < top:
+                    top, best_i, best_j = value, i, j
+        if best_i < 0:  # all are tabu, or there is nothing to swap
+            continue
+        now[best_i] = False
+        now[best_j] = True
+        sign[best_i] = -w[best_i]
+        sign[best_j] = w[best_j]
+        _update(y, change, own, sign, G[best_i], G[best_j], w[best_i], w[best_j])
+        error += top
+        swaps += 1
+        for t in (best_i, best_j):
+            if barred[t] < iteration:
+                tabu[listed] = t
+                listed += 1
+            x = random[0]
+            x ^= x << np.uint64(13)  # xorshift64 (Marsaglia 2003)
+            x ^= x >> np.uint64(7)
+            x ^= x << np.uint64(17)
+            random[0] = x
+            barred[t] = iteration + tenure + np.int64(((x >> np.uint64(32)) * np.uint64(spread + 1)) >> np.uint64(32))
+            shut[:, t] = np.inf
+        if error < least - RELATIVE_GAIN * least:
+            least = error
+            best[:] = now
+    level[0], level[1], level[2], level[3] = error, least, margin_in, margin_out
+    return swaps, looked
+
+
+@njit
+def _best_pair(G, sign, change, barred, iteration, ins, outs, aspired):  # type: ignore[no-untyped-def]
+    """Least change over pairs: neither weight tabu, or the result a new best (aspiration)."""
+    top, best_i, best_j = np.inf, -1, -1
+    for i in ins:
+        held = barred[i] >= iteration
+        for j in outs:
+            value = change[i] + change[j] + 2 * sign[i] * sign[j] * G[i, j]
+            if value < top and (value < aspired or not (held or barred[j] >= iteration)):
+                top, best_i, best_j = value, i, j
+    return top, best_i, best_j
+
+
+@njit
+def _correction(count, wanted):  # type: ignore[no-untyped-def]
+    if count > 2 * wanted:
+        return 0.8
+    return 1.25 if count < wanted else 1.0
+
+
+@njit
+def _least_sum(x, z, values):  # type: ignore[no-untyped-def]
+    for t in range(x.size):
+        values[t] = x[t] + z[t]
+    return smallest(values)
+
+
+@njit(fastmath=FAST)
+def _update(y, change, own, sign, line_in, line_out, w_in, w_out):  # type: ignore[no-untyped-def]
+    for t in range(y.size):
+        y[t] += w_out * line_out[t] - w_in * line_in[t]
+        change[t] = own[t] - 2 * sign[t] * y[t]

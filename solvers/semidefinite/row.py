@@ -1,0 +1,97 @@
+"""One row of a layer as a quadratic program, what the proof of its bound holds, and many proofs in one certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fwbench.problem import Problem
+from fwbench.result import Certificate
+from fwbench.verify_products import FIVES, TRIPLES
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """One row: ``uᵀQu + lᵀu + constant`` over masks with ``counts[g]`` of each group of neighbours pruned."""
+
+    Q: np.ndarray  # (n, n)
+    counts: np.ndarray  # (groups,)
+    linear: np.ndarray | None = None  # (n,)
+    constant: float = 0.0
+
+    @classmethod
+    def of(cls, problem: Problem, row: int) -> RowForm:
+        w = problem.W[row].astype(np.float64)
+        counts = problem.counts.reshape(problem.rows, -1)[row]
+        return cls((w[:, None] * w) * problem.G, counts)
+
+    @property
+    def free(self) -> bool:
+        """True if there is a choice to make, and something at stake."""
+        size = len(self.Q) // len(self.counts)
+        return bool(((self.counts > 0) & (self.counts < size)).any()) and bool(self.Q.diagonal().max() > 0)
+
+
+@dataclass(frozen=True)
+class RowProof:
+    """What a row brings to a certificate of kind ``rows`` (``fwbench.verify``)."""
+
+    bound: float  # the tangent's, in plain float64
+    d: np.ndarray  # (n,)
+    rho: float
+    u: np.ndarray  # (n,) float32
+    pair: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    kind: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    multiplier: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    triple: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.uint16))
+    corner: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    weight: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the triples
+    five: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.uint16))
+    sign: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    share: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the fives
+
+
+def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: float, source: str) -> Certificate:
+    """The proofs of single rows in one certificate; the other rows stand on the shared one.
+
+    Args:
+        lower: the bound of the whole layer.
+    """
+    if not proofs:
+        return shared
+    rows = sorted(proofs)
+    own = [proofs[row] for row in rows]
+    u = np.array(shared.arrays["u"])
+    u[rows] = np.stack([proof.u for proof in own])
+    arrays = {
+        "e": shared.arrays["e"],
+        "u": u,
+        "rows": np.array(rows, dtype=np.int64),
+        "d": np.stack([proof.d for proof in own]),
+        "rho": np.array([proof.rho for proof in own]),
+        "start": np.cumsum([0, *(len(proof.pair) for proof in own)], dtype=np.int64),
+        "pair": np.concatenate([proof.pair for proof in own]),
+        "kind": np.concatenate([proof.kind for proof in own]),
+        "multiplier": np.concatenate([proof.multiplier for proof in own]),
+    }
+    for *names, start in (TRIPLES, FIVES):
+        if any(len(getattr(proof, names[0])) for proof in own):
+            for name in names:
+                arrays[name] = np.concatenate([getattr(proof, name) for proof in own])
+            arrays[start] = np.cumsum([0, *(len(getattr(proof, names[0])) for proof in own)], dtype=np.int64)
+    return Certificate(shared.problem, lower, "rows", arrays, source)
+
+
+def tangent_bound(form: RowForm, d: np.ndarray, rho: float, u: np.ndarray) -> float:
+    """The row's lower bound by the tangent at ``u``, as ``fwbench.verify`` derives it, in plain float64."""
+    u = u.astype(np.float64)
+    product = form.Q @ u - d * u
+    g = 2 * product + d
+    if form.linear is not None:
+        g += form.linear
+    groups = np.sort(g.reshape(len(form.counts), -1), axis=1)
+    chosen = groups[np.arange(groups.shape[1]) < form.counts[:, None]].sum()
+    off = u.reshape(len(form.counts), -1).sum(axis=1) - form.counts
+    return float(chosen - product @ u - rho * (off @ off)) + form.constant
