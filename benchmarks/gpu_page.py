@@ -140,7 +140,7 @@ SWAPS = """## 1-swap descent from Wanda's mask, a whole layer
 
 Wall time, transfers included. The plain search (`benchmarks/peer_swap.py`) looks at every pair of every row in float32
 on the same device; `batches` is `swap_torch.py` in `solvers/local_search`, `kernel` its `swap_triton.py`, which
-examines a line only where a bound lets it win; both in float64. Rows whose masks differ differ by rounding in float32."""
+examines a line only where a bound lets it win; both in float64. Rows whose masks differ do so by float32's rounding."""
 BOUNDS = """## Bounds of all rows of a layer
 
 `benchmarks/gpu_bounds.py`: every row in batches (`solvers/bounds/batch.py`), each kind from where the one above it in

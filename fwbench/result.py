@@ -43,6 +43,19 @@ class Proof(StrEnum):
     NONE = "none"
 
 
+# The relaxations behind lower bounds, from the weakest to the strongest: what `bound` climbs and reports draw
+RELAXATIONS = {
+    "plain": "plain",
+    "shared": "shared diagonal",
+    "shor": "Shor",
+    "dnn": "doubly nonnegative",
+    "mccormick": "McCormick",
+    "triangles": "triangles",
+    "pentagons": "pentagons",
+    "tree": "branch and bound",
+}
+
+
 @dataclass(frozen=True)
 class Certificate:
     """A proof of a lower bound on one problem; ``fwbench.verify`` replays it.
@@ -59,6 +72,21 @@ class Certificate:
     kind: str
     arrays: Mapping[str, np.ndarray] = field(repr=False)
     source: str = ""  # spec of the solver that found it
+
+    @property
+    def relaxation(self) -> str:
+        """The strongest of ``RELAXATIONS`` that the proof rests on, told from what it holds; "" for an unknown kind."""
+        if self.kind == "diagonal":
+            return "plain" if np.max(self.arrays["e"], initial=0.0) <= 0 else "shared"
+        if self.kind != "rows":
+            return "tree" if self.kind == "tree" else ""
+        held = (
+            ("pentagons", len(self.arrays.get("five", ()))),
+            ("triangles", len(self.arrays.get("triple", ()))),
+            ("mccormick", np.count_nonzero(self.arrays["kind"])),
+            ("dnn", len(self.arrays["pair"])),
+        )
+        return next((name for name, count in held if count), "shor")
 
     def to_bytes(self) -> bytes:
         """Compressed ``.npz`` with the header as JSON."""
@@ -116,6 +144,7 @@ class StageRecord:
     error: float | None = None  # of the mask after it
     relaxed_error: float | None = None  # f at the fractional point after it
     lower_bound: float | None = None  # as the stage says
+    relaxation: str = ""  # of RELAXATIONS, where the stage brought a certificate; else empty
     counters: Mapping[str, int] = field(default_factory=dict)
 
 

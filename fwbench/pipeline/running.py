@@ -146,7 +146,9 @@ def _run_stage(problem: Problem, stage: Stage, state: State, context: Context) -
                 raise StageError(f"{stage.name} made the mask worse: {former:.6g} before, {error:.6g} after")
     counters = {k: v - before.get(k, 0) for k, v in after.counters.items() if v != before.get(k, 0)}
     lower = after.lower if after.lower != state.lower else None
-    return after, StageRecord(stage.name, str(stage.role), seconds, error, relaxed_error, lower, counters)
+    proved = after.certificate is not None and after.certificate is not state.certificate
+    relaxation = after.certificate.relaxation if proved and after.certificate is not None else ""
+    return after, StageRecord(stage.name, str(stage.role), seconds, error, relaxed_error, lower, relaxation, counters)
 
 
 def _checked(problem: Problem, stage: Stage, state: State) -> State:

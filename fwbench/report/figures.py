@@ -26,6 +26,7 @@ from fwbench import metrics
 from fwbench.report import summary
 from fwbench.report.rows import Row
 from fwbench.report.text import clip, number, percent
+from fwbench.result import RELAXATIONS
 
 INK = "#010203"  # stands for the page's text colour, see ``inline`` and ``standalone``
 NEUTRAL = "#767c85"  # readable on white and on black
@@ -34,17 +35,8 @@ COLOURS = """
 #0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #8C7AE6 #8F8F8F #A6611A #999933 #DC4C64 #3FB8C5
 """.split()  # noqa: SIM905
 MARKERS = "osD^vPXhp<>*"
-KIND_COLOURS = {
-    "plain": "#E69F00",
-    "shared e": "#0072B2",
-    "own e": "#009E73",
-    "own e, X ≥ 0": "#56B4E9",
-    "own e, all products": "#8C7AE6",
-    "own e, triangles": "#DC4C64",
-    "own e, pentagons": "#3FB8C5",
-    "exact": "#CC79A7",
-    "registry": "#D55E00",
-}
+_RUNGS = "#E69F00 #0072B2 #009E73 #56B4E9 #8C7AE6 #DC4C64 #3FB8C5 #CC79A7".split()  # noqa: SIM905
+KIND_COLOURS = dict(zip(RELAXATIONS.values(), _RUNGS, strict=True)) | {"exact": "#A6611A", "registry": "#D55E00"}
 WIDTH = 6.2  # inches
 _SETTINGS: Any = {
     "svg.fonttype": "none",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fwbench import metrics, spec, timing
-from fwbench.result import Certificate, Proof, Result, Status
+from fwbench.result import RELAXATIONS, Certificate, Proof, Result, StageRecord, Status
 
 Row = dict[str, Any]
 
@@ -30,19 +30,6 @@ peak_memory created key counters bounds stages trace timing machine meta
 COLUMNS = tuple(_COLUMNS.split())
 TOLERANCE = 1e-6  # relative: a bound above an error by less is equal to it, by more contradicts it
 _OF_AN_ANSWER = ("error", "relative_error", "ratio_to_wanda", "relaxed_error", "rounding_error")
-_KINDS = {
-    "none": "plain",
-    "plain": "plain",
-    "shared": "shared e",
-    "row": "own e",
-    "shor": "own e",
-    "dnn": "own e, X ≥ 0",
-    "mccormick": "own e, all products",
-    "triangles": "own e, triangles",
-    "pentagons": "own e, pentagons",
-}
-_OWN = ("own e, pentagons", "own e, triangles", "own e, all products", "own e, X ≥ 0", "own e")
-_STRONGEST = (*_OWN, "shared e", "other", "plain")
 _BOUND_STAGES = ("bound",)  # what stands after a mask to bound it, and makes none
 
 
@@ -53,7 +40,7 @@ class Bound:
     problem: str  # hash
     value: float
     proof: Proof
-    kind: str  # plain, shared e, own e, exact, registry, ... : what the figure of gaps calls it
+    kind: str  # a name of RELAXATIONS, exact, registry, or the stage that claims it: what the figure of gaps calls it
     source: str
 
 
@@ -87,7 +74,7 @@ def _read(path: Path) -> tuple[list[Result], list[Bound]]:
 
 
 def _bound_of(certificate: Certificate) -> Bound:
-    kind = bound_kind(certificate.source) if certificate.source else certificate.kind
+    kind = RELAXATIONS.get(certificate.relaxation, certificate.kind)
     return Bound(certificate.problem, certificate.bound, Proof.VERIFIED, kind, certificate.source or "certificate")
 
 
@@ -151,41 +138,28 @@ def _registry_bounds(key: str, entry: Any) -> list[Bound]:
     for proof in (Proof.VERIFIED, Proof.CLAIMED):
         value, source = getattr(entry, proof, None), getattr(entry, f"{proof}_by", "") or ""
         if value is not None:
-            kind = bound_kind(source) if bound_kinds(source) else "registry"
-            found.append(Bound(key, value, proof, kind, f"registry: {source}".removesuffix(": ")))
+            found.append(Bound(key, value, proof, "registry", f"registry: {source}".removesuffix(": ")))
     return found
 
 
 def _run_bounds(result: Result) -> list[Bound]:
     """Bounds that a run brought: its own with its proof, those of its stages as claims of their kind."""
-    kinds = bound_kinds(result.solver)
     found = []
     for record in result.stages:
         if record.lower_bound is not None:
-            kind = "exact" if record.role == "exact" else kinds.get(record.stage, record.stage)
             same = result.lower_bound is not None and record.lower_bound >= result.lower_bound
             proof = result.proof if same else Proof.CLAIMED
             value = result.lower_bound if same and result.lower_bound is not None else record.lower_bound
-            found.append(Bound(result.problem_hash, value, proof, kind, result.solver))
+            found.append(Bound(result.problem_hash, value, proof, _kind(record), result.solver))
     if result.lower_bound is not None and result.proof is not Proof.NONE:
-        kind = found[-1].kind if found else bound_kind(result.solver)
+        kind = found[-1].kind if found else "claimed"
         found.append(Bound(result.problem_hash, result.lower_bound, result.proof, kind, result.solver))
     return found
 
 
-def bound_kinds(solver: str) -> dict[str, str]:
-    """Kind of the bound of each stage of a spec, by the stage's name: ``plain``, ``shared e``, ``own e``."""
-    try:
-        stages = spec.parse(solver).stages
-    except spec.SpecError:  # a name that is no spec, such as a person's
-        return {}
-    parameters = {stage.name: dict(stage.params) for stage in stages}
-    return {
-        name: _KINDS.get(
-            str(given.get("kind", "shared") if name in _BOUND_STAGES else given.get("convexify", "none")), "other"
-        )
-        for name, given in parameters.items()
-    }
+def _kind(record: StageRecord) -> str:
+    """What a stage's bound rests on: its certificate's relaxation, else its search or its word."""
+    return RELAXATIONS.get(record.relaxation) or ("exact" if record.role == "exact" else record.stage)
 
 
 def bounds_only(row: Row) -> bool:
@@ -194,12 +168,6 @@ def bounds_only(row: Row) -> bool:
         return spec.parse(row["solver"]).stages[-1].name in _BOUND_STAGES
     except spec.SpecError:
         return False
-
-
-def bound_kind(solver: str) -> str:
-    """Kind of the best bound that a spec can bring."""
-    kinds = set(bound_kinds(solver).values())
-    return next((kind for kind in _STRONGEST if kind in kinds), "other")
 
 
 def _row(result: Result, bounds: Sequence[Bound], best: float | None, drifted: bool) -> Row:

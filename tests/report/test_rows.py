@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import make_rows
 import numpy as np
 import pytest
 
+from fwbench import pipeline
 from fwbench.problem import Problem
+from fwbench.problems import collections
 from fwbench.report import rows, summary
 from fwbench.result import Certificate, Proof, StageRecord, Status, Verdict
 from fwbench.store import Store
@@ -20,8 +23,8 @@ from fwbench.store import Store
 result = make_rows.result
 
 
-def bound_of(value, proof=Proof.VERIFIED, solver="fw", **fields):
-    stage = StageRecord("fw", "relax", 1.0, relaxed_error=0.5, lower_bound=value)
+def bound_of(value, proof=Proof.VERIFIED, solver="fw", relaxation="plain", **fields):
+    stage = StageRecord("fw", "relax", 1.0, relaxed_error=0.5, lower_bound=value, relaxation=relaxation)
     return result(solver=solver, lower_bound=value, proof=proof, stages=(stage,), **fields)
 
 
@@ -37,11 +40,13 @@ def test_the_columns_of_the_design():
 
 
 def test_a_bound_counts_for_every_mask_of_its_problem():
-    joined = rows.join([result(solver="swap", error=0.8), bound_of(0.4), bound_of(0.6, solver="fw(convexify=shared)")])
+    joined = rows.join(
+        [result(solver="swap", error=0.8), bound_of(0.4), bound_of(0.6, solver="x", relaxation="shared")]
+    )
     assert [row["lower_bound"] for row in joined] == [0.6] * 3
     assert [row["gap"] for row in joined] == pytest.approx([0.25, 0.4, 0.4])
-    assert joined[0]["bounds"] == {"plain": 0.4, "shared e": 0.6}
-    assert joined[0]["bound_source"] == "fw(convexify=shared)"
+    assert joined[0]["bounds"] == {"plain": 0.4, "shared diagonal": 0.6}
+    assert joined[0]["bound_source"] == "x"
     assert [row["gap_to_best_known"] for row in joined] == pytest.approx([0, 0.25, 0.25])
 
 
@@ -55,14 +60,14 @@ def test_verified_before_claimed():
 
 def test_bounds_of_certificates_and_of_the_registry():
     one = result()
-    certificate = rows.Bound(one.problem_hash, 0.5, Proof.VERIFIED, "shared e", "fw(convexify=shared)")
+    certificate = rows.Bound(one.problem_hash, 0.5, Proof.VERIFIED, "shared diagonal", "fw(convexify=shared)")
     entry = SimpleNamespace(upper=0.9, verified=0.7)
     assert rows.join([one], [certificate])[0]["gap"] == 0.5
     (row,) = rows.join([one], [certificate], {one.problem_hash: entry})
     assert row["gap"] == pytest.approx(0.3)
     assert row["best_known"] == 0.9
     assert row["gap_to_best_known"] == pytest.approx(1 / 9)
-    assert row["bounds"] == {"registry": 0.7, "shared e": 0.5}
+    assert row["bounds"] == {"registry": 0.7, "shared diagonal": 0.5}
 
 
 def test_a_bound_above_an_error_is_flagged_and_not_hidden():
@@ -185,3 +190,31 @@ def test_headline_counts():
     assert (main.runs, main.problems, main.solvers, main.failures, main.skipped) == (187, 17, 11, 1, 7)
     assert main.best.complete
     assert len(main.gaps) == 17
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        ("fw", "plain"),
+        ("fw(convexify=shared)", "shared diagonal"),
+        ("fw(convexify=row)", "Shor"),
+        ("wanda+bound(kind=shared)", "shared diagonal"),
+        ("wanda+bound(kind=shor)", "Shor"),
+        ("wanda+bound(kind=dnn)", "doubly nonnegative"),
+        ("wanda+bound(kind=mccormick)", "McCormick"),
+        ("wanda+bound(kind=triangles,iterations=80)", "triangles"),
+        ("wanda+bound(kind=pentagons,iterations=80)", "pentagons"),
+        ("wanda+bound", "pentagons"),  # whose default climbs them all; once drawn as the shared diagonal
+        ("bnb", "branch and bound"),
+    ],
+)
+def test_a_bound_is_filed_under_the_relaxation_that_its_proof_holds(spec, kind, tmp_path):
+    _, problem = next(collections.load("mini/n096.o_proj*"))
+    problem = replace(problem, W=problem.W[:1, :48], G=problem.G[:48, :48])
+    outcome = pipeline.run(problem, pipeline.resolve(spec), threads=1)
+    assert outcome.result.stages[-1 if "fw" not in spec else 1].relaxation == outcome.certificate.relaxation
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(outcome, problem=problem)
+    (row,) = rows.load(tmp_path / "s.sqlite")
+    assert max(row["bounds"], key=row["bounds"].get) == kind
+    assert list(row["bounds"])[:1] == [kind]
