@@ -31,6 +31,15 @@ class Role(StrEnum):
     BOUND = "bound"  # a lower bound
 
 
+class Needs(StrEnum):
+    """What a stage must find to begin with; what is missing is put before it when a spec is resolved."""
+
+    NOTHING = "nothing"  # a mask or point that is there may still be used, see ``Stage.uses``
+    MASK = "mask"
+    POINT = "point"  # fractional
+    EITHER = "mask or point"
+
+
 @dataclass(frozen=True)
 class State:
     """What stages hand on. Arrays are numpy, ``(rows, n)``, and never written to."""
@@ -45,6 +54,13 @@ class State:
     stopped: str = ""  # why the last stage ended early ("deadline"), empty if by itself
     counters: Mapping[str, int] = field(default_factory=dict)
     trace: tuple[Moment, ...] = ()  # over all stages, in order of time
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``keep``. Raises ValueError where there is none."""
+        if self.keep is None:
+            raise ValueError("there is no mask to begin with")
+        return self.keep
 
     def count(self, **more: int) -> State:
         """Add to the hardware-neutral counters (lmo_calls, gram_products, swap_evaluations, nodes, iterations)."""
@@ -86,7 +102,9 @@ class Stage:
     """Base of all stages; subclass it as a frozen dataclass and register it.
 
     Class variables: ``name`` in specs; ``role``; ``version``, raised when its results change (it is part of a row's
-    key); ``requires``, packages looked up without importing them; ``source``, the paper.
+    key); ``requires``, packages looked up without importing them; ``source``, the paper; ``needs``, what it begins with
+    if not what its role usually does; ``begin``, the spec that makes it where it is missing; ``uses``, what a stage
+    that needs nothing takes all the same where it is there.
     """
 
     name: ClassVar[str]
@@ -94,6 +112,9 @@ class Stage:
     version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
+    needs: ClassVar[Needs | None] = None  # as usual for the role
+    begin: ClassVar[str] = "wanda"
+    uses: ClassVar[tuple[Needs, ...]] = ()
 
     def supports(self, problem: Problem) -> str | None:
         """None, or the reason why this stage declines the problem."""
@@ -101,6 +122,22 @@ class Stage:
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         raise NotImplementedError(self.name)
+
+
+_USUAL = {
+    Role.START: Needs.NOTHING,
+    Role.RELAX: Needs.EITHER,
+    Role.ROUND: Needs.POINT,
+    Role.REFINE: Needs.MASK,
+    Role.UPDATE: Needs.MASK,
+    Role.EXACT: Needs.MASK,
+    Role.BOUND: Needs.EITHER,
+}
+
+
+def needs(stage: Stage | type[Stage]) -> Needs:
+    """What a stage begins with."""
+    return stage.needs or _USUAL[stage.role]
 
 
 registry: dict[str, type[Stage]] = {}

@@ -16,7 +16,7 @@ from fwbench.pipeline import resolve, run
 from fwbench.problem import Problem
 from fwbench.result import Certificate, Proof, Result, Status, Verdict
 from fwbench.spec import SpecError
-from fwbench.stage import Context, Role, Stage, State
+from fwbench.stage import Context, Needs, Role, Stage, State, needs
 
 PROBLEM = random_layer("0.5", n=12)
 
@@ -36,7 +36,19 @@ PROBLEM = random_layer("0.5", n=12)
         ("wanda+fw+swap", "wanda+fw+round+swap"),
         ("fw+qp", "wanda+fw+qp+round"),
         ("fw+gurobi", "wanda+fw+round+gurobi"),
-        ("gurobi", "gurobi"),
+        ("gurobi", "wanda+gurobi"),
+        ("bnb", "wanda+swap+bnb"),
+        ("magnitude+bnb", "magnitude+bnb"),
+        ("refit", "wanda+refit"),
+        ("reswap", "wanda+reswap"),
+        ("qp", "wanda+qp+round"),
+        ("push", "push+round"),
+        ("fw+push", "wanda+fw+push+round"),
+        ("admm", "admm"),
+        ("wanda+admm", "wanda+admm"),
+        ("fw+sparsegpt", "wanda+fw+round+sparsegpt"),
+        ("bound", "wanda+bound"),
+        ("fw+bound+swap", "wanda+fw+bound+round+swap"),
         ("fw+swap+fw", "wanda+fw+round+swap+fw+round"),
         ("fw(steps=1000,gap=1e-4)", "wanda+fw+round"),
         ("fw( gap=0, steps=5 )", "wanda+fw(gap=0.0,steps=5)+round"),
@@ -54,6 +66,27 @@ def test_full_text_holds_every_parameter_and_version():
     full = resolve("swap").full
     assert full == "wanda+swap(enough=1.0,limit=0) versions 1,2"
     assert "convexify=none" in resolve("fw").full
+
+
+@pytest.mark.parametrize("name", sorted(pipeline.load_solvers()))
+def test_what_stands_before_a_stage_has_an_effect(name):
+    """A stage that ignores the mask before it would claim a start that it has not, as ``wanda+push`` once did."""
+    stage = pipeline.load_solvers()[name]
+    if stage.role in (Role.START, Role.BOUND) or not stage.__module__.startswith("fwbench."):
+        return  # a start comes first, and a bound is of the problem: masks only order its rows
+    problem = random_layer("0.5", rows=2, n=12)
+    masks = [~problem.pattern.prune(np.random.default_rng(seed).random(problem.shape)) for seed in (0, 1)]
+    if needs(stage) is not Needs.NOTHING:
+        with pytest.raises(ValueError, match="there is no"):
+            stage().run(problem, State(), Context())
+        return
+    after = [stage().run(problem, State(keep=keep), Context()) for keep in masks]
+    if Needs.MASK in stage.uses:
+        assert all(np.array_equal(one.keep, keep) for one, keep in zip(after, masks, strict=True))
+    else:
+        assert np.array_equal(after[0].relaxed, after[1].relaxed)
+        with pytest.raises(SpecError, match="has no effect"):
+            resolve(f"random+{name}")
 
 
 @pytest.mark.parametrize("name", sorted(pipeline.presets()))
@@ -86,6 +119,8 @@ def test_presets_stand_for_specs(name):
         ("wanda+round", "no fractional point to round"),
         ("fw+round+round", "no fractional point to round"),
         ("wanda(", "cannot read the solver spec"),
+        ("wanda+push", "wanda in 'wanda+push' has no effect: push does not begin with a mask; leave it out"),
+        ("fw+swap+push", "swap in 'fw+swap+push' has no effect"),
     ],
 )
 def test_refusals_are_one_line(text, reason):

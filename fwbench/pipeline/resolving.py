@@ -19,7 +19,7 @@ from fwbench import spec as specs
 from fwbench import stage as stages
 from fwbench.problem import Problem
 from fwbench.spec import Spec, SpecError, StageSpec
-from fwbench.stage import Role, Stage
+from fwbench.stage import Needs, Role, Stage, needs
 
 
 @dataclass(frozen=True)
@@ -87,32 +87,49 @@ def load_file(path: str | Path) -> list[str]:
 def resolve(text: str) -> Pipeline:
     """Read a spec, expand presets, fill in what is left out.
 
-    A ``relax``, ``refine`` or ``bound`` without a start begins from ``wanda``; a fractional end is rounded by
-    ``round``.
+    One rule: what a stage needs and does not find is put before it, its own ``begin`` (``wanda``) for a mask, ``round``
+    for the mask of a point. A fractional end is rounded.
 
     Raises:
         SpecError: one line; for an unknown name, with the nearest known one.
     """
     known = load_solvers()
-    chain = [_build(item, known) for item in _expand(specs.parse(text)).stages]
-    if chain[0].role in (Role.RELAX, Role.REFINE, Role.BOUND):
-        chain.insert(0, known["wanda"]())
     filled: list[Stage] = []
-    fractional = False
-    for index, stage in enumerate(chain):
-        if stage.role is Role.START and index:
-            raise SpecError(f"{stage.name} in {text!r} makes a mask from nothing: it can only come first")
-        if stage.role is Role.ROUND and not fractional:
-            raise SpecError(f"{stage.name} in {text!r} has no fractional point to round: put a relaxation before it")
-        if fractional and stage.role not in (Role.ROUND, Role.RELAX, Role.BOUND):
-            filled.append(known["round"]())
-            fractional = False
-        if stage.role in (Role.RELAX, Role.ROUND):
-            fractional = stage.role is Role.RELAX
-        filled.append(stage)
-    if fractional:
+    held: Needs | None = None  # what the stages so far hand on
+    for item in _expand(specs.parse(text)).stages:
+        stage = _build(item, known)
+        more, held = _before(stage, filled, held, text)
+        filled += [*more, stage]
+        if stage.role is not Role.BOUND:
+            held = Needs.POINT if stage.role is Role.RELAX else Needs.MASK
+    if held is Needs.POINT:
         filled.append(known["round"]())
     return Pipeline(tuple(filled))
+
+
+def _before(stage: Stage, given: list[Stage], held: Needs | None, text: str) -> tuple[list[Stage], Needs | None]:
+    """What has to come before a stage, and what it then finds.
+
+    Raises:
+        SpecError: the stage before it would have no effect, or a point is needed and there is none.
+    """
+    known, need = load_solvers(), needs(stage)
+    if stage.role is Role.START and given:
+        raise SpecError(f"{stage.name} in {text!r} makes a mask from nothing: it can only come first")
+    if need is Needs.POINT and held is not Needs.POINT:
+        raise SpecError(f"{stage.name} in {text!r} has no fractional point to round: put a relaxation before it")
+    if held is None:
+        if need is Needs.NOTHING:
+            return [], None
+        return [_build(item, known) for item in specs.parse(stage.begin).stages], Needs.MASK
+    takes = {Needs.EITHER: (Needs.MASK, Needs.POINT), Needs.NOTHING: stage.uses}.get(need, (need,))
+    if held in takes:
+        return [], held
+    if held is Needs.POINT and Needs.MASK in takes:
+        return [known["round"]()], Needs.MASK
+    raise SpecError(
+        f"{given[-1].name} in {text!r} has no effect: {stage.name} does not begin with a {held}; leave it out"
+    )
 
 
 def presets() -> dict[str, str]:

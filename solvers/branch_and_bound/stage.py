@@ -18,16 +18,14 @@ from fwbench.problem import Problem
 from fwbench.result import Moment
 from fwbench.solvers.branch_and_bound.certificate import Tree, certificate
 from fwbench.solvers.branch_and_bound.search import Block, Search
-from fwbench.solvers.local_search.swap import Swap
 from fwbench.solvers.numerics.threads import rows_pool
-from fwbench.solvers.start.scores import keep_highest, wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
 
 @register
 @dataclass(frozen=True)
 class BranchAndBound(Stage):
-    """Branch and bound on subtrees with diagonals of their own; an earlier mask (else Wanda + swap) is the incumbent.
+    """Branch and bound on subtrees with diagonals of their own; the mask before it is the incumbent.
 
     ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
     ``nodes``: at most for each row, 0 for no limit. ``subtree``: nodes before what is open gets diagonals of its own.
@@ -44,6 +42,7 @@ class BranchAndBound(Stage):
     version: ClassVar[int] = 6
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT
+    begin: ClassVar[str] = "wanda+swap"
     source: ClassVar[str] = "Billionnet, Elloumi, Plateau 2009; Helmberg, Rendl, Vanderbei, Wolkowicz 1996"
 
     def __post_init__(self) -> None:
@@ -57,14 +56,9 @@ class BranchAndBound(Stage):
         return None
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        keep = state.keep
-        if keep is None:
-            keep = keep_highest(problem, wanda_score(problem.W, problem.G))
-            keep = Swap().run(problem, State(keep=keep), context).keep
-        assert keep is not None
         blocks = problem.rows if problem.pattern.separable else 1
         counts = problem.counts.reshape(blocks, -1)
-        pruned = (~keep).reshape(blocks, -1)
+        pruned = (~state.mask).reshape(blocks, -1)
         clock = _Clock(context, context.seconds() + context.left(self.seconds), blocks, max(1, context.threads))
         layer = _Layer(problem, pruned, context)
 

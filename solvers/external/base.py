@@ -15,7 +15,6 @@ from fwbench.solvers.external.blocks import Block, blocks
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.semidefinite.search_diagonal import row_diagonals
 from fwbench.solvers.semidefinite.shared_diagonal import shared_e
-from fwbench.solvers.start.scores import keep_highest, wanda_score
 from fwbench.stage import Context, Role, Stage, State
 
 OBJECTIVE = 100.0  # the incumbent's objective after scaling: solvers' tolerances are absolute, 1e-10 and up
@@ -70,7 +69,7 @@ class External(Stage):
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         context = replace(context, deadline=time.monotonic() + context.left(self.seconds))
-        keep = keep_highest(problem, wanda_score(problem.W, problem.G)) if state.keep is None else state.keep
+        keep = state.mask
         e, own = self._diagonals(problem, keep, context)
         progress = Progress.of(problem, ~keep, context)
         pruned, proven, stopped, nodes = ~keep, True, "", 0

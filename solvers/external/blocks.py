@@ -66,7 +66,8 @@ def convex_where_counts_hold(row: int, Q: np.ndarray, d: np.ndarray, counts: np.
     A row's own diagonal makes ``Q - D`` positive semidefinite on the vectors that sum to zero in each group, which is
     all that masks see (``semidefinite.search_diagonal``). So with ``P`` the projection on those and ``a`` the point of
     equal entries that has the counts, ``u = a + Pu`` and the program is
-    ``uᵀP(Q - D)Pu + (d + 2P(Q - D)a)ᵀu + aᵀ(Q - D)a``: equal where the counts are right, and convex everywhere, without the large terms of a penalty.
+    ``uᵀP(Q - D)Pu + (d + 2P(Q - D)a)ᵀu + aᵀ(Q - D)a``: equal where the counts are right, and convex everywhere,
+    without the large terms of a penalty.
 
     Args:
         Q: ``(n, n)``.

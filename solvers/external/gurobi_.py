@@ -27,7 +27,7 @@ TOO_LARGE = 10010  # GRB.Error.SIZE_LIMIT_EXCEEDED
 @register
 @dataclass(frozen=True)
 class Gurobi(External):
-    """Branch and bound by Gurobi, row by row; an earlier mask (else Wanda's) is the incumbent.
+    """Branch and bound by Gurobi, row by row; the mask before it is the incumbent.
 
     ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
     ``threads``: 0 for the context's. ``convexify``: solve ``uᵀ(Q - D)u + dᵀu`` with the shared ``e`` (``shared``) or

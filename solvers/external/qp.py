@@ -19,7 +19,6 @@ from fwbench import bounds
 from fwbench.patterns import project
 from fwbench.problem import Problem
 from fwbench.solvers.external.blocks import Block, blocks
-from fwbench.solvers.start.scores import keep_highest, wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
 WORK_LIMIT = 1e10  # rows n³: about a minute of an interior point
@@ -157,11 +156,10 @@ class QuadraticProgram(Stage):
 
 
 def _start(problem: Problem, state: State) -> np.ndarray:
-    """A feasible point, float64 ``(rows, n)``, new: the relaxed one at hand, else the mask, else Wanda's."""
+    """A feasible point, float64 ``(rows, n)``, new: the relaxed one at hand, else the mask."""
     if state.relaxed is not None:
         return np.array(state.relaxed, dtype=np.float64)
-    keep = keep_highest(problem, wanda_score(problem.W, problem.G)) if state.keep is None else state.keep
-    return (~keep).astype(np.float64)
+    return (~state.mask).astype(np.float64)
 
 
 Answer = tuple[np.ndarray | None, bool]

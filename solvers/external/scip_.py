@@ -32,7 +32,7 @@ NEGLIGIBLE = 1e-9  # what a dropped square can add to an objective of ``OBJECTIV
 @register
 @dataclass(frozen=True)
 class Scip(External):
-    """Branch and bound by SCIP, row by row; an earlier mask (else Wanda's) is the incumbent.
+    """Branch and bound by SCIP, row by row; the mask before it is the incumbent.
 
     ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
     ``convexify``: solve ``uᵀ(Q - D)u + dᵀu`` with ``d = 0`` (``none``), the shared ``e`` (``shared``) or each row's own

@@ -11,7 +11,7 @@ import torch
 from fwbench import patterns
 from fwbench.problem import Problem
 from fwbench.solvers.frank_wolfe import loop
-from fwbench.stage import Context, Role, Stage, State, register
+from fwbench.stage import Context, Needs, Role, Stage, State, register
 
 VARIANTS = ("vanilla", "inface")
 
@@ -31,6 +31,8 @@ class Push(Stage):
 
     name: ClassVar[str] = "push"
     role: ClassVar[Role] = Role.RELAX
+    needs: ClassVar[Needs] = Needs.NOTHING
+    uses: ClassVar[tuple[Needs, ...]] = (Needs.POINT,)
     source: ClassVar[str] = "Zaslavskiy, Bach, Vert 2009; Raghavachari 1969"
     rounds: int = 40
     steps: int = 25

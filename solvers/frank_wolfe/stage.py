@@ -127,9 +127,7 @@ class FrankWolfe(Stage):
 def _start(problem: Problem, state: State) -> np.ndarray:
     if state.relaxed is not None:
         return np.array(state.relaxed)
-    if state.keep is None:
-        raise ValueError("there is no point to start from")
-    return (~state.keep).astype(np.float64)
+    return (~state.mask).astype(np.float64)
 
 
 def _minimise(

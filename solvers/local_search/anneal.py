@@ -56,10 +56,8 @@ class Anneal(Stage):
             raise ValueError("temperatures must be positive, and hot not below cold")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        if state.keep is None:
-            raise ValueError("there is no mask to refine")
         with numba_threads(context.threads):
-            search = Search.begin(problem, ~state.keep, state, context, self)
+            search = Search.begin(problem, ~state.mask, state, context, self)
             search.descend_input()
             rounds = self.rounds if self.seconds == float("inf") else 40
             for number in range(rounds):

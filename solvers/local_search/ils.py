@@ -41,8 +41,6 @@ class IteratedLocalSearch(Stage):
         from fwbench.solvers.local_search import swap_numba
         from fwbench.solvers.local_search.anneal_numba import errors
 
-        if state.keep is None:
-            raise ValueError("there is no mask to refine")
         end = context.seconds() + self.seconds
         group = problem.group
         descent = swap_numba.Rows(problem.W, problem.G, group, context.threads)
@@ -58,7 +56,7 @@ class IteratedLocalSearch(Stage):
             counts["swap_evaluations"] += looked
             return not cut
 
-        best = ~state.keep
+        best = ~state.mask
         descend(best, context.expired)
         error = errors(descent.W, problem.G, best)
         trace = [Moment(context.seconds(), float(error.sum()))]

@@ -27,12 +27,10 @@ class Safeguard(Stage):
     source: ClassVar[str] = Swap.source
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        if state.keep is None:
-            raise ValueError("there is no mask to refine")
         start = State(keep=~problem.pattern.prune(wanda_score(problem.W, problem.G)))
         rival = Swap().run(problem, start, context)
         assert rival.keep is not None
-        mine, theirs = problem.row_errors(~state.keep), problem.row_errors(~rival.keep)
+        mine, theirs = problem.row_errors(~state.mask), problem.row_errors(~rival.keep)
         better = theirs < mine if problem.pattern.separable else np.full(problem.rows, theirs.sum() < mine.sum())
-        keep = np.where(better[:, None], rival.keep, state.keep)
+        keep = np.where(better[:, None], rival.keep, state.mask)
         return replace(state, keep=keep, stopped=rival.stopped).count(**rival.counters)

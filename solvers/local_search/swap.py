@@ -42,9 +42,7 @@ class Swap(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         from fwbench.solvers.local_search import swap_numba as kernel
 
-        if state.keep is None:
-            raise ValueError("there is no mask to refine")
-        pruned = ~state.keep
+        pruned = ~state.mask
         group = problem.group
         limit = self.limit or np.iinfo(np.int64).max
         if context.device.startswith("cuda"):

@@ -49,8 +49,6 @@ class Tabu(Stage):
             raise ValueError("iterations, tenure and spread must not be negative, candidates at least 1")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        if state.keep is None:
-            raise ValueError("there is no mask to refine")
         with numba_threads(context.threads):
             return _search(self, problem, state, context)
 
@@ -89,8 +87,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
     group = problem.group
     on_device = _runs_on(context.device, problem.n, group)
     unlimited = np.iinfo(np.int64).max
-    assert state.keep is not None
-    pruned = ~state.keep
+    pruned = ~state.mask
     rows = None if on_device else Rows(problem.W, problem.G, group, context.threads)
     counts = {"iterations": 0, "swaps": 0, "swap_evaluations": 0}
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fwbench import patterns
 from fwbench.problem import Problem
-from fwbench.stage import Context, Role, Stage, State, register
+from fwbench.stage import Context, Needs, Role, Stage, State, register
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,8 @@ class ADMM(Stage):
 
     name: ClassVar[str] = "admm"
     role: ClassVar[Role] = Role.UPDATE
+    needs: ClassVar[Needs] = Needs.NOTHING
+    uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
     source: ClassVar[str] = "Boža, Fast and Effective Weight Update for Pruned LLMs, TMLR 2024, arXiv 2401.02938"
 
     def __post_init__(self) -> None:

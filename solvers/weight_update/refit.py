@@ -15,7 +15,6 @@ import numpy as np
 from scipy.linalg import lapack
 
 from fwbench.problem import Problem
-from fwbench.solvers.start.scores import keep_highest, wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ RAISE = 10.0
 @register
 @dataclass(frozen=True)
 class Refit(Stage):
-    """Refit the kept weights of each row by least squares; on Wanda's mask where none is given."""
+    """Refit the kept weights of each row by least squares."""
 
     ridge: float = 1e-3  # relative to the mean diagonal of G, towards the trained weights
 
@@ -42,7 +41,7 @@ class Refit(Stage):
             raise ValueError(f"ridge must be a number of at least 0, got {self.ridge!r}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        keep = state.keep if state.keep is not None else keep_highest(problem, wanda_score(problem.W, problem.G))
+        keep = state.mask
         parts = _one_by_one if context.device == "cpu" else _in_batches
         weights, stopped = np.where(keep, problem.W, 0).astype(np.float64), ""
         for rows, changes in parts(problem, keep, self.ridge, context.device):

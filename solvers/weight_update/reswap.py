@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.start.scores import keep_highest, wanda_score
 from fwbench.solvers.weight_update.refit import raised
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -48,8 +47,7 @@ class Reswap(Stage):
 
         from fwbench.solvers.numerics.threads import workers
 
-        keep = state.keep if state.keep is not None else keep_highest(problem, wanda_score(problem.W, problem.G))
-        keep, weights = np.array(keep), np.where(keep, problem.W, 0).astype(np.float64)
+        keep, weights = np.array(state.mask), np.where(state.mask, problem.W, 0).astype(np.float64)
         mean = float(problem.G.diagonal().mean())
         swaps, late = 0, False
         size = problem.group

@@ -15,7 +15,7 @@ import numpy as np
 from fwbench import patterns
 from fwbench.patterns import NM, Array, Unstructured
 from fwbench.problem import Problem
-from fwbench.stage import Context, Role, Stage, State, register
+from fwbench.stage import Context, Needs, Role, Stage, State, register
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,8 @@ class SparseGPT(Stage):
 
     name: ClassVar[str] = "sparsegpt"
     role: ClassVar[Role] = Role.UPDATE
+    needs: ClassVar[Needs] = Needs.NOTHING
+    uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
     source: ClassVar[str] = "Frantar and Alistarh, SparseGPT, ICML 2023, arXiv 2301.00774"
 
     def __post_init__(self) -> None:
