@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from fwbench import pipeline
 from fwbench.problem import Problem
+from fwbench.stage import Context, Stage, State
 
 PATTERNS = ("0.5", "0.25", "unstructured:0.4", "2:4", "1:4", "rows")
 
@@ -12,6 +14,14 @@ PATTERNS = ("0.5", "0.25", "unstructured:0.4", "2:4", "1:4", "rows")
 def pattern_of(name: str, rows: int, n: int) -> str | np.ndarray:
     """A pattern of the list for a layer; ``rows`` stands for counts 0, 1, ... up to n."""
     return np.linspace(0, n, rows).astype(np.int64) if name == "rows" else name
+
+
+def begun(problem: Problem, stage: type[Stage] | Stage) -> State:
+    """The mask that a pipeline puts before a stage which stands alone in its spec."""
+    state = State()
+    for before in pipeline.resolve(stage.begin).stages:
+        state = before.run(problem, state, Context())
+    return State(keep=state.keep)
 
 
 def random_layer(pattern: str, rows: int = 3, n: int = 12, seed: int = 0, condition: float = 1.0) -> Problem:

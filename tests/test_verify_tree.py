@@ -9,13 +9,13 @@ import pytest
 from brute import best_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import PATTERNS, integer_layer, random_layer
+from layers import PATTERNS, begun, integer_layer, random_layer
 from oracles import exactly, exactly_psd
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers.branch_and_bound.stage import BranchAndBound
-from fwbench.stage import Context, State
+from fwbench.stage import Context
 from fwbench.verify_tree import (
     BRANCH,
     DIAGONAL,
@@ -35,7 +35,7 @@ from fwbench.verify_tree import (
 def case(pattern: str = "0.5", n: int = 12, rows: int = 2, seed: int = 0) -> tuple[Problem, Certificate, float]:
     """A problem, the certificate of its optimum and the optimum by enumeration."""
     problem = random_layer(pattern, rows=rows, n=n, seed=seed)
-    certificate = BranchAndBound(subtree=3).run(problem, State(), Context()).certificate
+    certificate = BranchAndBound(subtree=3).run(problem, begun(problem, BranchAndBound), Context()).certificate
     return problem, certificate, best_mask(problem)[0]
 
 

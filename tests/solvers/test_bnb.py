@@ -9,7 +9,7 @@ import pytest
 from brute import assert_optimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import PATTERNS, hostile_layers, integer_layer, pattern_of, random_layer
+from layers import PATTERNS, begun, hostile_layers, integer_layer, pattern_of, random_layer
 
 from fwbench import verify_tree
 from fwbench.judge import count_reason
@@ -28,7 +28,7 @@ from fwbench.stage import Context, State
 
 
 def solve(problem: Problem, **parameters) -> State:
-    return BranchAndBound(**parameters).run(problem, State(), Context())
+    return BranchAndBound(**parameters).run(problem, begun(problem, BranchAndBound), Context())
 
 
 def assert_optimal_and_proved(problem: Problem, after: State) -> None:
@@ -92,7 +92,7 @@ def test_equals_enumeration_on_any_layer(problem, subtree):
 def test_equals_gurobi_on_real_layers(selector):
     for _, problem in load("mini"):
         if selector in problem.name and problem.pattern.separable:
-            theirs = Gurobi(convexify="shared").run(problem, State(), Context())
+            theirs = Gurobi(convexify="shared").run(problem, begun(problem, Gurobi), Context())
             after = solve(problem)
             assert problem.error(after.keep) == pytest.approx(problem.error(theirs.keep), rel=1e-9), problem.name
             assert after.proven
@@ -106,7 +106,8 @@ def real(name: str) -> Problem:
 
 def test_threads_change_nothing():
     problem = real("n064.gate_proj")
-    one, two = (BranchAndBound(subtree=50).run(problem, State(), Context(threads=t)) for t in (1, 3))
+    start = begun(problem, BranchAndBound)
+    one, two = (BranchAndBound(subtree=50).run(problem, start, Context(threads=t)) for t in (1, 3))
     assert np.array_equal(one.keep, two.keep)
     assert one.lower == two.lower
     assert one.counters == two.counters
@@ -135,7 +136,7 @@ def test_respects_the_deadline():
     problem = real("n256.gate_proj")
     solve(real("n016.gate_proj"))  # compiled
     began = time.process_time()
-    after = BranchAndBound(seconds=1.0, subtree=50).run(problem, State(), Context())
+    after = BranchAndBound(seconds=1.0, subtree=50).run(problem, begun(problem, BranchAndBound), Context())
     assert time.process_time() - began < 6.0
     assert (after.stopped, after.proven) == ("deadline", False)
     assert not count_reason(problem, after.keep)

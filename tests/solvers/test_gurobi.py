@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from brute import assert_optimal
-from layers import PATTERNS, hostile_layers, integer_layer, random_layer
+from layers import PATTERNS, begun, hostile_layers, integer_layer, random_layer
 
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
@@ -40,7 +40,7 @@ def test_equals_enumeration(pattern, convexify):
         assert declined == "convexify=row needs a pattern whose rows are independent, not unstructured:0.4"
         return
     for problem in (random_layer(pattern, n=n), integer_layer(pattern, n=n), random_layer(pattern, n=n, condition=1e6)):
-        assert_claimed_optimal(problem, Gurobi(convexify=convexify).run(problem, State(), Context()))
+        assert_claimed_optimal(problem, Gurobi(convexify=convexify).run(problem, begun(problem, Gurobi), Context()))
 
 
 @pytest.mark.parametrize("convexify", ["none", "row"])
@@ -49,12 +49,13 @@ def test_hostile_layers(pattern, convexify):
     for problem in hostile_layers(pattern, rows=2):
         solver = Gurobi(convexify=convexify)
         if not solver.supports(problem):
-            assert_claimed_optimal(problem, solver.run(problem, State(), Context()))
+            assert_claimed_optimal(problem, solver.run(problem, begun(problem, solver), Context()))
 
 
 def test_shared_convexification_needs_fewer_nodes():
     problem = random_layer("0.5", rows=1, n=40)
-    plain, shared = (Gurobi(convexify=kind).run(problem, State(), Context()) for kind in ("none", "shared"))
+    start = begun(problem, Gurobi)
+    plain, shared = (Gurobi(convexify=kind).run(problem, start, Context()) for kind in ("none", "shared"))
     assert problem.error(shared.keep) == pytest.approx(problem.error(plain.keep), rel=1e-9)
     assert shared.counters["nodes"] < plain.counters["nodes"]
 
@@ -99,8 +100,8 @@ def test_a_clock_that_is_up_leaves_rows_without_diagonals(pattern):
 def test_each_rows_diagonal_on_real_layers(selector):
     for _, problem in load(f"mini/*{selector}*"):
         if problem.pattern.separable:
-            best = BranchAndBound().run(problem, State(), Context())
-            after = Gurobi(convexify="row").run(problem, State(), Context())
+            best = BranchAndBound().run(problem, begun(problem, BranchAndBound), Context())
+            after = Gurobi(convexify="row").run(problem, begun(problem, Gurobi), Context())
             assert problem.error(after.keep) == pytest.approx(problem.error(best.keep), rel=1e-9), problem.name
             assert after.proven
 
@@ -132,7 +133,7 @@ def test_no_time_returns_the_incumbent():
 
 def test_trace_ends_at_the_answer():
     problem = random_layer("0.5")
-    after = Gurobi().run(problem, State(), Context())
+    after = Gurobi().run(problem, begun(problem, Gurobi), Context())
     assert_monotone(after.trace)
     assert after.trace[-1][1:3] == pytest.approx((problem.error(after.keep), after.lower), rel=1e-12)
 
@@ -146,7 +147,7 @@ def assert_monotone(trace: tuple) -> None:
 
 def test_a_gap_is_no_proof():
     problem = random_layer("0.5", n=16)
-    after = Gurobi(gap=0.2).run(problem, State(), Context())
+    after = Gurobi(gap=0.2).run(problem, begun(problem, Gurobi), Context())
     assert not after.proven
     assert after.lower <= problem.error(after.keep) <= after.lower / (1 - 0.2) * (1 + 1e-9)
 
@@ -169,7 +170,7 @@ def test_the_limit_itself_is_solved(pattern):
     rows, n = (2, FREE_LIMIT // 2) if pattern == "unstructured:0.5" else (1, FREE_LIMIT)
     problem = Problem("limit", np.ones((rows, n)), np.eye(n), pattern)
     assert Gurobi().supports(problem) is None
-    after = Gurobi().run(problem, State(), Context())
+    after = Gurobi().run(problem, begun(problem, Gurobi), Context())
     assert problem.error(after.keep) == pytest.approx(rows * n / 2)
 
 

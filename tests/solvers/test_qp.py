@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from layers import PATTERNS, hostile_layers, random_layer
+from layers import PATTERNS, begun, hostile_layers, random_layer
 
 from fwbench import verify
 from fwbench.patterns import project
@@ -21,7 +21,7 @@ GAP = {"osqp": 1e-3, "proxqp": 1e-3, "scs": 1e-4}
 
 
 def solve(problem: Problem, backend: str, **options) -> State:
-    return QuadraticProgram(backend, **options).run(problem, State(), Context())
+    return QuadraticProgram(backend, **options).run(problem, begun(problem, QuadraticProgram), Context())
 
 
 def assert_feasible(problem: Problem, u: np.ndarray) -> None:
@@ -91,7 +91,9 @@ def test_deadline_within_a_row(backend):
     X = rng.standard_normal((300, 600)) * np.logspace(0, -2, 300)[:, None]
     problem = Problem("large", rng.standard_normal((1, 300)), X @ X.T, "0.5")
     began = time.process_time()
-    after = QuadraticProgram(backend, eps=1e-12).run(problem, State(), Context(deadline=time.monotonic() + 0.05))
+    after = QuadraticProgram(backend, eps=1e-12).run(
+        problem, begun(problem, QuadraticProgram), Context(deadline=time.monotonic() + 0.05)
+    )
     assert time.process_time() - began < 2.0
     assert_feasible(problem, after.relaxed)
     assert 0 <= after.lower <= problem.row_errors(after.relaxed).sum()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from layers import PATTERNS, hostile_layers, random_layer
+from layers import PATTERNS, begun, hostile_layers, random_layer
 
 from fwbench.judge import judge
 from fwbench.problem import Problem
@@ -52,7 +52,7 @@ def test_the_ridge_is_a_penalty_on_the_change():
 @pytest.mark.parametrize("ridge", [0.0, 1e-3, 10.0])
 def test_never_worse_than_the_mask(pattern, ridge):
     for problem in [random_layer(pattern), *hostile_layers(pattern)]:
-        after = Refit(ridge=ridge).run(problem, State(), Context())
+        after = Refit(ridge=ridge).run(problem, begun(problem, Refit), Context())
         found = judge(problem, after.keep, after.weights)
         assert found.verdict == "feasible", problem.name
         assert found.error <= problem.error(after.keep) * (1 + 1e-6) + 1e-7 * problem.total, problem.name
@@ -61,12 +61,12 @@ def test_never_worse_than_the_mask(pattern, ridge):
 def test_without_a_mask_it_takes_wanda_s():
     problem = random_layer("0.5")
     wanda = Wanda().run(problem, State(), Context())
-    assert np.array_equal(Refit().run(problem, State(), Context()).keep, wanda.keep)
+    assert np.array_equal(Refit().run(problem, begun(problem, Refit), Context()).keep, wanda.keep)
 
 
 def test_a_deadline_leaves_trained_weights():
     problem = random_layer("0.5")
-    after = Refit().run(problem, State(), Context(deadline=0.0))
+    after = Refit().run(problem, begun(problem, Refit), Context(deadline=0.0))
     assert after.stopped == "deadline"
     assert np.array_equal(after.weights, np.where(after.keep, problem.W, 0))
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from layers import PATTERNS, hostile_layers, random_layer
+from layers import PATTERNS, begun, hostile_layers, random_layer
 
 from fwbench.judge import count_reason, judge
 from fwbench.solvers.start.scores import Random, Wanda
@@ -122,7 +122,7 @@ def test_threads_do_not_matter_and_a_deadline_leaves_whole_rows():
 def test_edges():
     for fraction in ("0.0", "1.0"):
         problem = random_layer("0.5", rows=2, n=6).with_pattern(fraction)
-        after = Reswap().run(problem, State(), Context())
+        after = Reswap().run(problem, begun(problem, Reswap), Context())
         assert after.counters["swaps"] == 0
         assert np.array_equal(after.keep, np.full(problem.shape, fraction == "0.0"))
     with pytest.raises(ValueError, match="ridge"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from layers import PATTERNS, hostile_layers, random_layer
+from layers import PATTERNS, begun, hostile_layers, random_layer
 
 from fwbench.judge import count_reason, judge
 from fwbench.solvers.start.scores import Random, Wanda
@@ -76,7 +76,7 @@ def test_batches_do_not_matter_and_a_deadline_leaves_whole_rows(pattern, device)
 @NO_GPU
 def test_the_stage_runs_on_a_device():
     problem = random_layer("0.5", rows=9, n=200)
-    here, there = (Reswap().run(problem, State(), Context(device=device)) for device in ("cpu", "cuda"))
+    here, there = (Reswap().run(problem, begun(problem, Reswap), Context(device=device)) for device in ("cpu", "cuda"))
     errors = [problem.error_of_weights(state.weights) for state in (here, there)]
     assert errors[1] == pytest.approx(errors[0], rel=0.02)
 

@@ -9,7 +9,7 @@ import pytest
 from brute import assert_optimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import PATTERNS, hostile_layers, integer_layer, random_layer
+from layers import PATTERNS, begun, hostile_layers, integer_layer, random_layer
 
 from fwbench import pipeline
 from fwbench.problem import Problem
@@ -43,25 +43,28 @@ def small_layers(draw) -> Problem:
 def test_equals_enumeration(problem, convexify):
     solver = Scip(convexify=convexify)
     if not solver.supports(problem):
-        assert_claimed_optimal(problem, solver.run(problem, State(), Context()))
+        assert_claimed_optimal(problem, solver.run(problem, begun(problem, solver), Context()))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_pattern(pattern):
     n = 4 if pattern.startswith("unstructured") else 8
-    assert_claimed_optimal(random_layer(pattern, n=n), Scip().run(random_layer(pattern, n=n), State(), Context()))
+    assert_claimed_optimal(
+        random_layer(pattern, n=n),
+        Scip().run(random_layer(pattern, n=n), begun(random_layer(pattern, n=n), Scip), Context()),
+    )
 
 
 @pytest.mark.parametrize("pattern", ["0.5", "2:4"])
 def test_hostile_layers(pattern):
     for problem in hostile_layers(pattern, rows=2):
-        assert_claimed_optimal(problem, Scip().run(problem, State(), Context()))
+        assert_claimed_optimal(problem, Scip().run(problem, begun(problem, Scip), Context()))
 
 
 @pytest.mark.parametrize("selector", ["n016.gate_proj", "n016.o_proj", "n016.v_proj", "n032.o_proj"])
 def test_equals_bnb_on_real_layers(selector):
     [(_, problem)] = load(f"mini/*{selector}*")
-    best = BranchAndBound().run(problem, State(), Context())
+    best = BranchAndBound().run(problem, begun(problem, BranchAndBound), Context())
     after = Scip(convexify="row").run(problem, State(keep=best.keep), Context())
     assert problem.error(after.keep) == pytest.approx(problem.error(best.keep), rel=1e-9)
     assert after.lower == pytest.approx(best.lower, rel=1e-6)
@@ -137,7 +140,7 @@ def test_a_failure_keeps_the_incumbent(monkeypatch):
 
 def test_a_gap_is_no_proof():
     problem = random_layer("0.5", rows=1, n=16)
-    after = Scip(gap=0.2).run(problem, State(), Context())
+    after = Scip(gap=0.2).run(problem, begun(problem, Scip), Context())
     assert not after.proven
     assert after.lower <= problem.error(after.keep) <= after.lower * 1.2 * (1 + 1e-6)
 
