@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -85,6 +85,20 @@ class Context:
     seed: int = 0
     threads: int = 1
     started: float = field(default_factory=time.monotonic)
+    listener: Callable[[Moment], None] | None = field(default=None, repr=False)  # hears each point as it is made
+
+    def point(
+        self,
+        upper: float | None = None,
+        lower: float | None = None,
+        iterations: int | None = None,
+        relaxed: float | None = None,
+    ) -> Moment:
+        """A point for the trace, of what is known now; whoever watches the run hears it."""
+        found = Moment(self.seconds(), upper, lower, iterations, relaxed)
+        if self.listener is not None:
+            self.listener(found)
+        return found
 
     def seconds(self) -> float:
         """Seconds since the pipeline started."""

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -65,6 +65,7 @@ def run(
     threads: int = 0,
     time_limit: float = math.inf,
     on_solved: Callable[[], None] | None = None,
+    on_point: Callable[[str, Moment], None] | None = None,
 ) -> Outcome:
     """Run a pipeline on a problem and judge the answer.
 
@@ -73,6 +74,7 @@ def run(
         time_limit: seconds; stages stop themselves, and what is left is skipped but for rounding. (The runner kills
             what does not stop.)
         on_solved: called when the last stage has ended and its mask and proof are about to be checked.
+        on_point: called with a stage's name and what is known, while it runs and when it has ended.
     """
     blank = failed(problem, pipeline, "", collection=collection, device=device, dtype=dtype, seed=seed)
     try:
@@ -92,11 +94,14 @@ def run(
             continue
         if stage.role is Role.ROUND and state.relaxed is None:
             continue  # its relaxation was skipped
+        hear = partial(on_point, stage.name) if on_point else None
         try:
-            state, record = _run_stage(problem, stage, state, context)
+            state, record = _run_stage(problem, stage, state, replace(context, listener=hear))
         except Exception as error:
             return Outcome(replace(blank, reason=_blame(stage, error), stages=tuple(records)))
         records.append(record)
+        if hear:
+            hear(Moment(context.seconds(), record.error, state.lower, relaxed=record.relaxed_error))
     row = replace(
         blank,
         stages=tuple(records),

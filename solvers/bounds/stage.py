@@ -193,7 +193,7 @@ class _Layer:
                 self.lower[row], self.proofs[row] = found.proof.bound, found.proof
             if len(self.solved) < room:
                 self.solved[row] = replace(found, X=found.X.astype(np.float32))
-            self.trace.append(Moment(self.context.seconds(), lower=float(self.lower.sum())))
+            self.trace.append(self.context.point(lower=float(self.lower.sum())))
         self.count += done
         return done == len(rows) and not self.context.expired()
 

@@ -157,4 +157,4 @@ class _Layer:
         self._note()
 
     def _note(self) -> None:
-        self.trace.append(Moment(self.context.seconds(), float(self.upper.sum()), float(self.lower.sum())))
+        self.trace.append(self.context.point(float(self.upper.sum()), float(self.lower.sum())))

@@ -103,7 +103,7 @@ class External(Stage):
             return None, row_diagonals(problem, keep, context)
         if self.convexify == "none":
             return None, None
-        plain = FrankWolfe(steps=200).run(problem, State(keep=keep), replace(context, dtype="float64"))
+        plain = FrankWolfe(steps=200).run(problem, State(keep=keep), replace(context, dtype="float64", listener=None))
         assert plain.relaxed is not None
         return shared_e(problem, plain.relaxed), None
 
@@ -157,7 +157,7 @@ class Progress:
             self._note(self.upper, self.lower)
 
     def _note(self, upper: float, lower: float) -> None:
-        self.points.append(Moment(self.context.seconds(), upper, lower))
+        self.points.append(self.context.point(upper, lower))
 
 
 def block_error(problem: Problem, block: Block, pruned: np.ndarray) -> float:

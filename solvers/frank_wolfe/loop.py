@@ -93,16 +93,22 @@ def _minimise_parts(layer: Layer, u: torch.Tensor, options: Options, context: Co
     layers = [layer.rows(part) for part in parts]
     fixed = [None if options.fixed is None else options.fixed[part] for part in parts]
     look = replace(options, steps=0, variant="vanilla")
+    unheard = replace(context, listener=None)
     known = [
-        _minimise_rows(own, u[part], replace(look, fixed=held), context).trace[-1]
+        _minimise_rows(own, u[part], replace(look, fixed=held), unheard).trace[-1]
         for own, part, held in zip(layers, parts, fixed, strict=True)
     ]
-    runs, trace = [], []
+    runs: list[Run] = []
+    trace: list[Moment] = []
+
+    def hear(point: Moment) -> None:
+        known[len(runs)] = point
+        trace.append(_joint(known, context))
+
     for i, (own, part, held) in enumerate(zip(layers, parts, fixed, strict=True)):
         share = time.monotonic() + context.left() / (len(parts) - i)
-        runs.append(_minimise_rows(own, u[part], replace(options, fixed=held), replace(context, deadline=share)))
-        for known[i] in runs[-1].trace:
-            trace.append(_joint(known, known[i].seconds))
+        mine = replace(context, deadline=share, listener=hear)
+        runs.append(_minimise_rows(own, u[part], replace(options, fixed=held), mine))
     return _joined(runs, trace)
 
 
@@ -115,11 +121,10 @@ def _rows_at_a_time(layer: Layer, options: Options) -> int:
     return max(1, memory // (_capacity(n, options) * atom_bytes(n)))
 
 
-def _joint(known: list[Moment], seconds: float) -> Moment:
-    """The layer's moment from those of its parts."""
+def _joint(known: list[Moment], context: Context) -> Moment:
+    """The layer's point from those of its parts."""
     rounded = all(m.upper is not None for m in known)
-    return Moment(
-        seconds,
+    return context.point(
         sum(m.upper or 0.0 for m in known) if rounded else None,
         sum(m.lower or 0.0 for m in known),
         max(m.iterations or 0 for m in known),
@@ -187,7 +192,7 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
 
     def report(t: int, value: float, lower: float) -> None:
         upper = layer.rounded_error(torch.from_numpy(work.iterate_u().reshape(shape))) if options.rounded else None
-        trace.append(Moment(context.seconds(), upper, float(lower), t, float(value)))
+        trace.append(context.point(upper, float(lower), t, float(value)))
 
     t, stopped = loop_numba.run(work, options.steps, CHECK_EVERY, context.threads, context.expired, report)
     end = torch.from_numpy(work.out_u.reshape(shape))

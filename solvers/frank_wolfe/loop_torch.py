@@ -85,7 +85,7 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
             best = torch.maximum(best, bound)
             total, lower = (float(x.sum(dtype=torch.float64)) for x in (value, best.clamp(min=0)))
             upper = layer.rounded_error(u) if options.rounded else None
-            trace.append(Moment(context.seconds(), upper, lower, t, total))
+            trace.append(context.point(upper, lower, t, total))
             if options.gap > 0:
                 done |= gap <= options.gap * value.clamp(min=0)
             if t < options.steps and context.expired() and not bool(done.all()):

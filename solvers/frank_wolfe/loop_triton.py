@@ -270,7 +270,7 @@ def minimise_triton(layer: Layer, u: torch.Tensor, options: Options, context: Co
     while True:
         total, lower = (float(x.sum(dtype=torch.float64)) for x in (loop.value, loop.best.clamp(min=0)))
         upper = layer.rounded_error(loop.u) if options.rounded else None
-        trace.append(Moment(context.seconds(), upper, lower, t, total))
+        trace.append(context.point(upper, lower, t, total))
         finished = t >= options.steps or (options.gap > 0 and bool(loop.done.all()))
         if finished or context.expired():
             stopped = "" if finished else "deadline"

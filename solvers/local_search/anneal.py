@@ -131,7 +131,7 @@ class Search:
                 differ = (masks != masks[:, :1]) & np.isfinite(self.elite_errors[several])[:, :, None]
                 self._anneal(several, masks[:, 0], differ.any(axis=1), max(1, sweeps // MERGE), 2 * number + 1)
             self.rate = (self.context.seconds() - before[1]) / (sweeps * len(rows))
-            self.trace.append(Moment(self.context.seconds(), float(self.error.sum())))
+            self.trace.append(self.context.point(float(self.error.sum())))
             if self._out_of_time():
                 return False
         return len(open_rows) > 0
@@ -192,7 +192,7 @@ class Search:
         self._descend(rows, self.best)
         self.start = self.best.copy()
         self.error = kernel.errors(self.W, self.G, self.best)
-        self.trace.append(Moment(self.context.seconds(), float(self.error.sum())))
+        self.trace.append(self.context.point(float(self.error.sum())))
 
     def _keep(self, rows: np.ndarray, found: np.ndarray, error: np.ndarray, independent: bool) -> None:
         """Enter masks among the elites (best first, no error twice) and update the best."""
@@ -226,6 +226,6 @@ class Search:
             self.counts["swaps"] += done
             self.counts["swap_evaluations"] += looked
             self.stopped = self.stopped or cut
-            self.trace.append(Moment(self.context.seconds(), self.problem.error(~self.best)))
+            self.trace.append(self.context.point(self.problem.error(~self.best)))
         state = replace(self.state, keep=~self.best, stopped=self.stopped, trace=(*self.state.trace, *self.trace))
         return state.count(**self.counts)

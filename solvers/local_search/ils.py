@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.result import Moment
 from fwbench.stage import Context, Role, Stage, State, register
 
 MOST = 1_000_000  # rounds when the time alone is to end it
@@ -59,7 +58,7 @@ class IteratedLocalSearch(Stage):
         best = ~state.mask
         descend(best, context.expired)
         error = errors(descent.W, problem.G, best)
-        trace = [Moment(context.seconds(), float(error.sum()))]
+        trace = [context.point(float(error.sum()))]
         for number in range(self.rounds or MOST):
             found = kicked(best, group, self.kicks, [context.seed, number])
             if late() or not descend(found, late):
@@ -68,13 +67,13 @@ class IteratedLocalSearch(Stage):
             reached = errors(descent.W, problem.G, found)
             better = reached < error
             best[better], error[better] = found[better], reached[better]
-            trace.append(Moment(context.seconds(), float(error.sum())))
+            trace.append(context.point(float(error.sum())))
         stopped = "deadline" if context.expired() else ""
         if not problem.pattern.separable and not stopped:
             done, looked, stopped = descent.exchange(best, unlimited, context.expired)
             counts["swaps"] += done
             counts["swap_evaluations"] += looked
-            trace.append(Moment(context.seconds(), problem.error(~best)))
+            trace.append(context.point(problem.error(~best)))
         return replace(state, keep=~best, stopped=stopped, trace=(*state.trace, *trace)).count(**counts)
 
 

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.result import Moment
 from fwbench.solvers.local_search.swap import descent_on_device
 from fwbench.solvers.numerics.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
@@ -106,7 +105,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
 
     descend()
     memories, most = _memories(problem, pruned, group, context, on_device)
-    trace = [Moment(context.seconds(), sum(float(m.level[:, 1].sum()) for m in memories))]
+    trace = [context.point(sum(float(m.level[:, 1].sum()) for m in memories))]
     step = max(1, min(-(-stage.iterations // LAPS), most))
     stopped = ""
     for first in range(0, stage.iterations, step):
@@ -117,7 +116,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
                 break
             done, looked = memory.walk(first, stop, stage.candidates, stage.tenure, stage.spread)
             add(done, looked, (stop - first) * len(memory.W))
-        trace.append(Moment(context.seconds(), sum(float(m.level[:, 1].sum()) for m in memories)))
+        trace.append(context.point(sum(float(m.level[:, 1].sum()) for m in memories)))
         if stopped:
             break
     pruned = np.concatenate([memory.best for memory in memories])
@@ -127,6 +126,6 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
         done, looked, cut = between.exchange(pruned, unlimited, context.expired)
         add(done, looked)
         stopped = stopped or cut
-    trace.append(Moment(context.seconds(), problem.error(~pruned)))
+    trace.append(context.point(problem.error(~pruned)))
     stopped = "deadline" if stopped == "deadline" else ""
     return replace(state, keep=~pruned, stopped=stopped, trace=(*state.trace, *trace)).count(**counts)
