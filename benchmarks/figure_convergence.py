@@ -29,7 +29,7 @@ from benchmarks.study_iteration import LONG, SHORT, Iteration
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
 from fwbench.report import figures
-from fwbench.result import Moment
+from fwbench.result import TracePoint
 from fwbench.solvers.external.qp import QuadraticProgram
 from fwbench.solvers.frank_wolfe.loop import DIRECTION_RULES
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
@@ -85,7 +85,7 @@ def measure(problem: Problem) -> Iterable[Point]:
                 yield Point(*head, moment.iterations, moment.seconds, gap)
 
 
-def thin(trace: Sequence[Moment], optimum: float) -> list[Moment]:
+def thin(trace: Sequence[TracePoint], optimum: float) -> list[TracePoint]:
     """Moments at iterations in geometric progression, the last, and the first at each gap of the table."""
     kept = set(10 * np.geomspace(1, STEPS / 10, 90).round().astype(int)) | {0, trace[-1].iterations}
     for level in LEVELS:

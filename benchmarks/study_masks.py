@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from fwbench import pipeline
-from fwbench.pipeline import Outcome, Pipeline
+from fwbench.pipeline import Answer, Solver
 from fwbench.problem import Problem
 from fwbench.problems.collections import LAYERS, one
 from fwbench.spec import SpecError
@@ -101,7 +101,7 @@ def problems(blocks: Sequence[str], patterns: Sequence[str], layers: Sequence[st
                 yield replace(part.with_pattern(pattern), name=f"{part.name}.{pattern}")
 
 
-def lines(specs: Sequence[str]) -> list[Pipeline]:
+def lines(specs: Sequence[str]) -> list[Solver]:
     """The specs this version knows; the others are told."""
     found = []
     for spec in specs:
@@ -112,7 +112,7 @@ def lines(specs: Sequence[str]) -> list[Pipeline]:
     return found
 
 
-def timed(problem: Problem, line: Pipeline) -> tuple[Outcome, float]:
+def timed(problem: Problem, line: Solver) -> tuple[Answer, float]:
     """What a solver makes of a problem on one thread, compiled before, and its share of a CPU meanwhile."""
     pipeline.warm_up(line, problem)
     began, cpu = time.perf_counter(), time.process_time()
@@ -120,7 +120,7 @@ def timed(problem: Problem, line: Pipeline) -> tuple[Outcome, float]:
     return outcome, min(1.0, (time.process_time() - cpu) / (time.perf_counter() - began))
 
 
-def solve(problem: Problem, line: Pipeline, store: Store) -> str:
+def solve(problem: Problem, line: Solver, store: Store) -> str:
     """Run one cell on one thread and keep it; a line that says what came of it, empty if it was there already."""
     key = pipeline.key(problem.hash, line, 0, "cpu", "float32")
     held = store.get(key)

@@ -142,7 +142,7 @@ def _update_stage(name: str) -> Any:
     return stages[-1] if stages and stages[-1].role is Role.UPDATE else None
 
 
-def _file(problem: Problem, line: pipeline.Pipeline) -> Path:
+def _file(problem: Problem, line: pipeline.Solver) -> Path:
     folder = resources.cache_folder() / "studies" / "prune"
     return folder / f"{pipeline.key(problem.hash, line, 0, 'cpu', 'float32')}.npz"
 
@@ -154,7 +154,7 @@ def _write(path: Path, keep: np.ndarray, **more: Any) -> None:
     partial.rename(path)
 
 
-def updated(problem: Problem, line: pipeline.Pipeline, update: Any, keep: np.ndarray) -> dict[str, Any]:
+def updated(problem: Problem, line: pipeline.Solver, update: Any, keep: np.ndarray) -> dict[str, Any]:
     """Mask, weights and seconds of the update that ends ``line``, from a mask; in ``path`` until the row is written."""
     path = _file(problem, line)
     if path.is_file():
@@ -172,7 +172,7 @@ def updated(problem: Problem, line: pipeline.Pipeline, update: Any, keep: np.nda
     return {**seconds, "keep": after.keep, "weights": after.weights, "path": path}
 
 
-def solved(problem: Problem, line: pipeline.Pipeline) -> dict[str, Any]:
+def solved(problem: Problem, line: pipeline.Solver) -> dict[str, Any]:
     """Mask, weights, error, Wanda's error and seconds of a layer; masks alone come from the cache where they can."""
     path = _file(problem, line)
     if path.is_file():

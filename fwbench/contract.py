@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fwbench import isolate, patterns, pipeline
-from fwbench.isolate import Answer, Death, Limits, Worker
+from fwbench.isolate import Death, Limits, Reply, Worker
 from fwbench.problem import Problem
 from fwbench.result import Result, Status
 from fwbench.stage import Context, Role, State, registry
@@ -216,7 +216,7 @@ def probe(problem: Problem, text: str, seconds: float, device: str, warm_up: boo
     return Finding(outcome.result, np.array_equal(state.keep, outcome.keep), more)  # type: ignore[arg-type]
 
 
-def _walk(problem: Problem, line: pipeline.Pipeline, context: Context) -> tuple[State, tuple[str, ...]]:
+def _walk(problem: Problem, line: pipeline.Solver, context: Context) -> tuple[State, tuple[str, ...]]:
     state, written = State(), []
     for stage in line.stages:
         before = _copies(state)
@@ -263,7 +263,7 @@ def _try_all(
                 warm_up = False  # without it the time limit will tell the true story
                 continue
             todo.pop(0)
-            if isinstance(reply, Answer):
+            if isinstance(reply, Reply):
                 trial.findings.append((case, reply.value))
             else:
                 trial.deaths.append((case, reply))
@@ -276,7 +276,7 @@ def _try_all(
     return trial
 
 
-def _await(worker: Worker, order: tuple, limits: Limits) -> Answer | Death:
+def _await(worker: Worker, order: tuple, limits: Limits) -> Reply | Death:
     submitted = False
     while True:
         if worker.idle and not submitted:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fwbench import machine, pipeline
 from fwbench.judge import judge
-from fwbench.pipeline import Outcome
+from fwbench.pipeline import Answer
 from fwbench.problem import Problem
 from fwbench.problems import registry
 from fwbench.result import Result, Status, pack_mask, unpack_mask
@@ -26,7 +26,7 @@ class SolutionError(ValueError):
 
 def import_solution(
     problem: Problem, path: Path | str, by: str, collection: str = "", base: np.ndarray | None = None
-) -> Outcome:
+) -> Answer:
     """A mask from a file, judged, as the row of a solver called ``by``.
 
     Args:
@@ -68,10 +68,10 @@ def import_solution(
         mask_sha256=digest,
         created=wanda.created,
     )
-    return Outcome(row, keep)
+    return Answer(row, keep)
 
 
-def register(outcome: Outcome, problem: Problem, folder: Path | str = registry.FOLDER) -> bool:
+def register(outcome: Answer, problem: Problem, folder: Path | str = registry.FOLDER) -> bool:
     """Take an imported mask into a registry; True if it improves it.
 
     Raises:

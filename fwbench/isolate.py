@@ -48,7 +48,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """A job's return value."""
 
     value: Any
@@ -142,7 +142,7 @@ class Worker:
         self._job = _Job(limits or Limits(), time.monotonic(), _oom_kills())
         self._post((function, arguments, self._job.limits.memory))
 
-    def poll(self) -> Answer | Death | None:
+    def poll(self) -> Reply | Death | None:
         """Look after the process without waiting: its answer, its death, or None; enforces the limits.
 
         Raises:
@@ -226,7 +226,7 @@ class Worker:
             raise
         return False
 
-    def _take_answer(self) -> Answer | Death:
+    def _take_answer(self) -> Reply | Death:
         job = self._job
         assert job is not None
         assert job.message is not None
@@ -236,7 +236,7 @@ class Worker:
         seconds = time.monotonic() - (job.started or job.submitted)
         if kind == "answer":
             value, peak = content
-            return Answer(value, max(peak, job.peak) or self.resident(), seconds)
+            return Reply(value, max(peak, job.peak) or self.resident(), seconds)
         kind = "memory" if content.startswith("memory") else "raised"
         return Death(kind, content, job.peak, seconds, job.started is not None)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
+
+from fwbench import metrics
 
 
 class Status(StrEnum):
@@ -127,7 +130,7 @@ class Certificate:
             raise ValueError(f"{path}: {error}") from None
 
 
-class Moment(NamedTuple):
+class TracePoint(NamedTuple):
     """A point of a run's trace: what was known of the layer at that time, as sums over its rows."""
 
     seconds: float  # since the start of the pipeline
@@ -181,7 +184,7 @@ class Result:
     dtype: str = "float32"
     stages: tuple[StageRecord, ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
-    trace: tuple[Moment, ...] = ()
+    trace: tuple[TracePoint, ...] = ()
     machine: Mapping[str, object] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)  # the problem's provenance
     timing: Mapping[str, float] = field(default_factory=dict)  # reference load before and after, load average
@@ -202,10 +205,95 @@ class Result:
     def from_json(cls, text: str) -> Result:
         data = json.loads(text)
         data["stages"] = tuple(StageRecord(**record) for record in data["stages"])
-        data["trace"] = tuple(Moment(*point) for point in data["trace"])
+        data["trace"] = tuple(TracePoint(*point) for point in data["trace"])
         for key, kind in (("status", Status), ("verdict", Verdict), ("proof", Proof)):
             data[key] = kind(data[key])
         return cls(**data)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a solver answered, judged: the row, and the arrays that it was judged on."""
+
+    result: Result
+    keep: np.ndarray | None = field(default=None, repr=False)  # bool (rows, n), True = the weight stays
+    weights: np.ndarray | None = field(default=None, repr=False)  # float32 (rows, n), where the solver changed them
+    relaxed: np.ndarray | None = field(default=None, repr=False)  # (rows, n), the last fractional point
+    certificate: Certificate | None = field(default=None, repr=False)
+    row_bounds: tuple[float, ...] = field(default=(), repr=False)  # verified, where the certificate proves row by row
+
+    @property
+    def error(self) -> float | None:
+        """``‖(W − Ŵ)X‖² / tokens`` of the layer, judged in float64; None for a failure."""
+        return self.result.error
+
+    @property
+    def relative_error(self) -> float | None:
+        """The error over that of pruning everything."""
+        return self.result.relative_error
+
+    @property
+    def ratio_to_wanda(self) -> float | None:
+        """The error over that of Wanda's mask."""
+        return self.result.ratio_to_wanda
+
+    @property
+    def status(self) -> Status:
+        return self.result.status
+
+    @property
+    def reason(self) -> str:
+        """Of a skip, a failure or an early end; else empty."""
+        return self.result.reason
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of the stages."""
+        return self.result.seconds
+
+    @property
+    def trace(self) -> tuple[TracePoint, ...]:
+        return self.result.trace
+
+    @property
+    def lower_bound(self) -> float | None:
+        """The bound that this run brought; ``result.proof`` says how it is known."""
+        return self.result.lower_bound
+
+    def gap(self, lower: SupportsFloat | None = None) -> float | None:
+        """Optimality gap ``(error − bound) / error``: what a better mask could still save at most.
+
+        Args:
+            lower: a bound, such as ``fwbench.bound`` proves; None for the run's own.
+
+        Returns:
+            None where either is unknown, or kept weights were changed: bounds are of masks with the given weights.
+        """
+        bound = self.lower_bound if lower is None else float(lower)
+        return None if self.result.updates_weights else metrics.optimality_gap(self.error, bound)
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        return "<pre>" + html.escape(repr(self)) + "</pre>"
+
+    def _lines(self) -> list[str]:
+        row = self.result
+        head = f"Answer of {row.solver} on {row.problem} ({row.rows} × {row.n}, {row.pattern})"
+        if row.error is None:
+            return [head, f"  {row.status}: {row.reason or row.verdict}"]
+        parts = ", ".join(f"{record.stage} {record.seconds:.3g}" for record in row.stages)
+        gap = self.gap()
+        proof = (
+            "no lower bound from this run" if gap is None else f"no mask is better by more than {gap:.2%} ({row.proof})"
+        )
+        return [
+            head,
+            f"  error {row.error:.6g}, {row.ratio_to_wanda:.4g} times Wanda's, {row.relative_error:.4g} of all pruned",
+            f"  {row.status}{f' ({row.reason})' if row.reason else ''}; {proof}",
+            f"  {row.seconds or 0:.3g} s ({parts})",
+        ]
 
 
 def pack_mask(keep: np.ndarray) -> bytes:

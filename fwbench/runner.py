@@ -24,8 +24,8 @@ from typing import Any
 
 from fwbench import isolate, machine, pipeline, timing
 from fwbench.events import Event, JobEnded, JobStarted, Progress, Summary
-from fwbench.isolate import POLL_SECONDS, Answer, Death, Limits, Worker
-from fwbench.pipeline import Outcome, Pipeline
+from fwbench.isolate import POLL_SECONDS, Death, Limits, Reply, Worker
+from fwbench.pipeline import Answer, Solver
 from fwbench.problem import Problem
 from fwbench.result import Result, Status
 from fwbench.store import AlreadyStored, Store, outlasts
@@ -52,7 +52,7 @@ class Settings:
     def threads(self) -> int:
         return 1 if self.jobs > 1 else os.cpu_count() or 1
 
-    def warm_up_seconds(self, line: Pipeline) -> float:
+    def warm_up_seconds(self, line: Solver) -> float:
         """How long a pipeline may take to load and compile; without a time limit nothing is killed for its time."""
         if math.isinf(self.time_limit):
             return math.inf
@@ -65,7 +65,7 @@ class Job:
 
     collection: str
     problem: Problem
-    line: Pipeline
+    line: Solver
     seed: int
     key: str
     attempt: int = 1  # on this run; a worker that a former job broke is no fault of this one
@@ -73,7 +73,7 @@ class Job:
 
 def run_grid(
     problems: Iterable[tuple[str, Problem]],
-    pipelines: Sequence[Pipeline | str],
+    pipelines: Sequence[Solver | str],
     store: Store,
     *,
     seeds: Sequence[int] = (0,),
@@ -108,7 +108,7 @@ def run_grid(
     """
     for file in files:
         pipeline.load_file(file)
-    lines = [line if isinstance(line, Pipeline) else pipeline.resolve(line) for line in pipelines]
+    lines = [line if isinstance(line, Solver) else pipeline.resolve(line) for line in pipelines]
     limit = math.inf if time_limit is None else float(time_limit)
     paths = tuple(str(Path(file).resolve()) for file in files)
     settings = Settings(max(1, jobs), limit, memory_limit, device, dtype, retry_failed, paths, warm_up_limit)
@@ -122,7 +122,7 @@ def run_grid(
 
 
 def _cells(
-    problems: Iterable[tuple[str, Problem]], lines: Sequence[Pipeline], seeds: Sequence[int], settings: Settings
+    problems: Iterable[tuple[str, Problem]], lines: Sequence[Solver], seeds: Sequence[int], settings: Settings
 ) -> Iterator[Job]:
     for collection, problem in problems:
         for line in lines:
@@ -221,7 +221,7 @@ class _Grid:
         order = (job.collection, job.line.text, job.seed, warm_up, self.settings)
         slot.worker.submit("fwbench.runner:execute", job.problem if fresh else None, order, limits=limits)
 
-    def _ended(self, slot: _Slot, reply: Answer | Death) -> None:
+    def _ended(self, slot: _Slot, reply: Reply | Death) -> None:
         job, slot.job = slot.job, None
         assert job is not None
         if isinstance(reply, Death) and self._try_again(slot, job, reply):
@@ -243,10 +243,10 @@ class _Grid:
         self.again.append(job)
         return True
 
-    def _outcome(self, job: Job, reply: Answer | Death) -> Outcome:
+    def _outcome(self, job: Job, reply: Reply | Death) -> Answer:
         outcome = (
             reply.value
-            if isinstance(reply, Answer)
+            if isinstance(reply, Reply)
             else self._fail(job, reply.reason, reply.seconds if reply.started else None)
         )
         if outcome.result.key != job.key:
@@ -263,8 +263,8 @@ class _Grid:
         result = replace(outcome.result, timing=times, machine=origin, peak_memory=reply.peak or None)
         return replace(outcome, result=result)
 
-    def _fail(self, job: Job, reason: str, seconds: float | None = None) -> Outcome:
-        return Outcome(
+    def _fail(self, job: Job, reason: str, seconds: float | None = None) -> Answer:
+        return Answer(
             pipeline.failed(
                 job.problem,
                 job.line,
@@ -333,7 +333,7 @@ def _sigterm_raises() -> Iterator[None]:
 _held: list[Problem] = []
 
 
-def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]) -> Outcome:
+def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]) -> Answer:
     """One job, in the worker: warm up, measure the reference load, run, measure it again.
 
     Args:
@@ -361,9 +361,9 @@ def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]
     result = outcome.result
     if checksum(problem) != before:
         result = pipeline.failed(problem, line, "it changed the problem's arrays in place", **common)
-        outcome = Outcome(result)
+        outcome = Answer(result)
     result = replace(result, timing={**result.timing, **times}, machine=_accelerator(settings.device))
-    return Outcome(result, outcome.keep, certificate=outcome.certificate)
+    return Answer(result, outcome.keep, certificate=outcome.certificate)
 
 
 def checksum(problem: Problem) -> int:

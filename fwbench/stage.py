@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.result import Certificate, Moment
+from fwbench.result import Certificate, TracePoint
 
 
 class Role(StrEnum):
@@ -53,7 +53,7 @@ class State:
     proven: bool = False  # an exact stage says the mask is optimal
     stopped: str = ""  # why the last stage ended early ("deadline"), empty if by itself
     counters: Mapping[str, int] = field(default_factory=dict)
-    trace: tuple[Moment, ...] = ()  # over all stages, in order of time
+    trace: tuple[TracePoint, ...] = ()  # over all stages, in order of time
 
     @property
     def mask(self) -> np.ndarray:
@@ -85,7 +85,7 @@ class Context:
     seed: int = 0
     threads: int = 1
     started: float = field(default_factory=time.monotonic)
-    listener: Callable[[Moment], None] | None = field(default=None, repr=False)  # hears each point as it is made
+    listener: Callable[[TracePoint], None] | None = field(default=None, repr=False)  # hears each point as it is made
 
     def point(
         self,
@@ -93,9 +93,9 @@ class Context:
         lower: float | None = None,
         iterations: int | None = None,
         relaxed: float | None = None,
-    ) -> Moment:
+    ) -> TracePoint:
         """A point for the trace, of what is known now; whoever watches the run hears it."""
-        found = Moment(self.seconds(), upper, lower, iterations, relaxed)
+        found = TracePoint(self.seconds(), upper, lower, iterations, relaxed)
         if self.listener is not None:
             self.listener(found)
         return found

@@ -17,13 +17,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 from urllib.parse import quote
 
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.result import Certificate, Proof, Result, Status, pack_mask, unpack_mask
+from fwbench.result import Answer, Certificate, Proof, Result, Status, pack_mask, unpack_mask
 
 SCHEMA = 1
 APPLICATION = 0x46574245  # "FWBE", in the file's header: this database is ours
@@ -49,17 +48,6 @@ class StoreError(Exception):
 
 class AlreadyStored(StoreError):
     """The key has a good result, which is not overwritten."""
-
-
-class Judged(Protocol):
-    """A result and what it was judged on, as the pipeline returns them."""
-
-    @property
-    def result(self) -> Result: ...
-    @property
-    def keep(self) -> np.ndarray | None: ...
-    @property
-    def certificate(self) -> Certificate | None: ...
 
 
 class Store:
@@ -107,7 +95,7 @@ class Store:
 
     def add(
         self,
-        outcome: Judged | Result,
+        outcome: Answer | Result,
         keep: np.ndarray | None = None,
         certificate: Certificate | None = None,
         problem: Problem | None = None,
@@ -117,7 +105,7 @@ class Store:
         Args:
             outcome: with the mask and certificate in it; or a Result, and those as the next two arguments.
             keep: bool ``(rows, n)``, True = the weight stays.
-            certificate: one that the checker has replayed; it claims what was proved (an Outcome's does).
+            certificate: one that the checker has replayed; it claims what was proved (an Answer's does).
             problem: recorded beside the row, if given.
 
         Returns:

@@ -13,7 +13,8 @@ FOLDERS = {"fwbench": ROOT / "fwbench", "fwbench.problems": ROOT / "problems", "
 # from the ground up; a folder is one entry and free inside, but for `solvers`, which has floors of its own; what shares
 # a floor does not import one another
 FLOORS = (
-    "spec metrics patterns result machine",
+    "spec metrics patterns machine",
+    "result",
     "problem timing events",
     "judge bounds verify_tree",
     "verify_products",

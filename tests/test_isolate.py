@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 import psutil
 import pytest
 
-from fwbench.isolate import Answer, Limits, Worker, WorkerError
+from fwbench.isolate import Limits, Reply, Worker, WorkerError
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_worker_that_cannot_start_is_an_error():
 
 
 def test_dying_between_jobs_is_quiet(worker):
-    assert isinstance(call(worker, "math:sqrt", 1.0), Answer)
+    assert isinstance(call(worker, "math:sqrt", 1.0), Reply)
     psutil.Process(worker._process.pid).kill()
     while worker.alive:
         assert worker.poll() is None

@@ -213,7 +213,7 @@ def made(monkeypatch):
     return make
 
 
-def assert_failed(outcome: pipeline.Outcome, reason: str, verdict: Verdict = Verdict.NONE) -> None:
+def assert_failed(outcome: pipeline.Answer, reason: str, verdict: Verdict = Verdict.NONE) -> None:
     row = outcome.result
     assert (row.status, row.verdict) == (Status.FAILED, verdict), row.reason
     assert reason in row.reason

@@ -152,7 +152,7 @@ def test_the_time_limit_is_for_each_layer(place, monkeypatch):
 def test_a_failure_names_its_layers(place, monkeypatch):
     made = planned(place)
     parts = of_one_input(made)
-    failed = replace(pipeline.Outcome(pipeline.failed(*_problem(made, parts), "no luck")))
+    failed = replace(pipeline.Answer(pipeline.failed(*_problem(made, parts), "no luck")))
     monkeypatch.setattr(pipeline, "run", lambda *args, **more: failed)
     with pytest.raises(plan.PruneError, match=r"layer .*q_proj, .*k_proj, .*v_proj: wanda failed \(no luck\)"):
         layers.solve(made, parts, gram())

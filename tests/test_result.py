@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fwbench.result import Moment, Proof, Result, StageRecord, Status, Verdict, pack_mask, unpack_mask
+from fwbench.result import Proof, Result, StageRecord, Status, TracePoint, Verdict, pack_mask, unpack_mask
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 5), st.integers(1, 20))))
@@ -31,7 +31,10 @@ def row(**changes: object) -> Result:
         {"status": Status.FAILED, "verdict": Verdict.NONFINITE, "reason": 'it said: "\u00fc\n\\"'},
         {"proof": Proof.VERIFIED, "counters": {"swaps": 3}, "meta": {"layer": "07.q_proj"}, "machine": {"cores": 2}},
         {"stages": (StageRecord("fw", "relax", 0.5, None, 1.5, 1.25, {"lmo_calls": 3}),)},
-        {"trace": (Moment(0.1, lower=1.0, iterations=10, relaxed=2.0), Moment(0.2, 3.0)), "timing": {"load": 0.5}},
+        {
+            "trace": (TracePoint(0.1, lower=1.0, iterations=10, relaxed=2.0), TracePoint(0.2, 3.0)),
+            "timing": {"load": 0.5},
+        },
     ],
 )
 def test_rows_survive_json(changes):

@@ -10,7 +10,7 @@ import pytest
 from layers import random_layer
 
 from fwbench import pipeline, runner
-from fwbench.pipeline import Pipeline, running
+from fwbench.pipeline import Solver, running
 from fwbench.problem import Problem
 from fwbench.stage import Context, Role, Stage, State
 
@@ -55,7 +55,7 @@ def calls(monkeypatch):
 
 
 def warm(*stages: Stage) -> None:
-    pipeline.warm_up(Pipeline((Start(), *stages)), random_layer("0.5", n=8))
+    pipeline.warm_up(Solver((Start(), *stages)), random_layer("0.5", n=8))
 
 
 def test_stages_after_one_that_compiles_are_reached(calls):
@@ -82,8 +82,8 @@ def test_quick_stages_run_once(calls):
 def test_our_own_stages_have_longer_to_compile_than_a_plug_in():
     settings = runner.Settings(time_limit=20.0, warm_up_limit=2.0)
     assert settings.warm_up_seconds(pipeline.resolve("best")) == runner.OWN_WARM_UP_SECONDS
-    assert settings.warm_up_seconds(Pipeline((*pipeline.resolve("wanda").stages, Slow()))) == 2.0
-    assert runner.Settings(warm_up_limit=2.0).warm_up_seconds(Pipeline((Start(),))) == math.inf
+    assert settings.warm_up_seconds(Solver((*pipeline.resolve("wanda").stages, Slow()))) == 2.0
+    assert runner.Settings(warm_up_limit=2.0).warm_up_seconds(Solver((Start(),))) == math.inf
 
 
 @pytest.mark.parametrize(("device", "sizes"), [("cpu", {16}), ("cuda", {40, 64})])

@@ -4,9 +4,9 @@ The pipeline owns the clock and the checks: stages hold neither. ``run`` never r
 a stage does becomes a row with its status, verdict and reason.
 """
 
-from fwbench.pipeline.judging import Outcome, failed, wanda_error, wanda_errors
+from fwbench.pipeline.judging import Answer, failed, wanda_error, wanda_errors
 from fwbench.pipeline.resolving import (
-    Pipeline,
+    Solver,
     default_set,
     describe,
     key,
@@ -19,8 +19,8 @@ from fwbench.pipeline.resolving import (
 from fwbench.pipeline.running import StageError, run, warm_up
 
 __all__ = [
-    "Outcome",
-    "Pipeline",
+    "Answer",
+    "Solver",
     "StageError",
     "default_set",
     "describe",

@@ -13,31 +13,19 @@ import numpy as np
 
 from fwbench import verify
 from fwbench.judge import judge
-from fwbench.pipeline.resolving import Pipeline, key, load_solvers
+from fwbench.pipeline.resolving import Solver, key, load_solvers
 from fwbench.problem import Problem
-from fwbench.result import Certificate, Proof, Result, Status, Verdict, pack_mask
+from fwbench.result import Answer, Certificate, Proof, Result, Status, Verdict, pack_mask
 from fwbench.stage import Context, Role, State
 
 OPTIMALITY_TOLERANCE = 1e-9  # relative: a verified bound this close to the error makes it optimal
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A judged result and what it was judged on."""
-
-    result: Result
-    keep: np.ndarray | None = field(default=None, repr=False)
-    weights: np.ndarray | None = field(default=None, repr=False)
-    relaxed: np.ndarray | None = field(default=None, repr=False)
-    certificate: Certificate | None = field(default=None, repr=False)
-    row_bounds: tuple[float, ...] = field(default=(), repr=False)  # verified, where the certificate proves row by row
-
-
-def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> Outcome:
+def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> Answer:
     judgement = judge(problem, state.keep, state.weights, state.claimed_error)
     row = replace(row, seconds=sum(record.seconds for record in row.stages), verdict=judgement.verdict)
     if judgement.verdict is not Verdict.FEASIBLE:
-        return Outcome(replace(row, reason=judgement.reason), state.keep, state.weights, state.relaxed)
+        return Answer(replace(row, reason=judgement.reason), state.keep, state.weights, state.relaxed)
     assert judgement.error is not None
     assert state.keep is not None
     error = judgement.error
@@ -58,7 +46,7 @@ def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> O
         reason = f"stopped early: {state.stopped}" if state.stopped else f"no time left for {', '.join(skipped)}"
         row = replace(row, status=Status.TIMEOUT, reason=reason)
     row, certificate, row_bounds = _with_bound(problem, row, state, error)
-    return Outcome(row, state.keep, state.weights, state.relaxed, certificate, row_bounds)
+    return Answer(row, state.keep, state.weights, state.relaxed, certificate, row_bounds)
 
 
 def _with_bound(
@@ -90,7 +78,7 @@ def _with_bound(
 
 def failed(
     problem: Problem,
-    pipeline: Pipeline,
+    pipeline: Solver,
     reason: str,
     *,
     status: Status = Status.FAILED,

@@ -23,7 +23,7 @@ from fwbench.stage import Needs, Role, Stage, needs
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Solver:
     """A resolved spec. ``text`` shows what differs from the defaults, ``full`` everything a result depends on."""
 
     stages: tuple[Stage, ...]
@@ -84,7 +84,7 @@ def load_file(path: str | Path) -> list[str]:
     return names
 
 
-def resolve(text: str) -> Pipeline:
+def resolve(text: str) -> Solver:
     """Read a spec, expand presets, fill in what is left out.
 
     One rule: what a stage needs and does not find is put before it, its own ``begin`` (``wanda``) for a mask, ``round``
@@ -104,7 +104,7 @@ def resolve(text: str) -> Pipeline:
             held = Needs.POINT if stage.role is Role.RELAX else Needs.MASK
     if held is Needs.POINT:
         filled.append(known["round"]())
-    return Pipeline(tuple(filled))
+    return Solver(tuple(filled))
 
 
 def _before(stage: Stage, given: list[Stage], held: Needs | None, text: str) -> tuple[list[Stage], Needs | None]:
@@ -197,13 +197,13 @@ def _shown(stage: Stage, only_changed: bool) -> StageSpec:
     return StageSpec(stage.name, tuple(sorted((k, v) for k, v in params if not only_changed or v != defaults[k])))
 
 
-def key(problem_hash: str, pipeline: Pipeline, seed: int, device: str, dtype: str) -> str:
+def key(problem_hash: str, pipeline: Solver, seed: int, device: str, dtype: str) -> str:
     """Identity of a run: whatever its result depends on, the machine and library versions aside (hex)."""
     text = "\n".join((problem_hash, pipeline.full, str(seed), device, dtype))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def skip_reason(problem: Problem, pipeline: Pipeline) -> str | None:
+def skip_reason(problem: Problem, pipeline: Solver) -> str | None:
     """Why a stage of the pipeline declines the problem (or lacks a package), or None."""
     for stage in pipeline.stages:
         missing = [name for name in stage.requires if importlib.util.find_spec(name) is None]

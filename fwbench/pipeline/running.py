@@ -12,17 +12,17 @@ from functools import lru_cache, partial
 import numpy as np
 
 from fwbench.patterns import Pattern, Rows
-from fwbench.pipeline.judging import Outcome, failed, judged
-from fwbench.pipeline.resolving import Pipeline, skip_reason
+from fwbench.pipeline.judging import Answer, failed, judged
+from fwbench.pipeline.resolving import Solver, skip_reason
 from fwbench.problem import Problem
-from fwbench.result import Certificate, Moment, StageRecord, Status
+from fwbench.result import Certificate, StageRecord, Status, TracePoint
 from fwbench.stage import Context, Role, Stage, State
 
 WARM_UP_LIMIT, WARM_UPS = 1.0, 12  # seconds a try, tries
 FEASIBILITY_TOLERANCE = 1e-4  # of a relaxed point computed in float32, absolute for each weight
 
 
-def warm_up(pipeline: Pipeline, problem: Problem, *, device: str = "cpu", dtype: str = "float32") -> None:
+def warm_up(pipeline: Solver, problem: Problem, *, device: str = "cpu", dtype: str = "float32") -> None:
     """Compile and load what the pipeline needs, on a tiny problem of the same pattern; once in a process.
 
     On a GPU the problem has as many columns as the real one, since kernels are compiled for a width. Its failures are
@@ -33,7 +33,7 @@ def warm_up(pipeline: Pipeline, problem: Problem, *, device: str = "cpu", dtype:
 
 
 @lru_cache(maxsize=256)
-def _warm_up(pipeline: Pipeline, pattern: Pattern | None, device: str, dtype: str, n: int) -> None:
+def _warm_up(pipeline: Solver, pattern: Pattern | None, device: str, dtype: str, n: int) -> None:
     size = n or getattr(pattern, "of", 8) * 2
     rng = np.random.default_rng(0)
     X = rng.standard_normal((size, size if n else 4 * size))
@@ -56,7 +56,7 @@ def _steady(seconds: list[float]) -> bool:
 
 def run(
     problem: Problem,
-    pipeline: Pipeline,
+    pipeline: Solver,
     *,
     collection: str = "",
     device: str = "cpu",
@@ -65,8 +65,8 @@ def run(
     threads: int = 0,
     time_limit: float = math.inf,
     on_solved: Callable[[], None] | None = None,
-    on_point: Callable[[str, Moment], None] | None = None,
-) -> Outcome:
+    on_point: Callable[[str, TracePoint], None] | None = None,
+) -> Answer:
     """Run a pipeline on a problem and judge the answer.
 
     Args:
@@ -80,9 +80,9 @@ def run(
     try:
         reason = skip_reason(problem, pipeline)
     except Exception as error:
-        return Outcome(replace(blank, reason=f"asking whether the problem is supported raised {_named(error)}"))
+        return Answer(replace(blank, reason=f"asking whether the problem is supported raised {_named(error)}"))
     if reason:
-        return Outcome(replace(blank, status=Status.SKIPPED, reason=reason))
+        return Answer(replace(blank, status=Status.SKIPPED, reason=reason))
     started = time.monotonic()
     context = Context(device, dtype, started + time_limit, seed, threads or os.cpu_count() or 1, started)
     state = State()
@@ -98,15 +98,15 @@ def run(
         try:
             state, record = _run_stage(problem, stage, state, replace(context, listener=hear))
         except Exception as error:
-            return Outcome(replace(blank, reason=_blame(stage, error), stages=tuple(records)))
+            return Answer(replace(blank, reason=_blame(stage, error), stages=tuple(records)))
         records.append(record)
         if hear:
-            hear(Moment(context.seconds(), record.error, state.lower, relaxed=record.relaxed_error))
+            hear(TracePoint(context.seconds(), record.error, state.lower, relaxed=record.relaxed_error))
     row = replace(
         blank,
         stages=tuple(records),
         counters=dict(state.counters),
-        trace=tuple(Moment(*point) for point in state.trace),
+        trace=tuple(TracePoint(*point) for point in state.trace),
     )
     if on_solved is not None:
         on_solved()

@@ -13,7 +13,7 @@ import torch
 
 from fwbench import pipeline, verify
 from fwbench.patterns import NM, PerRow
-from fwbench.pipeline import Outcome
+from fwbench.pipeline import Answer
 from fwbench.problem import Problem, shrunk
 from fwbench.problems.models import weight_of
 from fwbench.prune.plan import Layer, Plan, PruneError
@@ -118,7 +118,7 @@ def _slices(problems: Sequence[Problem]) -> Iterator[slice]:
         first += problem.rows
 
 
-def _lower_bound(outcome: Outcome, rows: slice) -> tuple[float, Proof] | None:
+def _lower_bound(outcome: Answer, rows: slice) -> tuple[float, Proof] | None:
     """What is known of these rows; of a claim for several layers together nothing is known of one."""
     result = outcome.result
     if result.lower_bound is None:
@@ -149,7 +149,7 @@ def _record(
     }
 
 
-def _of_run(outcome: Outcome, keep: np.ndarray, share: float) -> dict[str, Any]:
+def _of_run(outcome: Answer, keep: np.ndarray, share: float) -> dict[str, Any]:
     """What is known of the run, of a layer with mask ``keep`` and its share of the rows."""
     result = outcome.result
     return {

@@ -80,7 +80,7 @@ class Plan:
     model: Model
     options: Options
     pattern: Pattern
-    line: pipeline.Pipeline
+    line: pipeline.Solver
     text: Text
     evaluation: Text | None
     layers: Sequence[Sequence[Layer]] = field(repr=False)  # [block]
@@ -172,7 +172,7 @@ def _layers(model: Model, skip: str) -> list[list[Layer]]:
     return layers
 
 
-def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pipeline.Pipeline) -> None:
+def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pipeline.Solver) -> None:
     """Finite weights, a pattern that fits, a solver that does not decline; before the work, not after it."""
     seen = set()
     for layer in (layer for block in layers for layer in block):

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from fwbench import spec as specs
 from fwbench.report.figures import COLOURS, MARKERS
 from fwbench.report.text import clip
-from fwbench.result import Moment, Result
+from fwbench.result import Result, TracePoint
 
 FORMATS = (".svg", ".png", ".pdf")
 SIZE = (6.8, 6.4)  # inches: the width of a page
@@ -52,7 +52,7 @@ class Curve:
     """One run's convergence. Gaps and errors are parts of units that :func:`curves` chooses."""
 
     solver: str
-    moments: tuple[Moment, ...]
+    moments: tuple[TracePoint, ...]
     primal: tuple[float | None, ...]  # (relaxed - reference) / reference
     gap: tuple[float | None, ...]  # (relaxed - lower) / relaxed
     error: tuple[float | None, ...]  # of the mask at hand, as a multiple of Wanda's
@@ -90,7 +90,7 @@ def check_run(result: Result) -> None:
         raise ValueError(f"{result.solver} left no mask to trace: {result.status}, {why}")
 
 
-def _curve(result: Result, moments: tuple[Moment, ...], reference: float) -> Curve:
+def _curve(result: Result, moments: tuple[TracePoint, ...], reference: float) -> Curve:
     unit = result.error / result.ratio_to_wanda if result.error and result.ratio_to_wanda else None
     primal = tuple(_part(m.relaxed, reference, reference) for m in moments)
     gap = tuple(_part(m.relaxed, m.lower, m.relaxed) for m in moments)
@@ -104,12 +104,12 @@ def _part(a: float | None, b: float | None, unit: float | None) -> float | None:
     return part if part > 0 else None
 
 
-def _moments(result: Result) -> tuple[Moment, ...]:
+def _moments(result: Result) -> tuple[TracePoint, ...]:
     """The trace, with the masks after each stage, in order of time."""
     clock, moments = 0.0, list(result.trace)
     for stage in result.stages:
         clock += stage.seconds
-        moments.append(Moment(clock, upper=stage.error))
+        moments.append(TracePoint(clock, upper=stage.error))
     moments = [m for m in moments if any(value is not None for value in (m.upper, m.lower, m.relaxed))]
     return tuple(sorted(moments, key=lambda moment: moment.seconds))
 
@@ -127,7 +127,7 @@ def draw(found: Sequence[Curve], title: str = "") -> Figure:
         ("Frank-Wolfe gap, relative", lambda curve: curve.gap),
         ("error of the mask, Wanda's = 1", lambda curve: curve.error),
     )
-    columns: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
+    columns: tuple[tuple[str, Callable[[TracePoint], float | None]], ...] = (
         ("seconds", lambda moment: moment.seconds),
         ("iterations", lambda moment: moment.iterations),
     )
@@ -184,7 +184,7 @@ def to_csv(found: Iterable[Curve]) -> str:
     """A line for each moment, with a header; what is not known is empty. Values are sums over the layer."""
     buffer = io.StringIO()
     out = csv.writer(buffer, lineterminator="\n")
-    out.writerow(["solver", *Moment._fields, "primal_gap", "fw_gap", "ratio_to_wanda"])
+    out.writerow(["solver", *TracePoint._fields, "primal_gap", "fw_gap", "ratio_to_wanda"])
     for curve in found:
         for moment, *parts in zip(curve.moments, curve.primal, curve.gap, curve.error, strict=True):
             out.writerow([curve.solver, *("" if x is None else x for x in (*moment, *parts))])

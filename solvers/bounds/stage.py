@@ -12,7 +12,7 @@ import numpy as np
 
 from fwbench import bounds
 from fwbench.problem import Problem
-from fwbench.result import Certificate, Moment
+from fwbench.result import Certificate, TracePoint
 from fwbench.solvers.bounds.batch import Batch, fitting
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.numerics.threads import rows_pool, torch_threads
@@ -166,7 +166,7 @@ class _Layer:
         self.chosen = [row for row in rows if RowForm.of(problem, row).free]
         self.proofs: dict[int, RowProof] = {}
         self.solved: dict[int, Shor] = {}  # to start from
-        self.trace: list[Moment] = []
+        self.trace: list[TracePoint] = []
         self.count = 0
 
     def improve(self, prover: Prover, keep: bool, in_batches: bool) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fwbench import verify_tree as proof
 from fwbench.problem import Problem
-from fwbench.result import Moment
+from fwbench.result import TracePoint
 from fwbench.solvers.branch_and_bound.certificate import Tree, certificate
 from fwbench.solvers.branch_and_bound.search import Block, Search
 from fwbench.solvers.numerics.threads import rows_pool
@@ -62,10 +62,10 @@ class BranchAndBound(Stage):
         clock = _Clock(context, context.seconds() + context.left(self.seconds), blocks, max(1, context.threads))
         layer = _Layer(problem, pruned, context)
 
-        def solve(block: int) -> _Answer:
+        def solve(block: int) -> _Solution:
             end = clock.share()
             if context.seconds() >= end:
-                answer = _Answer.unsolved(pruned[block])
+                answer = _Solution.unsolved(pruned[block])
             else:
                 search = Search(
                     Block(proof.block_matrix(problem, block), counts[block]),
@@ -76,7 +76,7 @@ class BranchAndBound(Stage):
                 )
                 search.run(lambda: end - context.seconds(), self.nodes or 2**62)
                 reason = "" if search.done else "deadline" if context.seconds() >= end else "nodes"
-                answer = _Answer(search.pruned, search.lower(), search.tree(), search.nodes, search.diagonals, reason)
+                answer = _Solution(search.pruned, search.lower(), search.tree(), search.nodes, search.diagonals, reason)
             clock.left -= 1
             layer.note(block, answer)
             return answer
@@ -85,7 +85,7 @@ class BranchAndBound(Stage):
             answers = list(pool.map(solve, range(blocks)))
         return self._joined(problem, state, answers, layer)
 
-    def _joined(self, problem: Problem, state: State, answers: list[_Answer], layer: _Layer) -> State:
+    def _joined(self, problem: Problem, state: State, answers: list[_Solution], layer: _Layer) -> State:
         lower = math.fsum(a.lower for a in answers)
         stopped = next((a.stopped for a in answers if a.stopped), "")
         after = replace(
@@ -105,7 +105,7 @@ class BranchAndBound(Stage):
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Solution:
     """What became of one block; ``pruned`` bool ``(m,)``."""
 
     pruned: np.ndarray
@@ -116,7 +116,7 @@ class _Answer:
     stopped: str
 
     @classmethod
-    def unsolved(cls, pruned: np.ndarray) -> _Answer:
+    def unsolved(cls, pruned: np.ndarray) -> _Solution:
         tree = Tree(0.0)
         tree.nothing()
         return cls(pruned, 0.0, tree, 0, 0, "deadline")
@@ -146,10 +146,10 @@ class _Layer:
         errors = problem.row_errors(pruned.reshape(problem.shape))
         self.upper = errors.reshape(len(pruned), -1).sum(axis=1)
         self.lower = np.zeros(len(pruned))
-        self.trace: list[Moment] = []
+        self.trace: list[TracePoint] = []
         self._note()
 
-    def note(self, block: int, answer: _Answer) -> None:
+    def note(self, block: int, answer: _Solution) -> None:
         rows = slice(block, block + 1) if self.problem.pattern.separable else slice(None)
         change = self.problem.W[rows].astype(np.float64) * answer.pruned.reshape(-1, self.problem.n)
         self.upper[block] = float(((change @ self.problem.G) * change).sum())

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from fwbench.problem import Problem, row_errors
-from fwbench.result import Moment
+from fwbench.result import TracePoint
 from fwbench.solvers.external.blocks import Block, blocks
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.semidefinite.search_diagonal import row_diagonals
@@ -22,7 +22,7 @@ CONVEXIFY = ("none", "shared", "row")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Solution:
     """What became of one block; ``pruned`` bool ``(rows of the block, n)``, ``lower`` a bound of its error."""
 
     pruned: np.ndarray
@@ -60,7 +60,7 @@ class External(Stage):
 
     def solve(
         self, problem: Problem, block: Block, start: np.ndarray, seconds: float, progress: Progress, context: Context
-    ) -> Answer:
+    ) -> Solution:
         """Solve one block from the incumbent ``start``, bool ``(rows of the block, n)``, True = pruned.
 
         ``progress.incumbent``, its error, is positive. An answer above it, or a bound above the answer, is corrected.
@@ -109,12 +109,12 @@ class External(Stage):
 
     def _answer(
         self, problem: Problem, block: Block, start: np.ndarray, seconds: float, progress: Progress, context: Context
-    ) -> Answer:
+    ) -> Solution:
         """``solve``, its claims checked: the mask by the problem's own objective, the bound against that."""
         progress.incumbent = incumbent = block_error(problem, block, start)
         if incumbent <= 0:  # nothing costs less than nothing
             progress.finish(incumbent, 0.0)
-            return Answer(start, proven=True)
+            return Solution(start, proven=True)
         answer = self.solve(problem, block, start, seconds, progress, context)
         value = block_error(problem, block, answer.pruned)
         if not value < incumbent:
@@ -130,7 +130,7 @@ class Progress:
     upper: float
     lower: float
     context: Context
-    points: list[Moment] = field(default_factory=list)
+    points: list[TracePoint] = field(default_factory=list)
     incumbent: float = 0.0  # error of the block at hand before it is solved
 
     @classmethod

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.external.base import Answer, External, Progress, scaling
+from fwbench.solvers.external.base import External, Progress, Solution, scaling
 from fwbench.solvers.external.blocks import Block
 from fwbench.stage import Context, register
 
@@ -52,7 +52,7 @@ class Gurobi(External):
 
     def solve(
         self, problem: Problem, block: Block, start: np.ndarray, seconds: float, progress: Progress, context: Context
-    ) -> Answer:
+    ) -> Solution:
         import gurobipy
 
         scale = scaling(block, progress.incumbent)
@@ -68,7 +68,7 @@ class Gurobi(External):
             done = model.Status == gurobipy.GRB.OPTIMAL
             late = model.Status == gurobipy.GRB.TIME_LIMIT
             reason = "" if done else "deadline" if late else f"Gurobi's status {model.Status}"
-            return Answer(found, model.ObjBound / scale, done, reason, int(model.NodeCount))
+            return Solution(found, model.ObjBound / scale, done, reason, int(model.NodeCount))
 
 
 def _callback(progress: Progress, scale: float) -> Any:

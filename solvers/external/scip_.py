@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.external.base import OBJECTIVE, Answer, External, Progress, scaling
+from fwbench.solvers.external.base import OBJECTIVE, External, Progress, Solution, scaling
 from fwbench.solvers.external.blocks import Block
 from fwbench.stage import Context, register
 
@@ -56,7 +56,7 @@ class Scip(External):
 
     def solve(
         self, problem: Problem, block: Block, start: np.ndarray, seconds: float, progress: Progress, context: Context
-    ) -> Answer:
+    ) -> Solution:
         scale = scaling(block, progress.incumbent)
         program = Program.of(block, scale)
         program.start(start.ravel())
@@ -70,14 +70,14 @@ class Scip(External):
         except MemoryError:
             raise
         except Exception as error:  # pyscipopt's own, of no special kind, for any error within SCIP
-            return Answer(start, stopped=f"SCIP failed: {error}")
+            return Solution(start, stopped=f"SCIP failed: {error}")
         found = program.found().reshape(start.shape) if model.getNSols() else start
         lower, upper = model.getDualbound() / scale, model.getPrimalbound() / scale
         reason = _reason(model.getStatus())
         value = program.value(found.ravel()) / scale
         if not reason and abs(value - upper) > AGREEMENT * max(value, OBJECTIVE / scale):
             reason = "SCIP's tolerances do not suffice"
-        return Answer(found, lower, not reason and self.gap == 0, reason, int(model.getNTotalNodes()))
+        return Solution(found, lower, not reason and self.gap == 0, reason, int(model.getNTotalNodes()))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from fwbench.patterns import Pattern, Rows
 from fwbench.problem import Problem
-from fwbench.result import Moment
+from fwbench.result import TracePoint
 from fwbench.stage import Context
 
 ADAPTIVE_START = 1e-3  # of the Lipschitz bound: adaptive estimates grow by themselves
@@ -103,5 +103,5 @@ class Run:
     bound: torch.Tensor  # (rows, 1) or (1, 1): h - gap at best_u, in the layer's own precision
     iterations: int
     stopped: str
-    trace: list[Moment] = field(default_factory=list)
+    trace: list[TracePoint] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import torch
 
-from fwbench.result import Moment
+from fwbench.result import TracePoint
 from fwbench.solvers.frank_wolfe import kernels, loop_numba
 from fwbench.solvers.frank_wolfe.active_set import Atoms, atom_bytes, set_up
 from fwbench.solvers.frank_wolfe.layer import ADAPTIVE_START, CHECK_EVERY, Layer, Options, Run
@@ -99,9 +99,9 @@ def _minimise_parts(layer: Layer, u: torch.Tensor, options: Options, context: Co
         for own, part, held in zip(layers, parts, fixed, strict=True)
     ]
     runs: list[Run] = []
-    trace: list[Moment] = []
+    trace: list[TracePoint] = []
 
-    def hear(point: Moment) -> None:
+    def hear(point: TracePoint) -> None:
         known[len(runs)] = point
         trace.append(_joint(known, context))
 
@@ -121,7 +121,7 @@ def _rows_at_a_time(layer: Layer, options: Options) -> int:
     return max(1, memory // (_capacity(n, options) * atom_bytes(n)))
 
 
-def _joint(known: list[Moment], context: Context) -> Moment:
+def _joint(known: list[TracePoint], context: Context) -> TracePoint:
     """The layer's point from those of its parts."""
     rounded = all(m.upper is not None for m in known)
     return context.point(
@@ -132,7 +132,7 @@ def _joint(known: list[Moment], context: Context) -> Moment:
     )
 
 
-def _joined(runs: list[Run], trace: list[Moment]) -> Run:
+def _joined(runs: list[Run], trace: list[TracePoint]) -> Run:
     """The run of a layer from those of its parts; the counters are those of one run over all rows."""
     counters = {name: max(run.counters[name] for run in runs) for name in runs[0].counters}
     counters["drop_steps"] = sum(run.counters["drop_steps"] for run in runs)
@@ -188,7 +188,7 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
         *(np.zeros(rows) for _ in range(2)),
     )
     work = loop_numba.Rows(fields, atoms, layer.G, shape, method)
-    trace: list[Moment] = []
+    trace: list[TracePoint] = []
 
     def report(t: int, value: float, lower: float) -> None:
         upper = layer.rounded_error(torch.from_numpy(work.iterate_u().reshape(shape))) if options.rounded else None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from fwbench.result import Moment
+from fwbench.result import TracePoint
 from fwbench.solvers.frank_wolfe.layer import ADAPTIVE_START, CHECK_EVERY, REFRESH, Layer, Options, Run
 from fwbench.stage import Context
 
@@ -71,7 +71,7 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
     if options.step in ("short", "adaptive"):
         lipschitz += layer.lipschitz() * (ADAPTIVE_START if options.step == "adaptive" else 1.0)
     g = layer.gradient(u, S)
-    trace: list[Moment] = []
+    trace: list[TracePoint] = []
     drops = torch.zeros((), dtype=torch.int64, device=u.device)
     for t in range(options.steps + 1):
         score = g if options.fixed is None else g.masked_fill(options.fixed, torch.inf)

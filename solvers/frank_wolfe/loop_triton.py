@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from fwbench.patterns import NM
-from fwbench.result import Moment
+from fwbench.result import TracePoint
 from fwbench.solvers.frank_wolfe.layer import REFRESH, Layer, Options, Run
 from fwbench.stage import Context
 
@@ -265,7 +265,7 @@ def minimise_triton(layer: Layer, u: torch.Tensor, options: Options, context: Co
         loop: made for a layer that differs in the values of ``d`` at most, and for the same options.
     """
     loop.begin(u, layer.d)
-    trace: list[Moment] = []
+    trace: list[TracePoint] = []
     t, products, stopped = 0, 1, ""
     while True:
         total, lower = (float(x.sum(dtype=torch.float64)) for x in (loop.value, loop.best.clamp(min=0)))

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.result import Moment
+from fwbench.result import TracePoint
 from fwbench.solvers.numerics.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -88,7 +88,7 @@ class Search:
     rate: float = 0.0  # seconds a sweep of a row
     stopped: str = ""
     counts: dict[str, int] = field(default_factory=lambda: {"iterations": 0, "swaps": 0, "swap_evaluations": 0})
-    trace: list[Moment] = field(default_factory=list)
+    trace: list[TracePoint] = field(default_factory=list)
 
     @classmethod
     def begin(cls, problem: Problem, pruned: np.ndarray, state: State, context: Context, stage: Anneal) -> Search:

@@ -9,12 +9,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fwbench.report import trace
-from fwbench.result import Moment, Result, StageRecord, Status, Verdict
+from fwbench.result import Result, StageRecord, Status, TracePoint, Verdict
 
 PLAIN = (
-    Moment(0.2, 90.0, 10.0, 0, 50.0),
-    Moment(0.3, 70.0, 20.0, 10, 30.0),
-    Moment(0.4, 60.0, 24.0, 20, 25.0),
+    TracePoint(0.2, 90.0, 10.0, 0, 50.0),
+    TracePoint(0.3, 70.0, 20.0, 10, 30.0),
+    TracePoint(0.4, 60.0, 24.0, 20, 25.0),
 )
 
 
@@ -26,7 +26,7 @@ def run(solver: str, moments: tuple = PLAIN, **changes: object) -> Result:
 
 
 def test_gaps_and_errors_by_hand():
-    better = (Moment(0.5, None, 25.0, 30, 25.5),)
+    better = (TracePoint(0.5, None, 25.0, 30, 25.5),)
     first, second = trace.curves([run("wanda+fw+round"), run("wanda+fw(variant=pairwise)+round", better)])
     assert [moment.seconds for moment in first.moments] == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert first.primal == (None, 1.0, pytest.approx(0.2), None, None)  # to 25, the best bound of both; 0 is not shown
@@ -36,7 +36,7 @@ def test_gaps_and_errors_by_hand():
 
 
 def test_convexified_runs_keep_their_own_reference():
-    lifted = (Moment(0.2, None, 33.0, 0, 36.3),)
+    lifted = (TracePoint(0.2, None, 33.0, 0, 36.3),)
     plain, shared, row = trace.curves(
         [run("wanda+fw+round"), *(run(f"wanda+fw(convexify={kind})+round", lifted) for kind in ("shared", "row"))]
     )
@@ -46,7 +46,7 @@ def test_convexified_runs_keep_their_own_reference():
 
 
 def test_numbers_that_are_none_are_left_out():
-    moments = (Moment(0.1, float("inf"), None, None, float("nan")), Moment(0.2, -1.0, 5.0, 3, 5.0))
+    moments = (TracePoint(0.1, float("inf"), None, None, float("nan")), TracePoint(0.2, -1.0, 5.0, 3, 5.0))
     (curve,) = trace.curves([run("wanda+fw+round", moments)])
     shown = [x for values in (curve.primal, curve.gap, curve.error) for x in values if x is not None]
     assert np.isfinite(shown).all()
