@@ -97,5 +97,5 @@ def test_importing_stays_light(module, without):
 def test_test_folders_mirror_the_house():
     packages = {path.name for path in (ROOT / "fwbench").iterdir() if (path / "__init__.py").is_file()}
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
-    assert folders <= packages | {"problems", "solvers"}
-    assert {"problems", "solvers"} <= folders
+    assert folders <= packages | {"problems", "solvers", "benchmarks"}
+    assert {"problems", "solvers", "benchmarks"} <= folders
