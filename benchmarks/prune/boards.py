@@ -75,7 +75,7 @@ def plan() -> list[tuple[str, str, str]]:
 # --- one row ---------------------------------------------------------------------------------------------------------
 
 
-def one_row(out: Path, mode: str, pattern: str, method: str, device: str = "cpu") -> None:
+def add_row(out: Path, mode: str, pattern: str, method: str, device: str = "cpu") -> None:
     """Prune and measure, and add the row to the files in ``out``."""
     torch.set_num_threads(THREADS)
     model = load_model(MODEL)
@@ -263,7 +263,7 @@ def main() -> None:
     single.add_argument("--device", default="cpu")
     given = parser.parse_args()
     if given.command == "row":
-        one_row(given.out, given.mode, given.pattern.strip("-"), given.method, given.device)
+        add_row(given.out, given.mode, given.pattern.strip("-"), given.method, given.device)
     else:
         run(given.out)
 
