@@ -1,0 +1,1 @@
+"""Studies: ``benchmarks/NAME`` measures and writes ``reports/NAME``; see README.md."""

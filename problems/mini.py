@@ -3,7 +3,7 @@
 ``python -m fwbench.problems.mini`` rebuilds the files: bit for bit on one machine, to rounding on another. Columns are
 drawn at random, or are the most correlated set (random sub-blocks are easier than they look). ``n = 256`` and ``384``
 are the frontier, still open when this was written; one whole layer ends the list, and before it a whole row whose
-optimum is known, one of those of least Shor gap in its layer (``benchmarks.study_frontier --easiest``).
+optimum is known, one of those of least Shor gap in its layer (``benchmarks.exact.frontier --easiest``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Frank-Wolfe with momentum: one calibration batch's Gram matrix a step, the whole layer's never needed.
 
 For layers whose calibration streams by. A problem file holds the sum of all batches, so no spec leads here; the caller
-hands in the batches (``benchmarks/study_momentum.py`` streams a model's).
+hands in the batches (``benchmarks/momentum/study.py`` streams a model's).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""reports/bounds: how far the best masks can be from the optimum."""

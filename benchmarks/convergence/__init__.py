@@ -1,0 +1,1 @@
+"""reports/convergence: how the Frank-Wolfe variants converge, and what an iteration costs."""

@@ -1,0 +1,1 @@
+"""reports/exact: exact solvers beside one another, and where exact solution ends."""

@@ -1,0 +1,1 @@
+"""reports/gpu: the CUDA path, measured."""

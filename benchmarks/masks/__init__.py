@@ -1,0 +1,1 @@
+"""reports/masks: which ingredients find the best masks."""

@@ -1,0 +1,1 @@
+"""reports/momentum: Frank-Wolfe over streamed Gram matrices."""

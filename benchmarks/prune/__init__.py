@@ -1,0 +1,1 @@
+"""reports/prune: a whole model pruned by every method."""

@@ -1,0 +1,1 @@
+"""reports/updates: which weight update leaves the least error."""
