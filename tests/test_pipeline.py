@@ -360,7 +360,10 @@ def test_stages_that_decline_are_skipped(made):
     row = made(raises(AssertionError), supports=lambda problem: f"{problem.n} inputs are too many").result
     assert (row.status, row.verdict, row.reason) == (Status.SKIPPED, Verdict.NONE, "made: 12 inputs are too many")
     row = made(raises(AssertionError), requires=("numpy", "no_such_package")).result
-    assert (row.status, row.reason) == (Status.SKIPPED, "made needs no_such_package, which is not installed")
+    assert (row.status, row.reason) == (
+        Status.SKIPPED,
+        "made needs no_such_package, which is not installed (pip install no_such_package)",
+    )
     assert not row.solved
 
 

@@ -208,7 +208,7 @@ def skip_reason(problem: Problem, pipeline: Solver) -> str | None:
     for stage in pipeline.stages:
         missing = [name for name in stage.requires if importlib.util.find_spec(name) is None]
         if missing:
-            return f"{stage.name} needs {', '.join(missing)}, which is not installed"
+            return f"{stage.name} needs {', '.join(missing)}, which is not installed (pip install {' '.join(missing)})"
         if reason := stage.supports(problem):
             return f"{stage.name}: {reason}"
     return None

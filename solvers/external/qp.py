@@ -105,7 +105,8 @@ class QuadraticProgram(Stage):
 
     def supports(self, problem: Problem) -> str | None:
         if not BACKENDS[self.backend].installed:
-            return f"back end {self.backend} needs {BACKENDS[self.backend].package}, which is not installed"
+            needed = f"{self.backend} needs {BACKENDS[self.backend].package}"
+            return f"back end {needed}, which is not installed (pip install 'fwbench[qp]')"
         work = problem.rows * float(problem.n) ** 3
         if work > WORK_LIMIT:
             return f"too large for a general QP solver: rows n³ = {work:.1e}, the limit is {WORK_LIMIT:.0e}"

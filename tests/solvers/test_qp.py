@@ -121,7 +121,7 @@ def test_supports_says_why_not(monkeypatch):
     )
     monkeypatch.setitem(BACKENDS, "scs", qp.Backend("no_such_package", BACKENDS["scs"].options))
     reason = QuadraticProgram("scs").supports(small)
-    assert reason == "back end scs needs no_such_package, which is not installed"
+    assert reason == "back end scs needs no_such_package, which is not installed (pip install 'fwbench[qp]')"
 
 
 def test_a_back_end_without_an_answer_is_an_error(monkeypatch):
