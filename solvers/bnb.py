@@ -1,4 +1,4 @@
-"""Exact solution by our own branch and bound: no licence, and a proof that ``fwbench.verify_tree`` replays.
+"""Exact solution by our own branch and bound: no licence, and a proof that ``fwbench.verify.tree`` replays.
 
 Each row (the layer, where the pattern does not separate) is searched on its own: subtrees best first, depth first
 within, every subtree with a convexification made for what is still free in it. See ``bnb_search`` (the
@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from fwbench import verify_tree as proof
 from fwbench.problem import Problem
 from fwbench.result import Moment
 from fwbench.solvers.blocks import block_size
@@ -23,6 +22,7 @@ from fwbench.solvers.scores import keep_highest, wanda_score
 from fwbench.solvers.swap import Swap
 from fwbench.solvers.threads import rows_pool
 from fwbench.stage import Context, Role, Stage, State, register
+from fwbench.verify.rounding import block_matrix
 
 
 @register
@@ -75,7 +75,7 @@ class BranchAndBound(Stage):
                 answer = _Answer.unsolved(pruned[block])
             else:
                 search = Search(
-                    Block(proof.block_matrix(problem, block), counts[block]),
+                    Block(block_matrix(problem, block), counts[block]),
                     pruned[block],
                     self.gap,
                     (context.seed + block) % 2**32,

@@ -2,7 +2,7 @@
 
 A subtree is ``min vᵀAv + bᵀv`` over masks of its ``r`` free variables, in units of the incumbent (``bnb_relax``). A
 bound that reaches the incumbent prunes; a variable whose other value would is fixed. What is claimed is claimed at a
-point of few digits, so that the proof stores little: a stream of steps in preorder (``fwbench.verify_tree``), after
+point of few digits, so that the proof stores little: a stream of steps in preorder (``fwbench.verify.tree``), after
 which the nodes left open would follow.
 """
 

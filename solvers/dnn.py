@@ -23,13 +23,13 @@ import torch
 from fwbench.solvers import lift_kernel as kernel
 from fwbench.solvers.project import Projection
 from fwbench.solvers.shor import RowForm, RowProof, Shor, shor
-from fwbench.verify_products import OwnProof, products
+from fwbench.verify.products import Listed, summed
 
 Each = Callable[..., Iterable]
 
 
 class Cuts(NamedTuple):
-    """Products of triples and of fives, as a proof holds them (``fwbench.verify_products``)."""
+    """Products of triples and of fives, as a proof holds them (``fwbench.verify.products``)."""
 
     triple: np.ndarray = np.zeros((0, 3), np.uint16)
     corner: np.ndarray = np.zeros(0, np.uint8)
@@ -78,7 +78,7 @@ def finish(
 ) -> Shor:
     """The interior point for the multipliers ``N (kinds, n, n)``, of which the ``limit`` largest are kept.
 
-    ``N[kind, i, j]``, ``i < j``, is the multiplier of the pair's product of that kind (``fwbench.verify_products``).
+    ``N[kind, i, j]``, ``i < j``, is the multiplier of the pair's product of that kind (``fwbench.verify.products``).
     """
     less, thin = without(form, N, limit, cuts)
     return thin(shor(less, tolerance=tolerance, deadline=deadline))
@@ -93,10 +93,9 @@ def without(form: RowForm, N: np.ndarray, limit: int, cuts: Cuts = NONE) -> tupl
     chosen = np.sort(order[value[order] > 0])
     kind, value = (chosen % kinds).astype(np.uint8), value[chosen]
     i, j = i[chosen // kinds], j[chosen // kinds]
-    wide = cuts._replace(triple=cuts.triple.astype(np.int64), five=cuts.five.astype(np.int64))
-    taken = products(OwnProof(np.zeros(n), 0.0, i * n + j, kind, value, *wide), n)
-    linear = (0 if form.linear is None else form.linear) - taken.linear
-    less = replace(form, Q=form.Q - taken.matrix, linear=linear, constant=form.constant - taken.constant)
+    taken = summed(Listed(i * n + j, kind, value, *cuts), n)
+    linear = (0 if form.linear is None else form.linear) - taken.linear[0]
+    less = replace(form, Q=form.Q - taken.N.matrix, linear=linear, constant=form.constant - taken.constant)
 
     def write(found: Shor) -> Shor:
         own = {"pair": i * n + j, "kind": kind, "multiplier": value}

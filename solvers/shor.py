@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from fwbench.bounds import lowered
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers import lapack
 from fwbench.solvers.maxcut import bordered, interior_point
-from fwbench.verify_products import FIVES, TRIPLES
+from fwbench.verify.products import FIVES, TRIPLES
+from fwbench.verify.rounding import EPS, proves_positive
 
-EPS = float(np.finfo(np.float64).eps)
 FAR = 2.0  # from the middle of the cube, whose masks are at 1
 SHIFT = 3e-6  # of the bound is lost by the first attempt to bring the point nearer
 START_MARGIN = 0.4  # of Q's mean diagonal: how far inside the plain relaxation the interior point begins
@@ -174,21 +175,11 @@ def tangent_bound(form: RowForm, d: np.ndarray, rho: float, u: np.ndarray) -> fl
 
 def _safe(form: RowForm, d: np.ndarray, rho: float) -> np.ndarray:
     """Lower ``d`` by what the checker's verified Cholesky needs, and some more."""
-    n = len(form.Q)
+    n, groups = len(form.Q), len(form.counts)
+    A = form.Q + np.kron(np.eye(groups), np.full((n // groups,) * 2, rho))
     spread = float(np.linalg.norm(form.Q)) + rho * n
     margin = 4 * (n + 2) * EPS * (float(np.abs(form.Q.diagonal()).sum()) + rho * n) + 64 * EPS * spread + 1e-300
-    A = form.Q.copy()
-    size = n // len(form.counts)
-    for first in range(0, n, size):
-        A[first : first + size, first : first + size] += rho
-    shift = margin
-    while True:
-        try:
-            np.linalg.cholesky(A - np.diag(d - shift + margin / 2))
-        except np.linalg.LinAlgError:
-            shift *= 2
-        else:
-            return d - shift
+    return lowered(d, lambda d: proves_positive(A - np.diag(d), 32 * EPS * spread), margin, margin)
 
 
 def _units(form: RowForm, rho: float | None) -> tuple[float, float]:

@@ -14,9 +14,8 @@ FOLDERS = {"fwbench": ROOT / "fwbench", "fwbench.problems": ROOT / "problems", "
 FLOORS = (
     "spec metrics patterns result machine",
     "problem timing events",
-    "judge bounds verify_tree",
-    "verify_products",
-    "verify stage",
+    "judge verify",
+    "bounds stage",
     "solvers problems",
     "pipeline store isolate perplexity",
     "runner contract prove imports report",
@@ -24,6 +23,9 @@ FLOORS = (
     "cli",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
+
+# the same inside of a folder that is to be read from the ground up
+INSIDE = {"verify": ("rounding", "products tree", "rows", "__init__")}
 
 MODULES = {
     ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -61,6 +63,17 @@ def test_imports_only_from_lower_floors(module):
         if other not in ("", own):
             assert own, f"fwbench/__init__.py imports {name}"
             assert FLOOR[other] < FLOOR[own], f"{module} (floor {FLOOR[own]}) imports {name} (floor {FLOOR[other]})"
+
+
+@pytest.mark.parametrize("folder", INSIDE)
+def test_inside_of_a_folder_imports_go_down(folder):
+    floor = {name: floor for floor, names in enumerate(INSIDE[folder]) for name in names.split()}
+    for path in (ROOT / "fwbench" / folder).glob("*.py"):
+        own = f"fwbench.{folder}.{path.stem}".removesuffix(".__init__")
+        for name in imports(own):
+            if entry(name) == folder:
+                other = name.split(".")[2] if name.count(".") > 1 else "__init__"
+                assert floor[other] < floor[path.stem], f"{own} imports {name}"
 
 
 def test_the_test_sees_imports(tmp_path, monkeypatch):
