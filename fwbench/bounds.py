@@ -99,7 +99,7 @@ def lowered(
     """
     for _ in range(SHIFTS):
         wanted = d - shift
-        found = wanted.astype(dtype)
+        found: np.ndarray = wanted.astype(dtype)
         found = np.where(found > wanted, np.nextafter(found, dtype(-np.inf)), found)
         if proves(found.astype(np.float64)):
             return found

@@ -134,14 +134,14 @@ def tangent(
     Returns:
         Terms that sum to its value at the origin, ``-uᵀ(Q - N - Diag(d))u``, and its gradient.
     """
-    (S, S_error), (Nu, N_error), (linear, linear_error) = S, N, linear
-    a, P, du = w * u, w * S, d * u
-    g = 2 * (P - du) + d - (2 * Nu + linear)
-    size = 2 * np.abs(P) + 2 * np.abs(du) + np.abs(d) + 2 * np.abs(Nu) + np.abs(linear)
-    g_error = 2 * np.abs(w) * S_error + 2 * N_error + linear_error + 8 * EPS * size + TINY
-    origin = du * u - a * S + Nu * u
-    size = np.abs(du * u) + np.abs(a * S) + np.abs(Nu * u)
-    origin_error = np.abs(a) * S_error + np.abs(u) * N_error + 4 * EPS * size + TINY
+    (s, s_error), (Nu, Nu_error), (b, b_error) = S, N, linear
+    a, P, du = w * u, w * s, d * u
+    g = 2 * (P - du) + d - (2 * Nu + b)
+    size = 2 * np.abs(P) + 2 * np.abs(du) + np.abs(d) + 2 * np.abs(Nu) + np.abs(b)
+    g_error = 2 * np.abs(w) * s_error + 2 * Nu_error + b_error + 8 * EPS * size + TINY
+    origin = du * u - a * s + Nu * u
+    size = np.abs(du * u) + np.abs(a * s) + np.abs(Nu * u)
+    origin_error = np.abs(a) * s_error + np.abs(u) * Nu_error + 4 * EPS * size + TINY
     return origin - origin_error, g - g_error
 
 

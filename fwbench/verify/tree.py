@@ -28,8 +28,8 @@ The least of ``gᵀv`` over the state's masks takes what is fixed and the smalle
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +40,7 @@ from fwbench.verify.rounding import Refuted, Rounded, array
 
 LEAF, BRANCH, FIX, POINT, DIAGONAL, NOTHING = 0, 1, 3, 5, 6, 7
 UNIT = 2**15
-CHUNK = 256  # points evaluated at a time, with all that they claim
+CHUNK = 64  # points evaluated at a time, with all that they claim
 STREAMS = {"step": np.uint8, "variable": np.uint16, "point": np.uint8, "digits": np.uint8, "diagonal": np.float32}
 
 
@@ -72,10 +72,10 @@ class _Stream:
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         single = {name: arrays[name].tolist() for name in ("step", "variable")}  # far faster one by one
-        self.arrays: dict[str, Sequence | np.ndarray] = {**arrays, **single}
+        self.arrays: dict[str, Any] = {**arrays, **single}
         self.at = dict.fromkeys(arrays, 0)
 
-    def take(self, name: str, number: int = 1) -> Sequence | np.ndarray:
+    def take(self, name: str, number: int = 1) -> Any:
         part = self.arrays[name][self.at[name] : self.at[name] + number]
         if len(part) != number:
             raise Refuted(f"{name} ends too early{': a leaf is missing' * (name == 'step')}")
@@ -141,7 +141,7 @@ class _Tree:
         while stack:
             state = stack.pop()
             while (step := self.stream.take("step")[0]) not in (LEAF, NOTHING):
-                if other := self._step(state, step):
+                if (other := self._step(state, step)) is not None:
                     stack.append(other)
             if step == LEAF:
                 self._claim(state, state.fixed)  # which does not change any more
