@@ -1,4 +1,4 @@
-"""The lower bound of DESIGN section 1, for any (problem, e, u).
+"""The certified lower bound (docs/mathematics.md, "The certified bound"), for any (problem, e, u).
 
 For a diagonal ``e`` with ``G - diag(e) ⪰ 0`` put ``d = w²∘e``. Then ``h(u) = f(u) + Σ d u (1 - u)`` is convex and
 equals ``f`` on masks, so its linearisation at *any* point ``u`` lies below ``f`` on masks, and

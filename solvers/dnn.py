@@ -1,9 +1,10 @@
-"""The doubly nonnegative bound of one row: Shor's, with ``u_i u_j ≥ 0`` for all pairs (DESIGN section 7).
+"""The doubly nonnegative bound of one row: Shor's, with ``u_i u_j ≥ 0`` for all pairs.
 
 The alternating direction method on ``Y = (1, u)(1, u)ᵀ`` splits it in two: ``Y ≥ 0`` with ``diag U = u`` has an
 entrywise projection, ``Y ⪰ 0`` with ``Y z = 0`` for each count one by an eigendecomposition (``project``), or on a GPU
 by products alone. It starts at the Shor solution. Its multipliers ``N ≥ 0`` of ``Y ≥ 0`` need not converge: the
-interior point finds the best diagonal for ``Q - N``, whatever N is, and that is the proof.
+interior point finds the best diagonal for ``Q - N``, whatever N is, and that is the proof
+(docs/mathematics.md, "Products of pairs").
 
 Rows of one layer are one batch, tensors ``(rows, n + 1, n + 1)`` of float32; on the CPU a batch is one row.
 """

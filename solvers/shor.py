@@ -2,7 +2,8 @@
 
 With ``u = (1 + x)/2`` and a border, a row's problem ``min uᵀQu + lᵀu`` over masks becomes a max-cut problem
 ``min ⟨C, X⟩``, ``diag X = 1``, ``X ⪰ 0``; ``C`` holds ``ρ z zᵀ`` for each group, ``z = (size - 2p, 1, ..., 1)``, which
-is zero where the group's count is right and brings the products of the count with every variable (DESIGN section 7).
+is zero where the group's count is right and brings the products of the count with every variable (docs/mathematics.md,
+"The count without a multiplier").
 Its dual ``max Σy``, ``Z = C - diag(y) ⪰ 0`` gives the row's proof: ``d`` and ``rho`` are four times ``y`` and ``ρ``.
 """
 
