@@ -1,4 +1,4 @@
-"""The lower bound of DESIGN section 1, for any (problem, e, u).
+"""The certified lower bound (docs/mathematics.md, "The certified bound"), for any (problem, e, u).
 
 For a diagonal ``e`` with ``G - diag(e) ⪰ 0`` put ``d = w²∘e``. Then ``h(u) = f(u) + Σ d u (1 - u)`` is convex and
 equals ``f`` on masks, so its linearisation at *any* point ``u`` lies below ``f`` on masks, and
@@ -11,10 +11,16 @@ computed in plain float64; ``fwbench.verify`` proves it, rounding included.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
+from fwbench.verify.rounding import EPS, proves_shared
+
+SHIFTS = 60  # of a diagonal, each twice the one before
 
 
 def linearise(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -55,11 +61,11 @@ def slope(problem: Problem, u: np.ndarray) -> np.ndarray:
 def margin(G: np.ndarray) -> float:
     """How much of the diagonal the checker's verified Cholesky needs: four times its own rounding bound."""
     n = G.shape[0]
-    return 4 * (n + 2) * float(np.finfo(np.float64).eps) * float(np.abs(G.diagonal()).sum())
+    return 4 * (n + 2) * EPS * float(np.abs(G.diagonal()).sum())
 
 
 def safe(G: np.ndarray, e: np.ndarray | float = 0.0) -> np.ndarray:
-    """Lower ``e`` by the least uniform amount tried that makes ``G - diag(e)`` provably positive semidefinite.
+    """Lower ``e`` by the least uniform amount tried with which the checker proves ``G - diag(e) ⪰ 0``.
 
     For ``e = 0`` this is slightly negative: the Gram matrix of few tokens is singular, and rounding may make it
     indefinite; the bound stays valid and loses next to nothing.
@@ -69,14 +75,37 @@ def safe(G: np.ndarray, e: np.ndarray | float = 0.0) -> np.ndarray:
     """
     e = np.broadcast_to(np.asarray(e, dtype=np.float64), G.shape[:1])
     step = margin(G) + 4 * G.shape[0] ** 2 * float(np.finfo(np.float64).tiny)
-    shift = step
-    while shift <= max(float(G.diagonal().mean()), 8 * step):
-        try:
-            np.linalg.cholesky(G - np.diag(e - shift + step / 2))  # half the margin is left to the checker
-        except np.linalg.LinAlgError:
-            shift = 2 * shift
-        else:
-            return e - shift
+    most = max(float(G.diagonal().mean()), 8 * step)
+    return lowered(e, lambda e: proves_shared(G, e), step, step, most)
+
+
+def lowered(
+    d: np.ndarray,
+    proves: Callable[[np.ndarray], bool],
+    step: float,
+    shift: float = 0.0,
+    most: float = math.inf,
+    dtype: type = np.float64,
+) -> np.ndarray:
+    """``d (n,)`` less the first of ``shift``, ``step`` and its doubles that is enough for a proof, rounded down.
+
+    Args:
+        proves: whether the checker proves a matrix less this diagonal positive semidefinite.
+        most: the largest shift to try.
+        dtype: of the result.
+
+    Raises:
+        ValueError: none is enough; ``G`` is not positive semidefinite.
+    """
+    for _ in range(SHIFTS):
+        wanted = d - shift
+        found: np.ndarray = wanted.astype(dtype)
+        found = np.where(found > wanted, np.nextafter(found, dtype(-np.inf)), found)
+        if proves(found.astype(np.float64)):
+            return found
+        shift = max(2 * shift, step)
+        if shift > most:
+            break
     raise ValueError("G is not positive semidefinite")
 
 

@@ -1,8 +1,9 @@
 """Problem: one layer (W, G, pattern, provenance), and the only definition of the objective.
 
-Notation, shared by the whole project (DESIGN): ``W (rows, n)`` weights, one row per output; ``G (n, n)`` Gram matrix
-``X Xᵀ / tokens`` of the layer's inputs, undamped; ``u (rows, n)`` in [0, 1], 1 = pruned; ``keep (rows, n)`` bool,
-True = the weight stays. A row's error is ``uᵀ diag(w) G diag(w) u = ‖wX - (m∘w)X‖² / tokens``.
+Notation, shared by the whole project (docs/mathematics.md, "The objective"): ``W (rows, n)`` weights, one row per
+output; ``G (n, n)`` Gram matrix ``X Xᵀ / tokens`` of the layer's inputs, undamped; ``u (rows, n)`` in [0, 1], 1 =
+pruned; ``keep (rows, n)`` bool, True = the weight stays. A row's error is ``uᵀ diag(w) G diag(w) u = ‖wX - (m∘w)X‖² /
+tokens``.
 """
 
 from __future__ import annotations

@@ -63,11 +63,13 @@ RELAXATIONS = {
 class Certificate:
     """A proof of a lower bound on one problem; ``fwbench.verify`` replays it.
 
-    ``kind`` ``diagonal``: arrays ``e`` (scalar, ``(n,)`` or ``(rows, n)``) with ``G - diag(e) ⪰ 0``, and any
-    ``u (rows, n)`` float32 at which the convex function ``h`` is linearised (DESIGN section 1).
+    ``kind`` ``diagonal``: arrays ``e (n,)`` float64 with ``G - diag(e) ⪰ 0``, and any ``u (rows, n)`` float32 at which
+    the convex function ``h`` is linearised (docs/mathematics.md, "The certified bound").
     ``kind`` ``rows``: besides, for the rows in ``rows (k,)`` int64 a ``d (k, n)`` and ``rho (k,)`` float64, and
     products of two weights: ``start (k + 1,)`` int64 divides ``pair`` int64 (``i n + j``, ``i < j``), ``kind`` uint8
-    and ``multiplier`` float32 among those rows. ``fwbench.verify`` says what they prove.
+    and ``multiplier`` float32 among those rows; and products of three and of five weights alike, where it has any
+    (``fwbench.verify.products``).
+    ``kind`` ``tree``: branch and bound (``fwbench.verify.tree``).
     """
 
     problem: str  # hash of the problem

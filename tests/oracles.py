@@ -47,7 +47,10 @@ def exactly(x: np.ndarray) -> np.ndarray:
 
 
 def exact_bound(problem: Problem, u: np.ndarray, e: np.ndarray) -> Fraction:
-    """DESIGN section 1 in rational numbers: ``h(u) - max over masks of gradientᵀ(u - v)``, rows below 0 taken as 0."""
+    """The bound in rational numbers: ``h(u) - max over masks of gradientᵀ(u - v)``, rows below 0 taken as 0.
+
+    docs/mathematics.md, "The certified bound".
+    """
     W, G, u, e = (exactly(x) for x in (problem.W, problem.G, u, e))
     d = W * W * e
     Su = W * ((W * u) @ G) - d * u  # (Q - D) u

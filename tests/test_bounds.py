@@ -10,6 +10,7 @@ from oracles import relaxed_minimum
 
 from fwbench import bounds, verify
 from fwbench.problem import Problem
+from fwbench.verify.rounding import proves_shared
 
 SMALL = {"unstructured:0.4": 5}  # inputs for which masks can be enumerated; 8 elsewhere
 
@@ -119,7 +120,7 @@ def test_slope_is_the_growth_of_the_bound(pattern):
 def test_safe_is_proved_and_costs_nothing(pattern):
     for problem in [*hostile_layers(pattern), random_layer(pattern, n=24, condition=1e8)]:
         e = bounds.safe(problem.G)
-        verify.prove_psd(problem.G, e)
+        assert proves_shared(problem.G, e), problem.name
         assert (e <= 0).all()
         assert np.abs(e).max() <= 1e-11 * problem.G.diagonal().sum() + 1e-290, problem.name
 
@@ -127,6 +128,28 @@ def test_safe_is_proved_and_costs_nothing(pattern):
 def test_safe_refuses_an_indefinite_matrix():
     with pytest.raises(ValueError, match="not positive semidefinite"):
         bounds.safe(np.array([[1.0, 2.0], [2.0, 1.0]]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("limit", [1.0, 1 - 1e-9, 1 - 1e-5, 0.3, -40.0])
+def test_a_diagonal_is_lowered_until_it_is_proved(limit, dtype):
+    """No further than twice what is needed, and rounded down."""
+    d, step = np.array([1.0, 0.1, -1 / 3]), 1e-7
+    found = bounds.lowered(d, lambda d: d.max() <= limit, step, dtype=dtype)
+    assert found.dtype == dtype
+    shift = d - found
+    assert shift.min() >= max(0, 1 - limit)
+    assert shift.max() <= max(step, 2 * (1 - limit)) + 1e-6 * (dtype is np.float32) * (1 + shift.max()) + 1e-12
+    assert np.ptp(shift) <= (1e-6 if dtype is np.float32 else 1e-12) * (1 + shift.max())
+
+
+@pytest.mark.parametrize(("most", "tried"), [(np.inf, 60), (3.0, 3), (0.0, 1)])
+def test_a_diagonal_that_nothing_proves_is_refused(most, tried):
+    seen = []
+    with pytest.raises(ValueError, match="G is not positive semidefinite"):
+        bounds.lowered(np.ones(2), lambda d: bool(seen.append(d[0])), 1.0, most=most)
+    assert [1 - d for d in seen[:3]] == [0, 1, 2][:tried]
+    assert len(seen) == tried
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

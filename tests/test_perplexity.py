@@ -107,7 +107,7 @@ def test_a_broken_model_is_refused():
 
 @pytest.mark.slow
 def test_smollm2():
-    """The figure of the prototype (DESIGN section 7): 9 windows of 512 tokens of lee.cor."""
+    """9 windows of 512 tokens of lee.cor (docs/mathematics.md, "Figures of the prototype")."""
     from fwbench.problems.models import load_model
     from fwbench.problems.text import load_text
 

@@ -378,7 +378,7 @@ def test_command_line_and_report(place, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_smollm2(tmp_path):
-    """Wanda at one half by rows, one-shot; the prototype had a perplexity of 75.6 with 65k tokens (DESIGN 7)."""
+    """Wanda at one half by rows, one-shot; the prototype had 75.6 (docs/mathematics.md, "Figures of the prototype")."""
     summary = prune("smollm2", tmp_path / "out", Options(pattern="0.5", spec="wanda", sequential=False))
     assert summary["perplexity"]["dense"]["value"] == pytest.approx(32.37, abs=0.005)
     assert 65 < summary["perplexity"]["pruned"]["value"] < 85

@@ -1,4 +1,4 @@
-"""Packed masks and rows as text. (Certificate files: test_verify.py.)"""
+"""Packed masks and rows as text. (Certificate files: verify/test_verify.py.)"""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Writing a tree certificate: streams of steps, variables, points and diagonals (read by ``fwbench.verify_tree``)."""
+"""Writing a tree certificate: streams of steps, variables, points and diagonals (read by ``fwbench.verify.tree``)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fwbench import verify_tree as proof
+from fwbench.bounds import lowered
 from fwbench.problem import Problem
 from fwbench.result import Certificate
+from fwbench.verify import tree as proof
+from fwbench.verify.rounding import EPS, proves_convex
 
 
 @dataclass
@@ -55,14 +57,12 @@ def certificate(problem: Problem, trees: Iterable[Tree], bound: float, source: s
     return Certificate(problem.hash, bound, "tree", arrays, source)
 
 
-def safe_diagonal(Q: np.ndarray, free: np.ndarray, size: int, d: np.ndarray, rho: float) -> np.ndarray | None:
-    """``d (r,)`` as float32, lowered until the checker proves ``(Q - Diag(d))_RR + rho Σ 1_g1_gᵀ ⪰ 0``; else None."""
-    step = 16 * (free.size + 2) * proof.EPS * (float(np.abs(Q.diagonal()).sum()) + rho * free.size)
-    shift = 0.0
-    for _ in range(60):
-        lowered = (d - shift).astype(np.float32)
-        lowered = np.where(lowered > d - shift, np.nextafter(lowered, np.float32(-np.inf)), lowered)
-        if proof.proves_positive(Q, free, size, lowered.astype(np.float64), rho):
-            return lowered
-        shift = max(2 * shift, step)
-    return None
+def safe_diagonal(Q: np.ndarray, free: np.ndarray, size: int, d: np.ndarray, rho: float) -> np.ndarray:
+    """``d (r,)`` as float32, lowered until the checker proves ``(Q - Diag(d))_RR + rho Σ 1_g1_gᵀ ⪰ 0``.
+
+    Raises:
+        ValueError: nothing is enough.
+    """
+    step = 16 * (free.size + 2) * EPS * (float(np.abs(Q.diagonal()).sum()) + rho * free.size)
+    part, group = Q[np.ix_(free, free)], free // size
+    return lowered(d, lambda d: proves_convex(part, d, rho, group), step, dtype=np.float32)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fwbench import verify_tree as proof
 from fwbench.solvers.branch_and_bound import search_numba as kernel
 from fwbench.solvers.branch_and_bound.certificate import Tree, safe_diagonal
 from fwbench.solvers.branch_and_bound.relaxation_numba import FINE
 from fwbench.solvers.semidefinite.search_diagonal import PENALTY, best_diagonal
+from fwbench.verify import tree as proof
 
 CLOSE = 3e-10  # relative: a bound this close to the incumbent prunes; the checker has room for its rounding up to 1e-9
 EFFORT = 30  # steps of a node's relaxation, in multiples of its variables
@@ -44,7 +44,7 @@ class Node:
     u: np.ndarray  # (m,)
     bound: float
     diagonal: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the free variables
-    steps: np.ndarray | None = None  # uint8, as ``fwbench.verify_tree`` names them
+    steps: np.ndarray | None = None  # uint8, as ``fwbench.verify.tree`` names them
     variables: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))  # of BRANCH and FIX
     points: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
     children: list[Node] = field(default_factory=list)
@@ -232,10 +232,7 @@ class Search:
         self.diagonals += 1
         target = self.target * (1 + 1e-6) - constant
         d = best_diagonal(Q, b, start, need, self.rho, target, self._deeper(free))
-        safe = safe_diagonal(self.block.Q, free, self.size, d * self.scale, self.rho * self.scale)
-        if safe is None:
-            raise ValueError("G is not positive semidefinite")
-        return safe
+        return safe_diagonal(self.block.Q, free, self.size, d * self.scale, self.rho * self.scale)
 
     def _deeper(self, free: np.ndarray) -> np.ndarray:
         """What a unit of each diagonal is worth deeper down: what was split in pruned nodes, and an even share."""

@@ -3,7 +3,7 @@
 A subtree is ``min vᵀAv + bᵀv`` over masks of its ``r`` free variables, in units of the incumbent
 (``relaxation_numba``). A bound that reaches the incumbent prunes; a variable whose other value would is fixed. What is
 claimed is claimed at a point of few digits, so that the proof stores little: a stream of steps in preorder
-(``fwbench.verify_tree``), after which the nodes left open would follow.
+(``fwbench.verify.tree``), after which the nodes left open would follow.
 """
 
 from __future__ import annotations

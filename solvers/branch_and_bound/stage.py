@@ -1,4 +1,4 @@
-"""Exact solution by our own branch and bound: no licence, and a proof that ``fwbench.verify_tree`` replays.
+"""Exact solution by our own branch and bound: no licence, and a proof that ``fwbench.verify.tree`` replays.
 
 Each row (the layer, where the pattern does not separate) is searched on its own: subtrees best first, depth first
 within, every subtree with a convexification made for what is still free in it. See ``search`` (subtrees),
@@ -13,13 +13,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from fwbench import verify_tree as proof
 from fwbench.problem import Problem
 from fwbench.result import TracePoint
 from fwbench.solvers.branch_and_bound.certificate import Tree, certificate
 from fwbench.solvers.branch_and_bound.search import Block, Search
 from fwbench.solvers.numerics.threads import rows_pool
 from fwbench.stage import Context, Role, Stage, State, register
+from fwbench.verify.rounding import block_matrix
 
 
 @register
@@ -68,7 +68,7 @@ class BranchAndBound(Stage):
                 answer = _Solution.unsolved(pruned[block])
             else:
                 search = Search(
-                    Block(proof.block_matrix(problem, block), counts[block]),
+                    Block(block_matrix(problem, block), counts[block]),
                     pruned[block],
                     self.gap,
                     (context.seed + block) % 2**32,

@@ -42,7 +42,7 @@ def blocks(
 
     Args:
         e: ``(n,)`` with ``G - diag(e) ⪰ 0``: the objective is then ``uᵀ(Q - D)u + dᵀu`` with ``d = w²∘e``, equal on
-            masks (DESIGN section 1). None for ``uᵀQu``.
+            masks (docs/mathematics.md, "The certified bound"). None for ``uᵀQu``.
         own: for some rows of a separable pattern, their ``d (n,)`` in place of that; see ``convex_where_counts_hold``.
     """
     W = problem.W.astype(np.float64)

@@ -1,9 +1,10 @@
-"""The doubly nonnegative bound of one row: Shor's, with ``u_i u_j ≥ 0`` for all pairs (DESIGN section 7).
+"""The doubly nonnegative bound of one row: Shor's, with ``u_i u_j ≥ 0`` for all pairs.
 
 The alternating direction method on ``Y = (1, u)(1, u)ᵀ`` splits it in two: ``Y ≥ 0`` with ``diag U = u`` has an
 entrywise projection, ``Y ⪰ 0`` with ``Y z = 0`` for each count one by an eigendecomposition (``project``), or on a GPU
 by products alone. It starts at the Shor solution. Its multipliers ``N ≥ 0`` of ``Y ≥ 0`` need not converge: the
-interior point finds the best diagonal for ``Q - N``, whatever N is, and that is the proof.
+interior point finds the best diagonal for ``Q - N``, whatever N is, and that is the proof
+(docs/mathematics.md, "Products of pairs").
 
 Rows of one layer are one batch, tensors ``(rows, n + 1, n + 1)`` of float32; on the CPU a batch is one row.
 """
@@ -24,13 +25,13 @@ from fwbench.solvers.semidefinite import lift_numba as kernel
 from fwbench.solvers.semidefinite.psd_projection import Projection
 from fwbench.solvers.semidefinite.row import RowForm, RowProof
 from fwbench.solvers.semidefinite.shor import Shor, shor
-from fwbench.verify_products import OwnProof, products
+from fwbench.verify.products import Listed, summed
 
 Each = Callable[..., Iterable]
 
 
 class Cuts(NamedTuple):
-    """Products of triples and of fives, as a proof holds them (``fwbench.verify_products``)."""
+    """Products of triples and of fives, as a proof holds them (``fwbench.verify.products``)."""
 
     triple: np.ndarray = np.zeros((0, 3), np.uint16)
     corner: np.ndarray = np.zeros(0, np.uint8)
@@ -79,7 +80,7 @@ def finish(
 ) -> Shor:
     """The interior point for the multipliers ``N (kinds, n, n)``, of which the ``limit`` largest are kept.
 
-    ``N[kind, i, j]``, ``i < j``, is the multiplier of the pair's product of that kind (``fwbench.verify_products``).
+    ``N[kind, i, j]``, ``i < j``, is the multiplier of the pair's product of that kind (``fwbench.verify.products``).
     """
     less, thin = without(form, N, limit, cuts)
     return thin(shor(less, tolerance=tolerance, deadline=deadline))
@@ -94,10 +95,9 @@ def without(form: RowForm, N: np.ndarray, limit: int, cuts: Cuts = NONE) -> tupl
     chosen = np.sort(order[value[order] > 0])
     kind, value = (chosen % kinds).astype(np.uint8), value[chosen]
     i, j = i[chosen // kinds], j[chosen // kinds]
-    wide = cuts._replace(triple=cuts.triple.astype(np.int64), five=cuts.five.astype(np.int64))
-    taken = products(OwnProof(np.zeros(n), 0.0, i * n + j, kind, value, *wide), n)
-    linear = (0 if form.linear is None else form.linear) - taken.linear
-    less = replace(form, Q=form.Q - taken.matrix, linear=linear, constant=form.constant - taken.constant)
+    taken = summed(Listed(i * n + j, kind, value, *cuts), n)
+    linear = (0 if form.linear is None else form.linear) - taken.linear[0]
+    less = replace(form, Q=form.Q - taken.N.matrix, linear=linear, constant=form.constant - taken.constant)
 
     def write(found: Shor) -> Shor:
         own = {"pair": i * n + j, "kind": kind, "multiplier": value}

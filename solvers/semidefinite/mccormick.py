@@ -1,9 +1,10 @@
-"""The bound of one row with all four McCormick products of each pair (DESIGN section 7).
+"""The bound of one row with all four McCormick products of each pair.
 
 ``u_i u_j``, ``u_i (1 - u_j)``, ``(1 - u_i) u_j`` and ``(1 - u_i)(1 - u_j)`` are all ``≥ 0``: that is the doubly
 nonnegative relaxation in ``(1, u, 1 - u) = F (1, u)``, of twice the size. The alternating direction method is that of
 ``dnn``; as ``F = O R`` with orthonormal columns in ``O``, ``‖F S Fᵀ - W‖²`` is ``‖R S Rᵀ - Oᵀ W O‖²`` and a constant:
-the semidefinite step is still one projection of size n + 1. It starts where the doubly nonnegative bound ends.
+the semidefinite step is still one projection of size n + 1. It starts where the doubly nonnegative bound ends
+(docs/mathematics.md, "Products of pairs").
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
-from fwbench.verify_products import FIVES, TRIPLES
+from fwbench.verify.products import FIVES, TRIPLES
 
 
 @dataclass(frozen=True)

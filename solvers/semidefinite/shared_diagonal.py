@@ -22,8 +22,8 @@ def shared_e(problem: Problem, u: np.ndarray, *, tolerance: float = 1e-3, device
     """The ``e (n,)``, shared by all rows, that lifts the lower bound most to first order at ``u (rows, n)``.
 
     Weighted minimum trace factor analysis: maximise ``cᵀe`` subject to ``G - diag(e) ⪰ 0`` and ``e ≥ 0``, with
-    ``c = bounds.slope(problem, u)`` (Shapiro 1982 for the unweighted problem; DESIGN section 1 for the weights).
-    The result is safe: the checker's Cholesky proves ``G - diag(e) ⪰ 0``.
+    ``c = bounds.slope(problem, u)`` (Shapiro 1982 for the unweighted problem; docs/mathematics.md, "A shared
+    diagonal", for the weights). The result is safe: the checker's Cholesky proves ``G - diag(e) ⪰ 0``.
 
     Raises:
         ValueError: ``G`` is not positive semidefinite.
@@ -34,7 +34,7 @@ def shared_e(problem: Problem, u: np.ndarray, *, tolerance: float = 1e-3, device
 def maximise_diagonal(G: np.ndarray, c: np.ndarray, tolerance: float = 1e-3, device: str = "cpu") -> np.ndarray:
     """Maximise ``cᵀe`` over ``e ≥ 0``, ``G - diag(e) ⪰ 0``, float64.
 
-    With ``y = c∘e`` and ``C = G / sqrt(c cᵀ)⁻¹`` this is ``max Σy``, ``C - diag(y) ⪰ 0``, ``y ≥ 0``, the dual of
+    With ``y = c∘e`` and ``C = G∘sqrt(c cᵀ)`` this is ``max Σy``, ``C - diag(y) ⪰ 0``, ``y ≥ 0``, the dual of
     ``min ⟨C, X⟩``, ``diag X ≥ 1``, ``X ⪰ 0``, solved by the primal-dual interior point of Helmberg, Rendl, Vanderbei
     and Wolkowicz (SIAM J. Optim. 6, 1996) with Mehrotra's predictor and corrector.
 

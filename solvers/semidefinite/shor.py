@@ -2,7 +2,8 @@
 
 With ``u = (1 + x)/2`` and a border, a row's problem ``min uᵀQu + lᵀu`` over masks becomes a max-cut problem
 ``min ⟨C, X⟩``, ``diag X = 1``, ``X ⪰ 0``; ``C`` holds ``ρ z zᵀ`` for each group, ``z = (size - 2p, 1, ..., 1)``, which
-is zero where the group's count is right and brings the products of the count with every variable (DESIGN section 7).
+is zero where the group's count is right and brings the products of the count with every variable (docs/mathematics.md,
+"The count without a multiplier").
 Its dual ``max Σy``, ``Z = C - diag(y) ⪰ 0`` gives the row's proof: ``d`` and ``rho`` are four times ``y`` and ``ρ``.
 """
 
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fwbench.bounds import lowered
 from fwbench.solvers.numerics import lapack
 from fwbench.solvers.semidefinite.maxcut import bordered, interior_point
 from fwbench.solvers.semidefinite.row import RowForm, RowProof, tangent_bound
+from fwbench.verify.rounding import EPS, proves_positive
 
-EPS = float(np.finfo(np.float64).eps)
 FAR = 2.0  # from the middle of the cube, whose masks are at 1
 SHIFT = 3e-6  # of the bound is lost by the first attempt to bring the point nearer
 START_MARGIN = 0.4  # of Q's mean diagonal: how far inside the plain relaxation the interior point begins
@@ -86,21 +88,11 @@ def _near_masks(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float) ->
 
 def _safe(form: RowForm, d: np.ndarray, rho: float) -> np.ndarray:
     """Lower ``d`` by what the checker's verified Cholesky needs, and some more."""
-    n = len(form.Q)
+    n, groups = len(form.Q), len(form.counts)
+    A = form.Q + np.kron(np.eye(groups), np.full((n // groups,) * 2, rho))
     spread = float(np.linalg.norm(form.Q)) + rho * n
     margin = 4 * (n + 2) * EPS * (float(np.abs(form.Q.diagonal()).sum()) + rho * n) + 64 * EPS * spread + 1e-300
-    A = form.Q.copy()
-    size = n // len(form.counts)
-    for first in range(0, n, size):
-        A[first : first + size, first : first + size] += rho
-    shift = margin
-    while True:
-        try:
-            np.linalg.cholesky(A - np.diag(d - shift + margin / 2))
-        except np.linalg.LinAlgError:
-            shift *= 2
-        else:
-            return d - shift
+    return lowered(d, lambda d: proves_positive(A - np.diag(d), 32 * EPS * spread), margin, margin)
 
 
 def _units(form: RowForm, rho: float | None) -> tuple[float, float]:

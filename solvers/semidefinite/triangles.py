@@ -1,10 +1,11 @@
-"""The bound of one row with triangle inequalities besides the products of pairs (DESIGN section 7).
+"""The bound of one row with triangle inequalities besides the products of pairs.
 
 For each triple of weights, three of which one is unlike two that are equal, or all are equal: four products of
-``fwbench.verify_products``. There are some 4 n³/6 of them, nearly all without effect. So ``mccormick``'s iteration goes
+``fwbench.verify.products``. There are some 4 n³/6 of them, nearly all without effect. So ``mccormick``'s iteration goes
 on, every so often the most violated are taken in, and each has a multiplier that rises with its violation (Uzawa's
 ascent, a step an iteration). For max-cut bundle methods do that (Rendl, Rinaldi, Wiegele, Math. Program. 121, 2010).
-Whatever the multipliers are, the interior point then finds the best diagonal for them, and that is the proof.
+Whatever the multipliers are, the interior point then finds the best diagonal for them, and that is the proof
+(docs/mathematics.md, "Triangles and pentagons").
 """
 
 from __future__ import annotations

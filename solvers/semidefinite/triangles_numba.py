@@ -1,7 +1,7 @@
 """The numba kernels of ``triangles``: products of three weights, their multipliers, and the search for violated ones.
 
 Of a triple ``i < j < k`` corner 0 is the product that is 1 on masks where all are equal, and corner 1, 2 or 3 that
-where ``i``, ``j`` or ``k`` is unlike two that are equal; else each is 0 (``fwbench.verify_products``). They are linear
+where ``i``, ``j`` or ``k`` is unlike two that are equal; else each is 0 (``fwbench.verify.products``). They are linear
 in the relaxed ``Y = (1, u)(1, u)ᵀ``.
 """
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from fwbench.solvers.numerics.jit import njit
-from fwbench.verify_products import SIGNS
+from fwbench.verify.products import CORNERS
 
 BINS = 4096  # of violations
 SLACK = 1e-5  # more than the rounding of one
-SIGN = SIGNS.astype(np.float32)  # [corner]: of the pairs ij, ik, jk
+SIGN = (CORNERS[:, [0, 0, 1]] * CORNERS[:, [1, 2, 2]]).astype(np.float32)  # [corner]: of the pairs ij, ik, jk
 
 
 @njit(nogil=True)

@@ -203,7 +203,7 @@ def test_a_layer_that_runs_twice():
 
 @pytest.mark.slow
 def test_real_model():
-    """A layer of SmolLM2: DESIGN's own figures of the model, and the text's token count."""
+    """A layer of SmolLM2, and the text's token count (docs/mathematics.md, "Figures of the prototype")."""
     from fwbench.problems.text import load_text
 
     model, text = models.load_model("smollm2"), load_text("lee")

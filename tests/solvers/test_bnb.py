@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import PATTERNS, begun, hostile_layers, integer_layer, pattern_of, random_layer
 
-from fwbench import verify_tree
+from fwbench import verify
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
@@ -25,6 +25,7 @@ from fwbench.solvers.external.gurobi_ import Gurobi
 from fwbench.solvers.semidefinite import search_diagonal
 from fwbench.solvers.semidefinite.search_diagonal import best_diagonal
 from fwbench.stage import Context, State
+from fwbench.verify.rounding import block_matrix
 
 
 def solve(problem: Problem, **parameters) -> State:
@@ -36,10 +37,16 @@ def assert_optimal_and_proved(problem: Problem, after: State) -> None:
     assert_proved(problem, after)
 
 
+def proved_by(problem: Problem, certificate: Certificate) -> float:
+    checked = verify.check(problem, certificate)
+    assert checked.ok, checked.reason
+    return checked.bound
+
+
 def assert_proved(problem: Problem, after: State) -> None:
     """The checker proves what the stage says, also from its file."""
     certificate = Certificate.from_bytes(after.certificate.to_bytes())
-    proved = verify_tree.prove_tree(problem, certificate)
+    proved = proved_by(problem, certificate)
     assert proved >= after.lower * (1 - 1e-9) - 1e-13 * problem.total, problem.name
     assert proved <= problem.error(after.keep) * (1 + 1e-12) + 1e-15 * problem.total, problem.name
 
@@ -263,7 +270,7 @@ def test_the_clock_ends_a_subtree():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((90, 100))
     problem = Problem("random", np.ones((1, 90)), X @ X.T / 100, "0.5")
-    block = search.Block(verify_tree.block_matrix(problem, 0), np.array([45]))
+    block = search.Block(block_matrix(problem, 0), np.array([45]))
     tried = search.Search(block, np.arange(90) < 45, 0.0, 0, budget=2**60)
     end = time.monotonic() + 1.0
     tried.run(lambda: end - time.monotonic(), 2**62)
@@ -271,7 +278,7 @@ def test_the_clock_ends_a_subtree():
     assert tried.diagonals == 2  # of the first look and of the one subtree
     assert tried.nodes > 1
     made = certificate(problem, [tried.tree()], tried.lower())
-    assert verify_tree.prove_tree(problem, made) == pytest.approx(tried.lower(), rel=1e-9)
+    assert proved_by(problem, made) == pytest.approx(tried.lower(), rel=1e-9)
     assert 0 < tried.lower() < tried.value
 
 
@@ -280,7 +287,7 @@ def long_search(budget: int) -> tuple[Problem, search.Search]:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((50, 40)) * np.logspace(0, -1, 50)[:, None]
     problem = Problem("random", np.ones((1, 50)), X @ X.T / 40 + 1e-6 * np.eye(50), "0.5")
-    block = search.Block(verify_tree.block_matrix(problem, 0), np.array([25]))
+    block = search.Block(block_matrix(problem, 0), np.array([25]))
     return problem, search.Search(block, np.arange(50) < 25, 0.0, 0, budget=budget)
 
 
@@ -298,7 +305,7 @@ def test_the_bound_never_falls(monkeypatch):
     for _ in range(20):
         tried.run(lambda: np.inf, tried.nodes + (7 if lowers else 400))
         made = certificate(problem, [tried.tree()], tried.lower())
-        assert verify_tree.prove_tree(problem, made) == pytest.approx(tried.lower(), rel=1e-9)
+        assert proved_by(problem, made) == pytest.approx(tried.lower(), rel=1e-9)
         lowers.append(tried.lower())
     assert not tried.done
     assert lowers[0] > 0
@@ -321,4 +328,4 @@ def test_what_its_bound_closes_is_not_searched(monkeypatch):
     assert len(begun) > 3
     assert all(begun)
     made = certificate(problem, [tried.tree()], tried.lower())
-    assert verify_tree.prove_tree(problem, made) == pytest.approx(tried.value, rel=1e-8)
+    assert proved_by(problem, made) == pytest.approx(tried.value, rel=1e-8)

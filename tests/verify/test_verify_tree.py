@@ -12,23 +12,13 @@ from hypothesis import strategies as st
 from layers import PATTERNS, begun, integer_layer, random_layer
 from oracles import exactly, exactly_psd
 
+from fwbench import verify
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers.branch_and_bound.stage import BranchAndBound
 from fwbench.stage import Context
-from fwbench.verify_tree import (
-    BRANCH,
-    DIAGONAL,
-    FIX,
-    LEAF,
-    NOTHING,
-    POINT,
-    UNIT,
-    Refuted,
-    block_matrix,
-    prove_tree,
-    proves_positive,
-)
+from fwbench.verify.rounding import block_matrix, proves_convex
+from fwbench.verify.tree import BRANCH, DIAGONAL, FIX, LEAF, NOTHING, POINT, UNIT
 
 
 @cache
@@ -43,11 +33,18 @@ def forged(certificate: Certificate, **arrays: object) -> Certificate:
     return replace(certificate, arrays={**certificate.arrays, **arrays})
 
 
+def proved(problem: Problem, certificate: Certificate) -> float:
+    """What a certificate proves, whatever it claims."""
+    checked = verify.check(problem, replace(certificate, bound=0.0))
+    assert checked.ok, checked.reason
+    return checked.bound
+
+
 def refusal(problem: Problem, certificate: Certificate) -> str:
-    with pytest.raises(Refuted) as caught:
-        prove_tree(problem, certificate)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    checked = verify.check(problem, replace(certificate, bound=0.0))
+    assert not checked.ok
+    assert "\n" not in checked.reason
+    return checked.reason
 
 
 def changed(array: np.ndarray, at: int, value: object) -> np.ndarray:
@@ -64,8 +61,18 @@ def test_an_honest_tree_proves_the_optimum(pattern):
     problem, certificate, best = case(pattern, n=4 if pattern.startswith("unstructured") else 12)
     steps = set(certificate.arrays["step"].tolist())
     assert {LEAF, POINT, DIAGONAL} <= steps
-    proved = prove_tree(problem, certificate)
-    assert best * (1 - 1e-9) <= proved <= best * (1 + 1e-12)
+    assert best * (1 - 1e-9) <= proved(problem, certificate) <= best * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_rows_are_proved_one_by_one(pattern):
+    problem, certificate, best = case(pattern)
+    rows = verify.check(problem, certificate).rows
+    assert verify.total(rows) == proved(problem, certificate)
+    errors = [best_mask(replace(problem, W=problem.W[row : row + 1]))[0] for row in range(problem.rows)]
+    assert sum(errors) == pytest.approx(best, rel=1e-12)
+    for bound, error in zip(rows, errors, strict=True):
+        assert error * (1 - 1e-9) <= bound <= error * (1 + 1e-12)
 
 
 def test_a_tree_by_hand():
@@ -79,8 +86,7 @@ def test_a_tree_by_hand():
         "diagonal": np.zeros(2, np.float32),
         "rho": np.array([1.0]),
     }
-    proved = prove_tree(problem, Certificate(problem.hash, 1.0, "tree", arrays))
-    assert 1 - 1e-12 <= proved <= 1
+    assert 1 - 1e-12 <= proved(problem, Certificate(problem.hash, 1.0, "tree", arrays)) <= 1
 
 
 def test_the_tangent_by_hand():
@@ -95,12 +101,11 @@ def test_the_tangent_by_hand():
         "rho": np.array([1.0]),
     }
     certificate = Certificate(problem.hash, 1.0, "tree", arrays)
-    assert prove_tree(problem, certificate) == pytest.approx(1, rel=1e-5)
+    assert proved(problem, certificate) == pytest.approx(1, rel=1e-5)
     # plain: value 5/4, gradient (1, 4), so 5/4 - 5/2 + 1
-    plain = prove_tree(problem, forged(certificate, diagonal=np.zeros(2, np.float32)))
-    assert plain == 0.0
+    assert proved(problem, forged(certificate, diagonal=np.zeros(2, np.float32))) == 0.0
     skewed = np.array([96, 32], np.uint8)  # u = (3/4, 1/4): -9/16 - 4/16 + 2 min(3/4, 1)
-    plain = prove_tree(problem, forged(certificate, diagonal=np.zeros(2, np.float32), point=skewed))
+    plain = proved(problem, forged(certificate, diagonal=np.zeros(2, np.float32), point=skewed))
     assert plain == pytest.approx(-13 / 16 + 3 / 2)
 
 
@@ -108,68 +113,92 @@ def test_nothing_costs_nothing():
     problem, certificate, _ = case(rows=1)
     empty = {name: array[:0] for name, array in certificate.arrays.items()}
     arrays = empty | {"step": np.array([NOTHING], np.uint8), "rho": np.zeros(1)}
-    assert prove_tree(problem, replace(certificate, arrays=arrays)) == 0.0
+    assert proved(problem, replace(certificate, arrays=arrays)) == 0.0
 
 
 # --- forged ----------------------------------------------------------------------------------------------------------
 
-PROBLEM, HONEST, BEST = case()
-STEP, VARIABLE = HONEST.arrays["step"], HONEST.arrays["variable"]
-BRANCHES = np.flatnonzero((STEP >= BRANCH) & (STEP < FIX))
+
+def branches(certificate: Certificate) -> list[int]:
+    step = certificate.arrays["step"]
+    return np.flatnonzero((step >= BRANCH) & (step < FIX)).tolist()
 
 
-def of_kind(*kinds: int) -> int:
-    return int(np.flatnonzero(np.isin(STEP, kinds))[0])
+def of_kind(certificate: Certificate, kind: int) -> int:
+    return int(np.flatnonzero(certificate.arrays["step"] == kind)[0])
 
 
 FORGERIES = {
-    "another problem": (replace(HONEST, problem="0" * 64), "another problem"),
-    "another kind": (replace(HONEST, kind="bush"), "unknown kind"),
-    "missing leaf": (forged(HONEST, step=STEP[:-1]), "a leaf is missing"),
-    "no steps": (forged(HONEST, step=STEP[:0]), "a leaf is missing"),
-    "one tree of two": (forged(HONEST, rho=HONEST.arrays["rho"][:1]), "1 entries for 2 blocks"),
-    "a third tree": (forged(HONEST, step=np.append(STEP, NOTHING).astype(np.uint8)), "after the last tree"),
-    "overlapping leaves": (forged(HONEST, step=np.append(STEP, LEAF).astype(np.uint8)), "after the last tree"),
-    "a leaf for a branch": (forged(HONEST, step=changed(STEP, int(BRANCHES[0]), LEAF)), "without a point"),
-    "unknown step": (forged(HONEST, step=changed(STEP, of_kind(LEAF), 9)), "unknown step 9"),
-    "the same variable twice": (forged(HONEST, variable=np.full_like(VARIABLE, VARIABLE[0])), "is not free"),
-    "a variable from outside": (forged(HONEST, variable=changed(VARIABLE, 0, 12)), "variable 12 is not free"),
-    "too few variables": (forged(HONEST, variable=VARIABLE[:-1]), "ends too early"),
-    "a variable too many": (forged(HONEST, variable=np.append(VARIABLE, VARIABLE[:1])), "after the last tree"),
-    "no point": (forged(HONEST, step=np.delete(STEP, of_kind(POINT))), "without a point|miss|goes on"),
-    "no diagonal": (forged(HONEST, step=np.delete(STEP, of_kind(DIAGONAL))), "without a diagonal"),
-    "points too short": (forged(HONEST, point=HONEST.arrays["point"][:-1]), "point ends too early"),
-    "digits too short": (forged(HONEST, digits=HONEST.arrays["digits"][:-1]), "digits ends too early"),
-    "diagonals too short": (forged(HONEST, diagonal=HONEST.arrays["diagonal"][:-1]), "diagonal ends too early"),
-    "a point off the count": (forged(HONEST, point=changed(HONEST.arrays["point"], 0, 1)), "misses the count"),
-    "digits off the count": (forged(HONEST, digits=changed(HONEST.arrays["digits"], 0, 3)), "count|leaves"),
-    "a point above 1": (forged(HONEST, point=changed(HONEST.arrays["point"], 0, 200)), "leaves [0, 1]"),
-    "NaN on the diagonal": (forged(HONEST, diagonal=changed(HONEST.arrays["diagonal"], 0, np.nan)), "not finite"),
-    "infinite rho": (forged(HONEST, rho=np.full(2, np.inf)), "not finite"),
-    "negative rho": (forged(HONEST, rho=-HONEST.arrays["rho"]), "rho is negative"),
-    "no rho": (forged(HONEST, rho=np.zeros(2)), "cannot be proved positive semidefinite"),
-    "a diagonal too large": (forged(HONEST, diagonal=HONEST.arrays["diagonal"] + 1), "cannot be proved positive"),
-    "a huge diagonal": (forged(HONEST, diagonal=np.full_like(HONEST.arrays["diagonal"], 1e38)), "cannot be proved"),
-    "wrong type": (forged(HONEST, diagonal=HONEST.arrays["diagonal"].astype(np.float64)), "not a list of float32"),
-    "wrong shape": (forged(HONEST, step=STEP[None]), "not a list of uint8"),
+    "another problem": (lambda c: replace(c, problem="0" * 64), "another problem"),
+    "another kind": (lambda c: replace(c, kind="bush"), "unknown kind"),
+    "missing leaf": (lambda c: forged(c, step=c.arrays["step"][:-1]), "a leaf is missing"),
+    "no steps": (lambda c: forged(c, step=c.arrays["step"][:0]), "a leaf is missing"),
+    "one tree of two": (lambda c: forged(c, rho=c.arrays["rho"][:1]), "rho is float64 (1,), not float64 (2,)"),
+    "a third tree": (
+        lambda c: forged(c, step=np.append(c.arrays["step"], NOTHING).astype(np.uint8)),
+        "after the last tree",
+    ),
+    "overlapping leaves": (
+        lambda c: forged(c, step=np.append(c.arrays["step"], LEAF).astype(np.uint8)),
+        "after the last tree",
+    ),
+    "a leaf for a branch": (
+        lambda c: forged(c, step=changed(c.arrays["step"], branches(c)[0], LEAF)),
+        "without a point",
+    ),
+    "unknown step": (lambda c: forged(c, step=changed(c.arrays["step"], of_kind(c, LEAF), 9)), "unknown step 9"),
+    "the same variable twice": (
+        lambda c: forged(c, variable=np.full_like(c.arrays["variable"], c.arrays["variable"][0])),
+        "is not free",
+    ),
+    "a variable from outside": (
+        lambda c: forged(c, variable=changed(c.arrays["variable"], 0, 12)),
+        "variable 12 is not free",
+    ),
+    "too few variables": (lambda c: forged(c, variable=c.arrays["variable"][:-1]), "ends too early"),
+    "a variable too many": (
+        lambda c: forged(c, variable=np.append(c.arrays["variable"], c.arrays["variable"][:1])),
+        "after the last tree",
+    ),
+    "no point": (
+        lambda c: forged(c, step=np.delete(c.arrays["step"], of_kind(c, POINT))),
+        "without a point|miss|goes on",
+    ),
+    "no diagonal": (lambda c: forged(c, step=np.delete(c.arrays["step"], of_kind(c, DIAGONAL))), "without a diagonal"),
+    "points too short": (lambda c: forged(c, point=c.arrays["point"][:-1]), "point ends too early"),
+    "digits too short": (lambda c: forged(c, digits=c.arrays["digits"][:-1]), "digits ends too early"),
+    "diagonals too short": (lambda c: forged(c, diagonal=c.arrays["diagonal"][:-1]), "diagonal ends too early"),
+    "a point off the count": (lambda c: forged(c, point=changed(c.arrays["point"], 0, 1)), "misses the count"),
+    "digits off the count": (lambda c: forged(c, digits=changed(c.arrays["digits"], 0, 3)), "count|leaves"),
+    "a point above 1": (lambda c: forged(c, point=changed(c.arrays["point"], 0, 200)), "leaves [0, 1]"),
+    "NaN on the diagonal": (lambda c: forged(c, diagonal=changed(c.arrays["diagonal"], 0, np.nan)), "not finite"),
+    "infinite rho": (lambda c: forged(c, rho=np.full(2, np.inf)), "not finite"),
+    "negative rho": (lambda c: forged(c, rho=-c.arrays["rho"]), "rho is negative"),
+    "no rho": (lambda c: forged(c, rho=np.zeros(2)), "cannot be proved positive semidefinite"),
+    "a diagonal too large": (lambda c: forged(c, diagonal=c.arrays["diagonal"] + 1), "cannot be proved positive"),
+    "a huge diagonal": (lambda c: forged(c, diagonal=np.full_like(c.arrays["diagonal"], 1e38)), "cannot be proved"),
+    "wrong type": (lambda c: forged(c, diagonal=c.arrays["diagonal"].astype(np.float64)), "diagonal is float64"),
+    "wrong shape": (lambda c: forged(c, step=c.arrays["step"][None]), "step is uint8"),
 }
 
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_forgeries_are_refused(name):
-    certificate, reason = FORGERIES[name]
-    said = refusal(PROBLEM, certificate)
+    problem, certificate, _ = case()
+    forge, reason = FORGERIES[name]
+    said = refusal(problem, forge(certificate))
     assert any(part in said for part in reason.split("|")), said
 
 
-@pytest.mark.parametrize("name", sorted(HONEST.arrays))
+@pytest.mark.parametrize("name", ["step", "variable", "point", "digits", "diagonal", "rho"])
 def test_a_missing_array(name):
-    arrays = {key: array for key, array in HONEST.arrays.items() if key != name}
-    assert refusal(PROBLEM, replace(HONEST, arrays=arrays)) == f"it has no array {name!r}"
+    problem, certificate, _ = case()
+    arrays = {key: array for key, array in certificate.arrays.items() if key != name}
+    assert refusal(problem, replace(certificate, arrays=arrays)) == f"it has no array {name!r}"
 
 
 def test_a_truncated_file():
-    data = HONEST.to_bytes()
+    data = case()[1].to_bytes()
     for size in (0, 10, len(data) // 2, len(data) - 1):
         with pytest.raises(ValueError, match="not a readable certificate"):
             Certificate.from_bytes(data[:size])
@@ -177,19 +206,18 @@ def test_a_truncated_file():
 
 def test_a_subtree_left_out():
     """Without the second child of the last branch the stream ends early, wherever its leaf stood."""
-    last = int(BRANCHES[-1])
-    for cut in range(last + 1, len(STEP)):
-        assert "missing" in refusal(PROBLEM, forged(HONEST, step=STEP[:cut]))
+    problem, certificate, _ = case()
+    step = certificate.arrays["step"]
+    for cut in range(branches(certificate)[-1] + 1, len(step)):
+        assert "missing" in refusal(problem, forged(certificate, step=step[:cut]))
 
 
 def test_a_heavier_layer_is_not_proved():
     """The tree of one layer says nothing of another, even if its hash is forged."""
-    other = Problem("other", PROBLEM.W * np.float32(0.5), PROBLEM.G, "0.5")
-    try:
-        proved = prove_tree(other, replace(HONEST, problem=other.hash))
-    except Refuted:
-        return
-    assert proved <= best_mask(other)[0] * (1 + 1e-12)
+    problem, certificate, _ = case()
+    other = Problem("other", problem.W * np.float32(0.5), problem.G, "0.5")
+    checked = verify.check(other, replace(certificate, problem=other.hash, bound=0.0))
+    assert checked.bound <= best_mask(other)[0] * (1 + 1e-12)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
@@ -215,11 +243,8 @@ def test_no_mutation_proves_what_is_false(pattern, seed):
             with np.errstate(over="ignore"):
                 array[at] += 1
                 array[rng.integers(array.size)] -= 1
-    try:
-        proved = prove_tree(problem, replace(certificate, arrays=arrays))
-    except Refuted:
-        return
-    assert proved <= best * (1 + 1e-12)
+    checked = verify.check(problem, replace(certificate, arrays=arrays, bound=0.0))
+    assert checked.bound <= best * (1 + 1e-12)
 
 
 # --- rounding --------------------------------------------------------------------------------------------------------
@@ -236,10 +261,14 @@ def test_what_passes_is_exactly_semidefinite(seed):
     w = exactly(problem.W[0])
     exact = (np.outer(w, w) * exactly(problem.G))[np.ix_(free, free)] + exactly(np.array(rho))[()]
     low, high = 0.0, float(np.linalg.eigvalsh(Q[np.ix_(free, free)] + rho)[0]) * 2
-    assert proves_positive(Q, free, n, np.zeros(4), rho)
+
+    def proves(shift: float) -> bool:
+        return proves_convex(Q[np.ix_(free, free)], np.full(4, shift), rho, np.zeros(4))
+
+    assert proves(0.0)
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if proves_positive(Q, free, n, np.full(4, middle), rho) else (low, middle)
+        low, high = (middle, high) if proves(middle) else (low, middle)
     d = np.full(4, low)
     assert exactly_psd(exact - np.diag(exactly(d)))
     edge = float(np.linalg.eigvalsh(np.array(exact, dtype=float))[0])
@@ -262,9 +291,9 @@ def test_a_claim_is_below_the_exact_tangent(seed):
         "diagonal": d,
         "rho": np.array([1.0]),
     }
-    proved = prove_tree(problem, Certificate(problem.hash, 0.0, "tree", arrays))
+    found = proved(problem, Certificate(problem.hash, 0.0, "tree", arrays))
     w, G, u, d = exactly(problem.W[0]), exactly(problem.G), exactly(k / UNIT), exactly(d)
     Au = w * (G @ (w * u)) - d * u
     exact = max(0, -(u * Au).sum() + sum(sorted(2 * Au + d)[:4]))
-    assert proved <= exact
-    assert math.isclose(proved, float(exact), rel_tol=1e-9, abs_tol=1e-12 * problem.total)
+    assert found <= exact
+    assert math.isclose(found, float(exact), rel_tol=1e-9, abs_tol=1e-12 * problem.total)

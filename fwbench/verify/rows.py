@@ -1,0 +1,97 @@
+"""Bounds by a tangent: kinds ``diagonal`` and ``rows``.
+
+**Shared** (``diagonal``: ``e`` and ``u``). If ``A = G - Diag(e) ⪰ 0``, then for each row with weights ``w``, ``Q =
+Diag(w) G Diag(w)``, ``d = w²∘e``, ``D = Diag(d)`` and *any* real ``u``, the convex ``h(v) = vᵀ(Q - D)v + dᵀv`` lies
+above its tangent at ``u`` and equals the error on masks, so every mask costs at least
+
+    -uᵀ(Q - D)u + min_v gᵀv,    g = 2(Q - D)u + d,
+
+and the minimum over a pattern is the sum of the ``count`` smallest ``g`` of each group.
+
+**Rows of their own** (``rows``: besides ``e`` and ``u``, for each row in ``rows`` its own ``d``, ``rho`` and products,
+of pairs, of triples and of fives). ``products`` shows that these, with multipliers ``≥ 0``, are nonnegative on masks,
+and writes their sum as ``vᵀNv + lᵀv + c``. A mask has ``Σv = p`` in each group, so ``ρ(Σv - p)²`` is zero on masks.
+Hence if ``Q - N - D + ρ Σ_g 1_g1_gᵀ ⪰ 0``, every mask of the row costs at least the tangent at ``u`` of the convex
+``vᵀ(Q - N - D)v + (d - l)ᵀv - c + ρ Σ_g (Σv - p)²``. Where ``Σv = p`` that is
+
+    -uᵀ(Q - N - D)u - c - ρ Σ_g (Σu - p)² + gᵀv,    g = 2(Q - N - D)u + d - l.
+
+Rows that are not named are bounded by the shared ``e``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from fwbench.problem import Problem
+from fwbench.result import Certificate
+from fwbench.verify import products, rounding
+from fwbench.verify.rounding import EPS, Refuted, Rounded, array
+
+
+def bounds(problem: Problem, certificate: Certificate) -> list[float]:
+    """What every mask costs at least, block by block (``rounding.block_counts``).
+
+    Raises:
+        Refuted: the message says why.
+    """
+    e = array(certificate, "e", (problem.n,), np.float64)
+    u = array(certificate, "u", problem.shape, np.float32)
+    room = 0 if certificate.kind == "diagonal" else 1  # a row's own tangent is best a little outside; it holds anywhere
+    if u.min() < -room or u.max() > 1 + room:
+        raise Refuted(f"u leaves [{-room}, {1 + room}]")
+    if certificate.kind == "rows" and not problem.pattern.separable:
+        raise Refuted(f"rows of their own need a pattern whose rows are independent, not {problem.pattern}")
+    if not rounding.proves_shared(problem.G, e):
+        raise Refuted("G - diag(e) cannot be proved positive semidefinite")
+    found = shared_bounds(problem, u, e)
+    if certificate.kind == "rows":
+        for row, bound in _own_bounds(problem, certificate, u):
+            found[row] = bound
+    return found
+
+
+def shared_bounds(problem: Problem, u: np.ndarray, e: np.ndarray) -> list[float]:
+    """The bound of each block by the tangent at ``u (rows, n)`` float32, for ``e (n,)`` with ``G - Diag(e) ⪰ 0``."""
+    W, u, counts = problem.W.astype(np.float64), u.astype(np.float64), rounding.block_counts(problem)
+    origin, low = rounding.tangent(W, rounding.product(W * u, Rounded(problem.G, np.abs(problem.G))), u, W**2 * e)
+    chosen = rounding.smallest(problem.pattern.groups(low), counts.ravel())
+    terms = np.concatenate([part.reshape(len(counts), -1) for part in (origin, chosen)], axis=1)
+    return [max(0.0, rounding.lower_sum(block)) for block in terms.tolist()]
+
+
+def _own_bounds(problem: Problem, certificate: Certificate, u: np.ndarray) -> Iterator[tuple[int, float]]:
+    """The rows with proofs of their own, and what these prove."""
+    rows = array(certificate, "rows", (None,), np.int64)
+    d = array(certificate, "d", (rows.size, problem.n), np.float64)
+    rho = array(certificate, "rho", (rows.size,), np.float64)
+    if rows.size and (rows[0] < 0 or rows[-1] >= problem.rows or (np.diff(rows) <= 0).any()):
+        raise Refuted(f"rows are not ascending numbers in 0..{problem.rows - 1}")
+    if (rho < 0).any():
+        raise Refuted("rho is negative")
+    listed = products.listed(certificate, rows.tolist(), problem.n)
+    for row, own_d, own_rho, own in zip(rows.tolist(), d, rho.tolist(), listed, strict=True):
+        yield row, own_bound(problem, row, u[row], own_d, own_rho, products.summed(own, problem.n))
+
+
+def own_bound(problem: Problem, row: int, u: np.ndarray, d: np.ndarray, rho: float, own: products.Products) -> float:
+    """The bound of one row by the tangent at ``u (n,)`` float32, with its own ``d (n,)``, ``rho`` and products.
+
+    Raises:
+        Refuted: its matrix cannot be proved positive semidefinite.
+    """
+    counts = rounding.block_counts(problem)[row]
+    size = problem.n // len(counts)
+    if not rounding.proves_convex(rounding.block_matrix(problem, row), d, rho, np.arange(problem.n) // size, own.N):
+        raise Refuted(f"the matrix of row {row} cannot be proved positive semidefinite")
+    w, u = problem.W[row].astype(np.float64), u.astype(np.float64)
+    S = rounding.product(w * u, Rounded(problem.G, np.abs(problem.G)))
+    origin, low = rounding.tangent(w, S, u, d, rounding.product(u, own.N), own.linear)
+    terms = [*origin.tolist(), *rounding.smallest(low.reshape(-1, size), counts).ravel().tolist(), -own.constant]
+    for part, count in zip(u.reshape(-1, size).tolist(), counts.tolist(), strict=True):
+        off = abs(math.fsum([*part, -count])) * (1 + EPS)
+        terms.append(-rho * off * off * (1 + 4 * EPS))
+    return max(0.0, rounding.lower_sum(terms))
