@@ -128,6 +128,18 @@ class Problem:
         return float(self.row_totals.sum())
 
     @cached_property
+    def rounding(self) -> float:
+        """How far apart two honest float64 evaluations of an error or a bound of the layer may be.
+
+        Dot products of length ``n`` are off by at most ``γ_n Σ|.||.|`` (Higham, eq. 3.5), an error holds two of them
+        nested, a bound some four and their sums: ``16 γ Σ_r |w|ᵀ|G||w|``. It is far below any error, but where rows
+        cancel: there an error, and even ``total``, may be less than what float64 can tell.
+        """
+        size = np.abs(self.W).astype(np.float64)
+        gamma = (self.n + 2) * float(np.finfo(np.float64).eps)
+        return 16 * gamma * float(((size @ np.abs(self.G)) * size).sum())
+
+    @cached_property
     def _errors(self) -> dict[tuple[tuple[int, ...], bytes], np.ndarray]:
         """What :meth:`mask_errors` found, by the mask's shape and hash."""
         return {}

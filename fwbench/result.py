@@ -31,7 +31,7 @@ class Verdict(StrEnum):
     FEASIBLE = "feasible"
     INFEASIBLE = "infeasible"  # a wrong count, or weights where the mask has none
     NONFINITE = "nonfinite"
-    ERROR_MISMATCH = "error_mismatch"  # the claimed error or bound is not reproduced
+    ERROR_MISMATCH = "error_mismatch"  # the claimed error is not reproduced
     NONE = "none"  # there is no mask
 
 
@@ -40,6 +40,7 @@ class Proof(StrEnum):
 
     VERIFIED = "verified"  # our checker replayed its certificate
     CLAIMED = "claimed"  # a solver says so
+    REFUTED = "refuted"  # a solver said so, and it is false: there is none, and the row's reason says why
     NONE = "none"
 
 
