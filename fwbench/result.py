@@ -53,6 +53,8 @@ class Certificate:
     ``kind`` ``rows``: besides, for the rows in ``rows (k,)`` int64 a ``d (k, n)`` and ``rho (k,)`` float64, and
     products of two weights: ``start (k + 1,)`` int64 divides ``pair`` int64 (``i n + j``, ``i < j``), ``kind`` uint8
     and ``multiplier`` float32 among those rows. ``fwbench.verify`` says what they prove.
+    ``kind`` ``rows`` and ``tree`` may have ``scale`` float64: the numbers of a row (block) are of its weights times a
+    power of two.
     """
 
     problem: str  # hash of the problem

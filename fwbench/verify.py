@@ -41,7 +41,7 @@ import numpy as np
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.verify_products import OwnProof, Products, array, own_proofs, products
-from fwbench.verify_tree import Refuted, prove_tree
+from fwbench.verify_tree import Refuted, prove_tree, unscaled
 
 EPS = float(np.finfo(np.float64).eps)  # twice the unit roundoff, so every first-order bound below has a factor 2 spare
 
@@ -73,7 +73,7 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
     claim = certificate.bound
     if not (isinstance(claim, int | float) and math.isfinite(claim)):
         return Verification(False, reason=f"it claims a bound of {claim}")
-    if claim > bound + 1e-6 * abs(bound) + 1e-9 * problem.total and claim > bound + problem.rounding:
+    if claim > bound + 1e-6 * abs(bound) + 1e-9 * problem.total and claim > bound + problem.rounding():
         return Verification(False, reason=f"it claims a bound of {claim:.9g}, only {bound:.9g} can be proved")
     return Verification(True, bound, rows=tuple(rows))
 
@@ -194,7 +194,7 @@ def own_bound(problem: Problem, row: int, u: np.ndarray, proof: OwnProof) -> flo
     N = products(proof, problem.n)
     size = problem.pattern.group_size(problem.shape)
     counts = problem.pattern.counts(problem.shape).reshape(problem.rows, -1)[row]
-    w = problem.W[row].astype(np.float64)
+    w = problem.W[row].astype(np.float64) * proof.scale
     Q = (w[:, None] * w) * problem.G
     in_group = np.kron(np.eye(len(counts)), np.full((size, size), proof.rho))
     spread = np.abs(Q) + N.absolute + in_group + np.diag(np.abs(proof.d))
@@ -205,7 +205,8 @@ def own_bound(problem: Problem, row: int, u: np.ndarray, proof: OwnProof) -> flo
     for part, count in zip(u.reshape(-1, size).tolist(), counts.tolist(), strict=True):
         off = abs(math.fsum([*part, -count])) * (1 + EPS)
         constants.append(-proof.rho * off * off * (1 + 4 * EPS))
-    return max(0.0, _lowered(_exact_sum(origin[0], np.array(constants), _least(problem, low, counts).ravel())))
+    bound = _lowered(_exact_sum(origin[0], np.array(constants), _least(problem, low, counts).ravel()))
+    return max(0.0, unscaled(bound, proof.scale))
 
 
 def total(rows: Iterable[float]) -> float:

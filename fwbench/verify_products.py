@@ -24,7 +24,7 @@ import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
-from fwbench.verify_tree import Refuted
+from fwbench.verify_tree import Refuted, scales
 
 TRIPLES = ("triple", "corner", "weight", "triple_start")  # arrays that a certificate may lack, all or none
 FIVES = ("five", "sign", "share", "five_start")  # the same
@@ -59,6 +59,7 @@ class OwnProof:
     five: np.ndarray  # (fives, 5)
     sign: np.ndarray  # (fives,): bit a - 1 is set where b of the a-th weight is -1; the first has 1
     share: np.ndarray  # of the fives, their multipliers
+    scale: float = 1.0  # all numbers are of the row's weights times this power of two
 
 
 def array(certificate: Certificate, name: str, shape: tuple[int | None, ...], dtype: type) -> np.ndarray:
@@ -104,6 +105,7 @@ def own_proofs(problem: Problem, certificate: Certificate) -> Iterator[tuple[int
         raise Refuted("a product is not of two weights i < j and of a kind 0..3")
     triple, corner, weight, triple_start = _cuts(certificate, TRIPLES, n, rows.size, 3, 3)
     five, sign, share, five_start = _cuts(certificate, FIVES, n, rows.size, 5, 15)
+    scale = scales(certificate, rows.size)
     for k, row in enumerate(rows.tolist()):
         part = slice(start[k], start[k + 1])
         if (np.diff(pair[part] * 4 + kind[part]) <= 0).any():
@@ -111,7 +113,7 @@ def own_proofs(problem: Problem, certificate: Certificate) -> Iterator[tuple[int
         own = slice(triple_start[k], triple_start[k + 1])
         other = slice(five_start[k], five_start[k + 1])
         products = (pair[part], kind[part], multiplier[part], triple[own], corner[own], weight[own])
-        yield row, OwnProof(d[k], float(rho[k]), *products, five[other], sign[other], share[other])
+        yield row, OwnProof(d[k], float(rho[k]), *products, five[other], sign[other], share[other], scale[k])
 
 
 def _cuts(

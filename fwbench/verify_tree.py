@@ -51,6 +51,7 @@ TINY = float(np.finfo(np.float64).tiny)
 LEAF, BRANCH, FIX, POINT, DIAGONAL, NOTHING = 0, 1, 3, 5, 6, 7
 UNIT = 2**15
 CHUNK = 4096  # claims evaluated at a time
+FARTHEST = 255  # the largest exponent in a scale: weights of float32 times it stay far from overflow when squared
 ARRAYS = {
     "step": np.uint8,
     "variable": np.uint16,
@@ -70,7 +71,7 @@ def prove_tree(problem: Problem, certificate: Certificate) -> float:
 
     Arrays (all one-dimensional, the blocks one after another): ``step`` uint8; ``variable`` uint16, one for each BRANCH
     and FIX; ``point`` and ``digits`` uint8, ``diagonal`` float32, as the steps ask for them; ``rho`` float64, one a
-    block.
+    block; it may have ``scale`` float64, one a block (``scales``).
 
     Raises:
         Refuted: the message says why.
@@ -91,28 +92,52 @@ def prove_tree(problem: Problem, certificate: Certificate) -> float:
         arrays[name] = array
     rho = arrays.pop("rho")
     blocks = problem.rows if problem.pattern.separable else 1
+    scale = scales(certificate, blocks)
     if rho.size != blocks:
         raise Refuted(f"rho has {rho.size} entries for {blocks} blocks")
     if (rho < 0).any():
         raise Refuted("rho is negative")
     stream = _Stream(arrays)
     counts = problem.pattern.counts(problem.shape).reshape(blocks, -1)
-    bounds = [
-        _Walk(block_matrix(problem, b), counts[b].astype(np.int64), float(rho[b]), f"block {b}").bound(stream)
-        for b in range(blocks)
-    ]
+    bounds = []
+    for b in range(blocks):
+        Q = block_matrix(problem, b, scale[b])
+        found = _Walk(Q, counts[b].astype(np.int64), float(rho[b]), f"block {b}").bound(stream)
+        bounds.append(unscaled(found, scale[b]))
     stream.end()
     return max(0.0, math.nextafter(math.fsum(bounds), -math.inf))
 
 
-def block_matrix(problem: Problem, block: int) -> np.ndarray:
-    """``Q (m, m)`` of a block, each entry the exact value rounded once."""
+def scales(certificate: Certificate, count: int) -> list[float]:
+    """What the weights of each row (block) are multiplied by before its own numbers hold: ones where none are said.
+
+    Powers of two, so that nothing is rounded: in the units of float32 a row may be too small or too large.
+
+    Raises:
+        Refuted: the array ``scale`` is something else.
+    """
+    found = certificate.arrays.get("scale", np.ones(count))
+    if not isinstance(found, np.ndarray) or found.dtype != np.float64 or found.shape != (count,):
+        raise Refuted(f"scale is not a list of {count} float64")
+    mantissa, exponent = np.frexp(found)
+    if (mantissa != 0.5).any() or (np.abs(exponent - 1) > FARTHEST).any():
+        raise Refuted("scale has an entry that is no power of two, or too far from 1")
+    return found.tolist()
+
+
+def unscaled(bound: float, scale: float) -> float:
+    """The bound of a row from that of the row times ``scale``, a rigorous lower value."""
+    return bound if scale == 1 else max(0.0, math.nextafter(bound / scale / scale, -math.inf))
+
+
+def block_matrix(problem: Problem, block: int, scale: float = 1.0) -> np.ndarray:
+    """``Q (m, m)`` of a block whose weights are multiplied by ``scale``, each entry the exact value rounded once."""
     if problem.pattern.separable:
-        w = problem.W[block].astype(np.float64)
+        w = problem.W[block].astype(np.float64) * scale
         return (w[:, None] * w) * problem.G
     n = problem.n
     Q = np.zeros((problem.rows * n,) * 2)
-    for row, weights in enumerate(problem.W.astype(np.float64)):
+    for row, weights in enumerate(problem.W.astype(np.float64) * scale):
         part = slice(row * n, (row + 1) * n)
         Q[part, part] = (weights[:, None] * weights) * problem.G
     return Q

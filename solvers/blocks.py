@@ -6,6 +6,7 @@ whole layer where the pattern does not separate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ import scipy.sparse as sp
 
 from fwbench.patterns import Pattern
 from fwbench.problem import Problem
+from fwbench.verify_tree import FARTHEST
 
+ORDINARY = 2.0**60  # what a row's errors may be in float32 and in what proofs store, and one over what they may be
 DRIFT = 1e-5  # of a count: float32 sums of a relaxed point wander on ill-scaled rows
 
 
@@ -36,6 +39,37 @@ class Block:
         """The matrix of group sums, ``(groups, m)``: ``sums() @ u == counts``."""
         groups = self.counts.size
         return sp.csc_array(sp.kron(sp.eye_array(groups), np.ones((1, self.size // groups))))
+
+
+def scale_for(size: float) -> float:
+    """A power of two for the weights of a row whose errors are of this ``size``: times it they are ordinary.
+
+    1 where they are so already. An error goes with the square of the weights, so numbers in float32 underflow or
+    overflow where float64 does not; a power of two rounds nothing.
+    """
+    if not size > 0 or 1 / ORDINARY <= size <= ORDINARY:
+        return 1.0
+    return math.ldexp(1.0, min(max(-(math.frexp(size)[1] // 2), -FARTHEST), FARTHEST))
+
+
+def in_range(W: np.ndarray, diagonal: np.ndarray, separable: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Powers of two ``rows (rows, 1)`` and ``columns (n,)`` that bring a layer into the range of float32.
+
+    ``W * rows * columns`` and ``G / columns / columns[:, None]`` have the same masks, and errors times ``rows²``. All
+    are 1 where weights and inputs are ordinary. A column is 0 where the weights of an input that is always zero would
+    overflow: ``G`` holds nothing there.
+
+    Args:
+        diagonal: of ``G``, ``(n,)``.
+        separable: rows are independent; else they are scaled alike.
+    """
+    root = np.sqrt(np.maximum(diagonal, 0.0))
+    sizes = np.array([float((np.abs(w) * root).max()) ** 2 for w in W])  # one by one: a layer in float64 is large
+    rows = np.array([[scale_for(size)] for size in (sizes if separable else np.full(len(W), sizes.max()))])
+    columns = np.array([1 / scale_for(size) for size in diagonal])
+    dead = np.flatnonzero(diagonal <= 0)
+    columns[dead[np.abs(W[:, dead] * rows).max(axis=0) > math.sqrt(ORDINARY)]] = 0.0
+    return rows, columns
 
 
 def block_size(problem: Problem) -> int:

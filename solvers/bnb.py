@@ -16,13 +16,15 @@ import numpy as np
 from fwbench import verify_tree as proof
 from fwbench.problem import Problem
 from fwbench.result import Moment
-from fwbench.solvers.blocks import block_size
+from fwbench.solvers.blocks import block_size, scale_for
 from fwbench.solvers.bnb_search import Block, Search
 from fwbench.solvers.bnb_tree import Tree, certificate
 from fwbench.solvers.scores import keep_highest, wanda_score
 from fwbench.solvers.swap import Swap
 from fwbench.solvers.threads import rows_pool
 from fwbench.stage import Context, Role, Stage, State, register
+
+ROUNDING = "what is left to prove is less than rounding"
 
 
 @register
@@ -74,16 +76,19 @@ class BranchAndBound(Stage):
             if context.seconds() >= end:
                 answer = _Answer.unsolved(pruned[block])
             else:
+                scale = scale_for(float(layer.upper[block]))
                 search = Search(
-                    Block(proof.block_matrix(problem, block), counts[block]),
+                    Block(proof.block_matrix(problem, block, scale), counts[block]),
                     pruned[block],
                     self.gap,
                     (context.seed + block) % 2**32,
                     self.subtree,
                 )
                 search.run(lambda: end - context.seconds(), self.nodes or 2**62)
-                reason = "" if search.done else "deadline" if context.seconds() >= end else "nodes"
-                answer = _Answer(search.pruned, search.lower(), search.tree(), search.nodes, search.diagonals, reason)
+                reason = "deadline" if context.seconds() >= end else "nodes"
+                reason = "" if search.done else ROUNDING if search.unprovable else reason
+                tree = replace(search.tree(), scale=scale)
+                answer = _Answer(search.pruned, search.lower() / scale**2, tree, search.nodes, search.diagonals, reason)
             clock.left -= 1
             layer.note(block, answer)
             return answer

@@ -14,9 +14,10 @@ from fwbench.result import Certificate
 
 @dataclass
 class Tree:
-    """One block's proof, in preorder."""
+    """One block's proof, in preorder; its numbers are of the block's weights times ``scale``, a power of two."""
 
     rho: float
+    scale: float = 1.0
     steps: list[bytes] = field(default_factory=list)
     variables: list[np.ndarray] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
@@ -52,15 +53,20 @@ def certificate(problem: Problem, trees: Iterable[Tree], bound: float, source: s
         "diagonal": np.concatenate([np.zeros(0, np.float32)] + [d for tree in trees for d in tree.diagonals]),
         "rho": np.array([tree.rho for tree in trees]),
     }
+    if any(tree.scale != 1 for tree in trees):
+        arrays["scale"] = np.array([tree.scale for tree in trees])
     return Certificate(problem.hash, bound, "tree", arrays, source)
 
 
 def safe_diagonal(Q: np.ndarray, free: np.ndarray, size: int, d: np.ndarray, rho: float) -> np.ndarray | None:
     """``d (r,)`` as float32, lowered until the checker proves ``(Q - Diag(d))_RR + rho Σ 1_g1_gᵀ ⪰ 0``; else None."""
     step = 16 * (free.size + 2) * proof.EPS * (float(np.abs(Q.diagonal()).sum()) + rho * free.size)
+    least, most = (float(x) for x in (np.finfo(np.float32).min, np.finfo(np.float32).max))
     shift = 0.0
     for _ in range(60):
-        lowered = (d - shift).astype(np.float32)
+        if (d - shift).min() < least:
+            return None
+        lowered = np.minimum(d - shift, most).astype(np.float32)
         lowered = np.where(lowered > d - shift, np.nextafter(lowered, np.float32(-np.inf)), lowered)
         if proof.proves_positive(Q, free, size, lowered.astype(np.float64), rho):
             return lowered

@@ -19,6 +19,7 @@ import torch
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers import lapack
+from fwbench.solvers.blocks import scale_for
 from fwbench.solvers.maxcut import bordered, interior_point
 from fwbench.verify_products import FIVES, TRIPLES
 
@@ -36,12 +37,15 @@ class RowForm:
     counts: np.ndarray  # (groups,)
     linear: np.ndarray | None = None  # (n,)
     constant: float = 0.0
+    scale: float = 1.0  # a power of two: it is the row whose weights are multiplied by it
 
     @classmethod
     def of(cls, problem: Problem, row: int) -> RowForm:
         w = problem.W[row].astype(np.float64)
         counts = problem.pattern.counts(problem.shape).reshape(problem.rows, -1)[row]
-        return cls((w[:, None] * w) * problem.G, counts)
+        scale = scale_for(float((w * w * problem.G.diagonal()).mean()))
+        w *= scale
+        return cls((w[:, None] * w) * problem.G, counts, scale=scale)
 
     @property
     def free(self) -> bool:
@@ -52,7 +56,7 @@ class RowForm:
 
 @dataclass(frozen=True)
 class RowProof:
-    """What a row brings to a certificate of kind ``rows`` (``fwbench.verify``)."""
+    """What a row, its weights times ``scale``, brings to a certificate of kind ``rows`` (``fwbench.verify``)."""
 
     bound: float  # the tangent's, in plain float64
     d: np.ndarray  # (n,)
@@ -67,6 +71,12 @@ class RowProof:
     five: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.uint16))
     sign: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     share: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the fives
+    scale: float = 1.0
+
+    @property
+    def lower(self) -> float:
+        """The bound of the row itself."""
+        return self.bound / self.scale**2
 
 
 def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: float, source: str) -> Certificate:
@@ -97,6 +107,8 @@ def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: 
             for name in names:
                 arrays[name] = np.concatenate([getattr(proof, name) for proof in own])
             arrays[start] = np.cumsum([0, *(len(getattr(proof, names[0])) for proof in own)], dtype=np.int64)
+    if any(proof.scale != 1 for proof in own):
+        arrays["scale"] = np.array([proof.scale for proof in own])
     return Certificate(shared.problem, lower, "rows", arrays, source)
 
 
@@ -138,7 +150,7 @@ def proof_of(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float | None
     y, border = _near_masks(form, y, border, rho)
     d = _safe(form, 4 * scale * y[1:], 4 * scale * rho)
     point = ((1 + border[1:] / border[0]) / 2).clip(-1, 2).astype(np.float32)
-    return RowProof(tangent_bound(form, d, 4 * scale * rho, point), d, 4 * scale * rho, point)
+    return RowProof(tangent_bound(form, d, 4 * scale * rho, point), d, 4 * scale * rho, point, scale=form.scale)
 
 
 def _near_masks(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float) -> tuple[np.ndarray, np.ndarray]:

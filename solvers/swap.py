@@ -94,7 +94,12 @@ class Safeguard(Stage):
         start = State(keep=~problem.pattern.prune(wanda_score(problem.W, problem.G)))
         rival = Swap().run(problem, start, context)
         assert rival.keep is not None
-        mine, theirs = problem.row_errors(~state.keep), problem.row_errors(~rival.keep)
-        better = theirs < mine if problem.pattern.separable else np.full(problem.rows, theirs.sum() < mine.sum())
-        keep = np.where(better[:, None], rival.keep, state.keep)
+        keep = better(problem, state.keep, rival.keep)
         return replace(state, keep=keep, stopped=rival.stopped).count(**rival.counters)
+
+
+def better(problem: Problem, keep: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Row by row the mask of less error, ``keep`` where they are equal; where rows share a count, a whole one."""
+    mine, theirs = problem.row_errors(~keep), problem.row_errors(~other)
+    less = theirs < mine if problem.pattern.separable else np.full(problem.rows, theirs.sum() < mine.sum())
+    return np.where(less[:, None], other, keep)

@@ -14,7 +14,7 @@ import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.result import Moment
-from fwbench.solvers.swap import descent_on_device
+from fwbench.solvers.swap import better, descent_on_device
 from fwbench.solvers.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -108,6 +108,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
         add(*found[:2])
 
     descend()
+    start = pruned.copy()
     memories, most = _memories(problem, pruned, group, context, on_device)
     trace = [Moment(context.seconds(), sum(float(m.level[:, 1].sum()) for m in memories))]
     step = max(1, min(-(-stage.iterations // LAPS), most))
@@ -130,6 +131,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
         done, looked, cut = between.exchange(pruned, unlimited, context.expired)
         add(done, looked)
         stopped = stopped or cut
+    pruned = ~better(problem, ~start, ~pruned)  # on rows of terms that dwarf the error its sums may have drifted
     trace.append(Moment(context.seconds(), problem.error(~pruned)))
     stopped = "deadline" if stopped == "deadline" else ""
     return replace(state, keep=~pruned, stopped=stopped, trace=(*state.trace, *trace)).count(**counts)

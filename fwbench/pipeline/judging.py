@@ -83,7 +83,7 @@ def _with_bound(
     if row.updates_weights:
         return replace(row, lower_bound=None), certificate, ()  # bounds are for masks with the given weights
     if lower > error * (1 + OPTIMALITY_TOLERANCE) + 1e-12 * problem.total:
-        if lower > error + problem.rounding:
+        if lower > error + problem.rounding(state.keep):
             return _refuted(row, f"its lower bound {lower:.9g} exceeds the error {error:.9g}"), None, ()
         lower = error  # rows cancel
     verdict = row.verdict
