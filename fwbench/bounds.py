@@ -99,7 +99,9 @@ def lowered(
     """
     for _ in range(SHIFTS):
         wanted = d - shift
-        found: np.ndarray = wanted.astype(dtype)
+        if wanted.min(initial=0.0) < np.finfo(dtype).min:
+            break
+        found: np.ndarray = np.minimum(wanted, np.finfo(dtype).max).astype(dtype)
         found = np.where(found > wanted, np.nextafter(found, dtype(-np.inf)), found)
         if proves(found.astype(np.float64)):
             return found

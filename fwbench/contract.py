@@ -19,7 +19,7 @@ import numpy as np
 from fwbench import isolate, patterns, pipeline
 from fwbench.isolate import Death, Limits, Reply, Worker
 from fwbench.problem import Problem
-from fwbench.result import Result, Status
+from fwbench.result import Proof, Result, Status, Verdict
 from fwbench.stage import Context, Role, State, registry
 
 PATTERNS = ("0.5", "0.6", "unstructured:0.5", "2:4", "rows")
@@ -335,7 +335,7 @@ def _answered(case: Case, row: Result) -> Check:
 
 def _dishonest(case: Case, row: Result) -> str:
     """Why the case shows a false claim, or an empty text."""
-    if row.verdict == "error_mismatch":
+    if row.verdict is Verdict.ERROR_MISMATCH or row.proof is Proof.REFUTED:
         return f"{case.name}: {row.reason}"
     if case.optimum is None or row.error is None or row.updates_weights:
         return ""

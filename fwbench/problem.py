@@ -165,6 +165,19 @@ class Problem:
         """Error of the layer for a mask, float64."""
         return float(self.mask_errors(keep).sum())
 
+    def rounding(self, keep: np.ndarray | None = None, weights: np.ndarray | None = None) -> float:
+        """How far apart two honest float64 evaluations may be: of a mask's or weights' error; of a bound if None.
+
+        A dot product of length ``n`` is off by at most ``γ_n Σ|.||.|`` (Higham, eq. 3.5); an error is two of them, one
+        within the other, a bound some four and their sums: ``16 γ Σ_r |δ|ᵀ|G||δ|`` for the change ``δ`` of the weights.
+        That is far below an error, but where rows cancel: there an error, and even ``total``, may be less than what
+        float64 can tell of it.
+        """
+        change = self.W * (1.0 if keep is None else ~keep) if weights is None else self.W - weights.astype(np.float64)
+        size = np.abs(change).astype(np.float64)
+        gamma = (self.n + 2) * float(np.finfo(np.float64).eps)
+        return 16 * gamma * float(((size @ np.abs(self.G)) * size).sum())
+
     def weight_errors(self, weights: np.ndarray) -> np.ndarray:
         """``‖(w - ŵ) X‖² / tokens`` of each row, float64 ``(rows,)``, for changed weights ``Ŵ (rows, n)``."""
         return row_errors(self.G, self.W.astype(np.float64) - weights)

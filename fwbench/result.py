@@ -34,7 +34,7 @@ class Verdict(StrEnum):
     FEASIBLE = "feasible"
     INFEASIBLE = "infeasible"  # a wrong count, or weights where the mask has none
     NONFINITE = "nonfinite"
-    ERROR_MISMATCH = "error_mismatch"  # the claimed error or bound is not reproduced
+    ERROR_MISMATCH = "error_mismatch"  # the claimed error is not reproduced
     NONE = "none"  # there is no mask
 
 
@@ -43,6 +43,7 @@ class Proof(StrEnum):
 
     VERIFIED = "verified"  # our checker replayed its certificate
     CLAIMED = "claimed"  # a solver says so
+    REFUTED = "refuted"  # a solver said so, and it is false: there is none, and the row's reason says why
     NONE = "none"
 
 
@@ -70,6 +71,8 @@ class Certificate:
     and ``multiplier`` float32 among those rows; and products of three and of five weights alike, where it has any
     (``fwbench.verify.products``).
     ``kind`` ``tree``: branch and bound (``fwbench.verify.tree``).
+    ``kind`` ``rows`` and ``tree`` may have ``scale`` float64: the numbers of a row (block) are of its weights times a
+    power of two.
     """
 
     problem: str  # hash of the problem

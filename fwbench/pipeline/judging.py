@@ -52,14 +52,17 @@ def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> A
 def _with_bound(
     problem: Problem, row: Result, state: State, error: float
 ) -> tuple[Result, Certificate | None, tuple[float, ...]]:
-    """Join the lower bound: verified if its certificate replays, else the solver's claim. Also the rows' own."""
-    mismatch = replace(row, status=Status.FAILED, verdict=Verdict.ERROR_MISMATCH)
+    """Join the lower bound: verified if its certificate replays, else the solver's claim. Also the rows' own.
+
+    A mask is never lost for a bound. One that exceeds the error by what float64 rounds off is lowered to it; one that
+    is false is dropped with all that the run says of bounds, and the row says why.
+    """
     lower, proof, certificate = state.lower, Proof.CLAIMED, state.certificate
     rows: tuple[float, ...] = ()
     if certificate is not None:
         checked = verify.check(problem, certificate)
         if not checked.ok:
-            return replace(mismatch, reason=f"its certificate does not hold: {checked.reason}"), None, ()
+            return _refuted(row, f"its certificate does not hold: {checked.reason}"), None, ()
         if lower is None or lower <= max(certificate.bound, checked.bound):
             lower, proof, rows = checked.bound, Proof.VERIFIED, checked.rows
         certificate = replace(certificate, bound=checked.bound)
@@ -68,12 +71,28 @@ def _with_bound(
     if row.updates_weights:
         return replace(row, lower_bound=None), certificate, ()  # bounds are for masks with the given weights
     if lower > error * (1 + OPTIMALITY_TOLERANCE) + 1e-12 * problem.total:
-        return replace(mismatch, reason=f"its lower bound {lower:.9g} exceeds the error {error:.9g}"), None, ()
+        if lower > error + problem.rounding(state.keep):
+            return _refuted(row, f"its lower bound {lower:.9g} exceeds the error {error:.9g}"), None, ()
+        lower = error  # rows cancel
     verdict = row.verdict
     if proof is Proof.VERIFIED:
         tight = lower >= error * (1 - OPTIMALITY_TOLERANCE)
         verdict = Verdict.OPTIMAL if tight else Verdict.CERTIFIED
     return replace(row, verdict=verdict, lower_bound=lower, proof=proof), certificate, rows
+
+
+def _refuted(row: Result, why: str) -> Result:
+    """The row without a bound, nor any in its stages and its trace, nor a claim that its mask is optimal."""
+    reason = f"{row.reason}; {why}" if row.reason else why
+    return replace(
+        row,
+        status=Status.FEASIBLE if row.status is Status.OPTIMAL else row.status,
+        reason=f"{reason}; the mask stays, the bound is dropped",
+        lower_bound=None,
+        proof=Proof.REFUTED,
+        stages=tuple(replace(record, lower_bound=None) for record in row.stages),
+        trace=tuple(point._replace(lower=None) for point in row.trace),
+    )
 
 
 def failed(

@@ -176,7 +176,8 @@ def _row(result: Result, bounds: Sequence[Bound], best: float | None, drifted: b
         row |= dict.fromkeys(_OF_AN_ANSWER)
     row |= {name: result.counters.get(name) for name in ("iterations", "lmo_calls", "gram_products")}
     row |= dict.fromkeys(("lower_bound", "gap", "gap_to_best_known", "best_known", "bound_source"))
-    row |= {"proof": Proof.NONE, "contradiction": "", "claimed_lower_bound": result.lower_bound, "bounds": {}}
+    row |= {"proof": Proof.NONE, "claimed_lower_bound": result.lower_bound, "bounds": {}}
+    row["contradiction"] = result.reason if result.proof is Proof.REFUTED else ""
     if not result.updates_weights:
         row |= _bounded(row["error"], best, [bound for bound in bounds if math.isfinite(bound.value)])
     return {name: plain(row[name]) for name in COLUMNS}

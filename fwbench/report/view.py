@@ -301,7 +301,7 @@ def declined_table(rows: Iterable[Row]) -> Table:
 
 
 def contradiction_table(rows: Iterable[Row]) -> Table:
-    """Bounds that lie above a judged error: one of the two is wrong."""
+    """Bounds that lie above a judged error, and bounds whose proof was refuted."""
     lines = [
         (clip(r["problem"], 200), clip(summary.label(r), 200), clip(r["contradiction"], 500))
         for r in rows

@@ -41,7 +41,8 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
     Where it holds, every mask of the pattern has at least the error ``bound`` in real arithmetic, for the numbers that
     the problem holds: ``bound`` is computed here from the certificate's arrays, and every rounding is accounted for.
     Nothing is proved of the certificate's own claim, and no tolerance is part of the proof. But a claim that exceeds
-    what is proved, by more than a relative 1e-6 or 1e-9 of the error with everything pruned, is called false.
+    what is proved, by more than a relative 1e-6 or 1e-9 of the error with everything pruned, and by more than float64
+    may round off (``Problem.rounding``: rows may cancel), is called false.
 
     It is also refused if it belongs to another problem, if its arrays are not what its kind needs, or if a matrix that
     has to be positive semidefinite cannot be proved to be so.
@@ -55,7 +56,7 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
     claim = certificate.bound
     if not (isinstance(claim, int | float) and math.isfinite(claim)):
         return Verification(False, reason=f"it claims a bound of {claim}")
-    if claim > bound + 1e-6 * abs(bound) + 1e-9 * problem.total:
+    if claim > bound + 1e-6 * abs(bound) + 1e-9 * problem.total and claim > bound + problem.rounding():
         return Verification(False, reason=f"it claims a bound of {claim:.9g}, only {bound:.9g} can be proved")
     return Verification(True, bound, rows=tuple(bounds) if problem.pattern.separable else ())
 

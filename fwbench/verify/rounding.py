@@ -34,6 +34,7 @@ from fwbench.result import Certificate
 
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)
+FARTHEST = 255  # the largest exponent in a scale: weights of float32 times it stay far from overflow when squared
 Near = tuple[np.ndarray | float, np.ndarray | float]  # computed, and how far it may be off
 
 
@@ -72,9 +73,31 @@ def block_counts(problem: Problem) -> np.ndarray:
     return problem.counts.reshape(problem.rows if problem.pattern.separable else 1, -1)
 
 
-def block_matrix(problem: Problem, block: int) -> np.ndarray:
-    """``Q (m, m)`` of a block, 0 between rows; each entry is the exact value rounded once."""
-    w = problem.W.astype(np.float64).reshape(len(block_counts(problem)), -1)[block]
+def scales(certificate: Certificate, count: int) -> list[float]:
+    """What the weights of each row (block) are multiplied by before its own numbers hold: ones where none are said.
+
+    Powers of two, so that nothing is rounded: in the units of float32 a row may be too small or too large.
+
+    Raises:
+        Refuted: the array ``scale`` is something else.
+    """
+    if "scale" not in certificate.arrays:
+        return [1.0] * count
+    found = array(certificate, "scale", (count,), np.float64)
+    mantissa, exponent = np.frexp(found)
+    if (mantissa != 0.5).any() or (np.abs(exponent - 1) > FARTHEST).any():
+        raise Refuted("scale has an entry that is no power of two, or too far from 1")
+    return found.tolist()
+
+
+def unscaled(bound: float, scale: float) -> float:
+    """The bound of a row (block) from that of its weights times ``scale``, a rigorous lower value."""
+    return max(0.0, bound if scale == 1 else math.nextafter(bound / scale / scale, -math.inf))
+
+
+def block_matrix(problem: Problem, block: int, scale: float = 1.0) -> np.ndarray:
+    """``Q (m, m)`` of a block, its weights times ``scale``; 0 between rows; each entry is exact but rounded once."""
+    w = problem.W.astype(np.float64).reshape(len(block_counts(problem)), -1)[block] * scale
     rows = len(w) // problem.n
     return (w[:, None] * w) * (problem.G if rows == 1 else np.kron(np.eye(rows), problem.G))
 

@@ -73,21 +73,27 @@ def _own_bounds(problem: Problem, certificate: Certificate, u: np.ndarray) -> It
     if (rho < 0).any():
         raise Refuted("rho is negative")
     listed = products.listed(certificate, rows.tolist(), problem.n)
-    for row, own_d, own_rho, own in zip(rows.tolist(), d, rho.tolist(), listed, strict=True):
-        yield row, own_bound(problem, row, u[row], own_d, own_rho, products.summed(own, problem.n))
+    scales = rounding.scales(certificate, rows.size)
+    for row, own_d, own_rho, own, scale in zip(rows.tolist(), d, rho.tolist(), listed, scales, strict=True):
+        bound = own_bound(problem, row, u[row], own_d, own_rho, products.summed(own, problem.n), scale)
+        yield row, rounding.unscaled(bound, scale)
 
 
-def own_bound(problem: Problem, row: int, u: np.ndarray, d: np.ndarray, rho: float, own: products.Products) -> float:
-    """The bound of one row by the tangent at ``u (n,)`` float32, with its own ``d (n,)``, ``rho`` and products.
+def own_bound(
+    problem: Problem, row: int, u: np.ndarray, d: np.ndarray, rho: float, own: products.Products, scale: float = 1.0
+) -> float:
+    """The bound of one row, its weights times ``scale``, by the tangent at ``u (n,)`` float32, with its own ``d (n,)``,
+    ``rho`` and products.
 
     Raises:
         Refuted: its matrix cannot be proved positive semidefinite.
     """
     counts = rounding.block_counts(problem)[row]
     size = problem.n // len(counts)
-    if not rounding.proves_convex(rounding.block_matrix(problem, row), d, rho, np.arange(problem.n) // size, own.N):
+    Q = rounding.block_matrix(problem, row, scale)
+    if not rounding.proves_convex(Q, d, rho, np.arange(problem.n) // size, own.N):
         raise Refuted(f"the matrix of row {row} cannot be proved positive semidefinite")
-    w, u = problem.W[row].astype(np.float64), u.astype(np.float64)
+    w, u = problem.W[row].astype(np.float64) * scale, u.astype(np.float64)
     S = rounding.product(w * u, Rounded(problem.G, np.abs(problem.G)))
     origin, low = rounding.tangent(w, S, u, d, rounding.product(u, own.N), own.linear)
     terms = [*origin.tolist(), *rounding.smallest(low.reshape(-1, size), counts).ravel().tolist(), -own.constant]

@@ -49,7 +49,7 @@ def bounds(problem: Problem, certificate: Certificate) -> list[float]:
 
     Arrays (all one-dimensional, the blocks one after another): ``step`` uint8; ``variable`` uint16, one for each BRANCH
     and FIX; ``point`` and ``digits`` uint8, ``diagonal`` float32, as the steps ask for them; ``rho`` float64, one a
-    block.
+    block; it may have ``scale`` float64, one a block (``rounding.scales``).
 
     Raises:
         Refuted: the message says why.
@@ -59,10 +59,11 @@ def bounds(problem: Problem, certificate: Certificate) -> list[float]:
     if (rho < 0).any():
         raise Refuted("rho is negative")
     stream = _Stream({name: array(certificate, name, (None,), dtype) for name, dtype in STREAMS.items()})
-    found = [
-        _Tree(rounding.block_matrix(problem, block), counts[block], float(rho[block]), f"block {block}", stream).bound()
-        for block in range(len(counts))
-    ]
+    found = []
+    for block, scale in enumerate(rounding.scales(certificate, len(counts))):
+        Q = rounding.block_matrix(problem, block, scale)
+        bound = _Tree(Q, counts[block], float(rho[block]), f"block {block}", stream).bound()
+        found.append(rounding.unscaled(bound, scale))
     stream.end()
     return found
 

@@ -189,8 +189,8 @@ class _Layer:
         done = 0
         for row, found in _in_parallel(prove, parts, 1 if in_batches else self.context.threads, self.context):
             done += 1
-            if found.proof.bound > self.lower[row]:
-                self.lower[row], self.proofs[row] = found.proof.bound, found.proof
+            if found.proof.lower > self.lower[row]:
+                self.lower[row], self.proofs[row] = found.proof.lower, found.proof
             if len(self.solved) < room:
                 self.solved[row] = replace(found, X=found.X.astype(np.float32))
             self.trace.append(self.context.point(lower=float(self.lower.sum())))

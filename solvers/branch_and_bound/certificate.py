@@ -16,9 +16,10 @@ from fwbench.verify.rounding import EPS, proves_convex
 
 @dataclass
 class Tree:
-    """One block's proof, in preorder."""
+    """One block's proof, in preorder; its numbers are of the block's weights times ``scale``, a power of two."""
 
     rho: float
+    scale: float = 1.0
     steps: list[bytes] = field(default_factory=list)
     variables: list[np.ndarray] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
@@ -54,6 +55,8 @@ def certificate(problem: Problem, trees: Iterable[Tree], bound: float, source: s
         "diagonal": np.concatenate([np.zeros(0, np.float32)] + [d for tree in trees for d in tree.diagonals]),
         "rho": np.array([tree.rho for tree in trees]),
     }
+    if any(tree.scale != 1 for tree in trees):
+        arrays["scale"] = np.array([tree.scale for tree in trees])
     return Certificate(problem.hash, bound, "tree", arrays, source)
 
 

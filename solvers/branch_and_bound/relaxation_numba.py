@@ -241,7 +241,7 @@ def quantise(start, need, low, high, u, unit):  # type: ignore[no-untyped-def]
                         left += 1
                     if left == 0:
                         break
-            if before == left:
+            if not abs(left) < abs(before):
                 break
         for i in range(first, last):
             u[i] /= unit

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -25,7 +26,12 @@ EFFORT = 30  # steps of a node's relaxation, in multiples of its variables
 RESTARTS = 4  # perturbed descents at the start, in multiples of the variables
 SCOUT = 300  # nodes of a first search, which tells what stays split deep in the tree
 EVEN = 3.0  # an even share in the worth of diagonals, in means of what was seen split
+HIDDEN = 1e-15  # of its terms: a mask's error that is less is rounding
 PAIRS = 2e8  # but no more than this over m², so that wide blocks start in seconds
+
+
+class UnprovableError(ArithmeticError):
+    """What is left to prove is less than float64 rounds off."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,10 @@ class Search:
         self.value = self._value(self.pruned)
         self.nodes = self.diagonals = self.serial = 0
         self.psc, self.seen, self.split = np.zeros((3, 2, m))
-        self.trivial = self.value <= 1e-15 * float(np.abs(self.block.Q).sum())
         self.open: list[tuple[float, int, Node]] = []
         self.root: Node | None = None
-        if self.trivial:
+        self.unprovable = False  # what is left to prove is less than float64 rounds off
+        if self.value <= 0:
             return
         self.scale = self.value
         self.Q = self.block.Q / self.scale
@@ -93,20 +99,22 @@ class Search:
 
     @property
     def done(self) -> bool:
-        return self.trivial or (self.root is not None and not self.open)
+        return self.value <= 0 or (self.root is not None and not self.open)
 
     @property
     def target(self) -> float:
         return self.value / self.scale * (1 - self.tolerance)
 
-    def _start(self) -> None:
-        """A better incumbent by perturbed descent."""
+    def _start(self, stop: np.ndarray) -> None:
+        """A better incumbent by perturbed descent; where its terms cancel to their last bits there is none to prove."""
         m = self.pruned.size
         starts = np.arange(len(self.block.counts) + 1) * self.size
         v = self.pruned.astype(np.float64)
         rounds = max(20, min(RESTARTS * m, int(PAIRS / m**2)))
-        kernel.perturbed(self.Q, np.zeros(m), starts, v, rounds, self.seed)
+        kernel.perturbed(self.Q, np.zeros(m), starts, v, rounds, self.seed, stop)
         self._improve(v > 0.5)
+        chosen = np.flatnonzero(self.pruned)
+        self.unprovable = self.value <= HIDDEN * float(np.abs(self.block.Q[np.ix_(chosen, chosen)]).sum())
 
     def _plant(self) -> None:
         """The root alone."""
@@ -116,13 +124,14 @@ class Search:
         self.open = [(0.0, 0, self.root)]
 
     def run(self, left: Callable[[], float], nodes: int) -> None:
-        """Search until done, out of time (``left`` tells the seconds), or past so many nodes."""
-        if self.trivial:
+        """Search until done, out of time (``left`` tells the seconds), past so many nodes, or at rounding's end."""
+        if self.value <= 0:
             return
-        stop = np.zeros(1, dtype=bool)  # the kernel looks at it before each node
-        with _alarm(left(), stop):
+        stop = np.zeros(1, dtype=bool)  # the kernel looks at it before each node, and within it
+        self.deadline = time.monotonic() + left()
+        with _alarm(left(), stop), contextlib.suppress(UnprovableError):
             if self.root is None:
-                self._start()
+                self._start(stop)
                 self._plant()
                 self._expand(min(SCOUT, self.budget, nodes), stop)
                 if self.open and left() > 0 and self.nodes < nodes:
@@ -164,14 +173,15 @@ class Search:
 
     def lower(self) -> float:
         """The block's bound now, as ``tree`` proves it."""
-        if self.trivial or self.root is None or self.root.steps is None:
+        if self.root is None or self.root.steps is None:
             return 0.0
         return max(0.0, min([self.target, *(bound for bound, _, _ in self.open)]) * self.scale)
 
     def _expand(self, budget: int, stop: np.ndarray) -> None:
         """Search the open subtree of the least bound; what it leaves open joins the others."""
-        _, _, node = heapq.heappop(self.open)
+        _, _, node = self.open[0]
         self._search(node, budget, stop)
+        heapq.heappop(self.open)
         for child in node.children:
             self.serial += 1
             heapq.heappush(self.open, (child.bound, self.serial, child))
@@ -231,8 +241,12 @@ class Search:
             return np.zeros(0, np.float32)
         self.diagonals += 1
         target = self.target * (1 + 1e-6) - constant
-        d = best_diagonal(Q, b, start, need, self.rho, target, self._deeper(free))
-        return safe_diagonal(self.block.Q, free, self.size, d * self.scale, self.rho * self.scale)
+        if not self.unprovable:
+            d = best_diagonal(Q, b, start, need, self.rho, target, self._deeper(free), self.deadline)
+            with contextlib.suppress(ValueError):
+                return safe_diagonal(self.block.Q, free, self.size, d * self.scale, self.rho * self.scale)
+        self.unprovable = True
+        raise UnprovableError
 
     def _deeper(self, free: np.ndarray) -> np.ndarray:
         """What a unit of each diagonal is worth deeper down: what was split in pruned nodes, and an even share."""

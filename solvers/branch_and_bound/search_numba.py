@@ -27,13 +27,14 @@ LEAF, BRANCH, FIX, POINT = 0, 1, 3, 5  # BRANCH + value of the first child, FIX 
 CANDIDATES = 12  # variables looked at in a node
 RELIABLE = 6  # looks at a variable's two children before its average is trusted
 LOOK = 72  # steps of a look
+MOST_SWAPS = 100  # of a descent, times the variables: none takes so many but where rounding swaps to and fro
 
 
 @njit(nogil=True)
 def descend(A, b, start, v, g):  # type: ignore[no-untyped-def]
     """Best 1-swaps within the groups until none helps; mask ``v``, its gradient ``g`` in place, its value returned."""
     value = value_of(b, v, g)
-    while True:
+    for _ in range(MOST_SWAPS * v.size):
         best, leave, enter = -1e-11 * abs(value), -1, -1
         for group in range(start.size - 1):
             for i in range(start[group], start[group + 1]):
@@ -49,17 +50,20 @@ def descend(A, b, start, v, g):  # type: ignore[no-untyped-def]
         v[leave], v[enter] = 0.0, 1.0
         move(A, g, enter, leave, 1.0)
         value += best
+    return value
 
 
 @njit(nogil=True)
-def perturbed(A, b, start, v, rounds, seed):  # type: ignore[no-untyped-def]
-    """Random exchanges and descent, again and again from the best mask ``v``, in place; its value."""
+def perturbed(A, b, start, v, rounds, seed, stop):  # type: ignore[no-untyped-def]
+    """Random exchanges and descent, again and again from the best mask ``v``, in place, until ``stop``; its value."""
     np.random.seed(seed)  # noqa: NPY002 (numba's own)
     g = np.empty(v.size)
     gradient(A, b, v, g)
     best = descend(A, b, start, v, g)
     trial = v.copy()
     for _ in range(rounds):
+        if stop[0]:
+            break
         trial[:] = v
         for _ in range(2 + np.random.randint(5)):  # noqa: NPY002 (numba's own)
             group = np.random.randint(start.size - 1)  # noqa: NPY002 (numba's own)
@@ -254,6 +258,10 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
                 moved |= low[i] == high[i] and u[i] != low[i]
             if moved:
                 settle(start, need, low, high, u)
+                if stop[0]:  # it stays open, behind what is fixed
+                    lows[top], highs[top], us[top] = low, high, u
+                    top += 1
+                    break
                 continue
             k = choose(A, b, start, need, low, high, u, lower, target, psc, seen, work)
             if k < 0:  # a single mask, worth no less than the best up to rounding
@@ -271,6 +279,8 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
                 fix(start, need, lows[top], highs[top], us[top], k, float(to))
                 top += 1
             break
+    if stop[0]:
+        most_steps = r  # there may be as many nodes as variables
     fixings, starts, bounds = np.empty((top, r), np.int8), np.empty((top, r)), np.empty(top)
     for x in range(top):
         low, high, u = lows[top - 1 - x], highs[top - 1 - x], us[top - 1 - x]

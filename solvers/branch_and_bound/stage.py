@@ -17,9 +17,12 @@ from fwbench.problem import Problem
 from fwbench.result import TracePoint
 from fwbench.solvers.branch_and_bound.certificate import Tree, certificate
 from fwbench.solvers.branch_and_bound.search import Block, Search
+from fwbench.solvers.numerics.scaling import scale_for
 from fwbench.solvers.numerics.threads import rows_pool
 from fwbench.stage import Context, Role, Stage, State, register
 from fwbench.verify.rounding import block_matrix
+
+ROUNDING = "what is left to prove is less than rounding"
 
 
 @register
@@ -67,16 +70,21 @@ class BranchAndBound(Stage):
             if context.seconds() >= end:
                 answer = _Solution.unsolved(pruned[block])
             else:
+                scale = scale_for(float(layer.upper[block]))
                 search = Search(
-                    Block(block_matrix(problem, block), counts[block]),
+                    Block(block_matrix(problem, block, scale), counts[block]),
                     pruned[block],
                     self.gap,
                     (context.seed + block) % 2**32,
                     self.subtree,
                 )
                 search.run(lambda: end - context.seconds(), self.nodes or 2**62)
-                reason = "" if search.done else "deadline" if context.seconds() >= end else "nodes"
-                answer = _Solution(search.pruned, search.lower(), search.tree(), search.nodes, search.diagonals, reason)
+                reason = "deadline" if context.seconds() >= end else "nodes"
+                reason = "" if search.done else ROUNDING if search.unprovable else reason
+                tree = replace(search.tree(), scale=scale)
+                answer = _Solution(
+                    search.pruned, search.lower() / scale**2, tree, search.nodes, search.diagonals, reason
+                )
             clock.left -= 1
             layer.note(block, answer)
             return answer

@@ -18,6 +18,7 @@ from fwbench.solvers.semidefinite.shared_diagonal import shared_e
 from fwbench.stage import Context, Role, Stage, State
 
 OBJECTIVE = 100.0  # the incumbent's objective after scaling: solvers' tolerances are absolute, 1e-10 and up
+LEAST = 1e-3  # an objective that is less, as terms that cancel allow no larger one, is within reach of the tolerances
 CONVEXIFY = ("none", "shared", "row")
 
 
@@ -116,6 +117,9 @@ class External(Stage):
             progress.finish(incumbent, 0.0)
             return Solution(start, proven=True)
         answer = self.solve(problem, block, start, seconds, progress, context)
+        if incumbent * scaling(block, incumbent) < LEAST:
+            reason = answer.stopped or f"the tolerances of {self.name} do not suffice"
+            answer = replace(answer, lower=0.0, proven=False, stopped=reason)
         value = block_error(problem, block, answer.pruned)
         if not value < incumbent:
             answer, value = replace(answer, pruned=start), incumbent

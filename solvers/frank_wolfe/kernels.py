@@ -90,7 +90,7 @@ def step_size(rule, t, ell, slope, curvature, square, most, lipschitz):  # type:
     if rule == LINESEARCH:
         return (min(slope / curvature, most) if curvature > 0 else most), lipschitz
     if rule == ADAPTIVE:
-        lipschitz *= SHRINK
+        lipschitz = max(lipschitz * SHRINK, np.finfo(np.float64).tiny)  # from 0 it would never grow
         while lipschitz * square < curvature:
             lipschitz *= GROW
     bottom = lipschitz * square

@@ -11,34 +11,52 @@ import torch
 from fwbench.patterns import Pattern, Rows
 from fwbench.problem import Problem
 from fwbench.result import TracePoint
+from fwbench.solvers.numerics.scaling import in_range
 from fwbench.stage import Context
 
 ADAPTIVE_START = 1e-3  # of the Lipschitz bound: adaptive estimates grow by themselves
+EQUAL = 60  # exponent of equal scales where the objective is nowhere convex
 CHECK_EVERY = 10  # iterations between two looks at the clock, the stops and the bound
 REFRESH = 250  # iterations after which the gradient is computed afresh, so that rounding does not add up
 
 
 @dataclass
 class Layer:
-    """Tensors of one problem on one device; ``d`` is None for the plain error."""
+    """Tensors of one problem on one device; ``d`` is None for the plain error.
+
+    ``unit (rows, 1)``, or ``(1, 1)`` where rows are not independent: the problem's error where the layer's is 1.
+    """
 
     W: torch.Tensor  # (rows, n)
     G: torch.Tensor  # (n, n)
     d: torch.Tensor | None  # (rows, n)
     pattern: Pattern
+    unit: torch.Tensor | float = 1.0
 
     @classmethod
     def of(cls, problem: Problem, context: Context, d: np.ndarray | None = None) -> Layer:
-        """The layer in the context's precision, on its device; ``d = w²∘e (rows, n)``."""
-        dtype = getattr(torch, context.dtype)
-        W = torch.tensor(problem.W, dtype=dtype, device=context.device)
-        G = torch.tensor(problem.G, dtype=dtype, device=context.device)
-        return cls(W, G, None if d is None else torch.tensor(d, dtype=dtype, device=context.device), problem.pattern)
+        """The layer in the context's precision and its range, on its device; ``d = w²∘e (rows, n)``."""
+        W, G, unit = problem.W, problem.G, 1.0
+        rows, columns = in_range(W, G.diagonal(), problem.pattern.separable)
+        if (rows != 1).any() or (columns != 1).any():
+            back = np.where(columns > 0, columns, 1.0)
+            W, G, d = W * rows * columns, G / back / back[:, None], None if d is None else d * rows**2
+            unit = torch.from_numpy(1 / (rows if problem.pattern.separable else rows[:1]) ** 2).to(context.device)
+
+        def tensor(x: np.ndarray) -> torch.Tensor:
+            return torch.tensor(x, dtype=getattr(torch, context.dtype), device=context.device)
+
+        return cls(tensor(W), tensor(G), None if d is None else tensor(d), problem.pattern, unit)
 
     def rows(self, part: slice) -> Layer:
         """Some rows, as a layer of their own, where rows are independent."""
         pattern = Rows(self.pattern.pruned[part]) if isinstance(self.pattern, Rows) else self.pattern
-        return Layer(self.W[part], self.G, None if self.d is None else self.d[part], pattern)
+        unit = self.unit if isinstance(self.unit, float) else self.unit[part]
+        return Layer(self.W[part], self.G, None if self.d is None else self.d[part], pattern, unit)
+
+    def summed(self, x: torch.Tensor) -> float:
+        """Sum of ``x``, which broadcasts with ``unit``, in the units of the problem."""
+        return float((x * self.unit).sum(dtype=torch.float64))
 
     def total(self, x: torch.Tensor) -> torch.Tensor:
         """Sum over what a step size is chosen for: each row ``(rows, 1)``, or the layer ``(1, 1)``."""
@@ -65,14 +83,19 @@ class Layer:
     def rounded_error(self, u: torch.Tensor) -> float:
         """Error of the mask that prunes the largest ``u`` of each group."""
         mask = self.pattern.prune(-u).to(u.dtype)
-        return float((self.W * mask * self.product(mask)).sum(dtype=torch.float64))
+        return self.summed(self.W * mask * self.product(mask))
 
     def scale(self) -> torch.Tensor:
-        """Inverse of the diagonal of ``Q - D``, kept within 1e6 of its largest entry's."""
+        """Inverse of the diagonal of ``Q - D``, kept within 1e6 of its largest entry's; where none is positive, equal.
+
+        Equal ones only set the length of a direction: a large power of two, from which no step is too short.
+        """
         diagonal = self.W**2 * self.G.diagonal()
         diagonal = diagonal if self.d is None else diagonal - self.d
         top = diagonal.amax(dim=1, keepdim=True)
-        return 1 / torch.maximum(diagonal, 1e-6 * top).clamp(min=torch.finfo(diagonal.dtype).tiny)
+        size = 2.0 ** torch.frexp(diagonal.abs().amax(dim=1, keepdim=True)).exponent
+        least = torch.where(top > 0, 1e-6 * top, 2.0**-EQUAL * size)
+        return 1 / torch.maximum(diagonal, least).clamp(min=torch.finfo(diagonal.dtype).tiny)
 
     def lipschitz(self) -> torch.Tensor:
         """A bound of the largest eigenvalue of ``2Q``, of each row or of the layer (Gershgorin)."""
@@ -100,7 +123,7 @@ class Run:
 
     u: torch.Tensor
     best_u: torch.Tensor
-    bound: torch.Tensor  # (rows, 1) or (1, 1): h - gap at best_u, in the layer's own precision
+    bound: torch.Tensor  # (rows, 1) or (1, 1): h - gap at best_u, in the layer's own precision and units
     iterations: int
     stopped: str
     trace: list[TracePoint] = field(default_factory=list)

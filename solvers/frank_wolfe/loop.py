@@ -190,9 +190,11 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     work = loop_numba.Rows(fields, atoms, layer.G, shape, method)
     trace: list[TracePoint] = []
 
-    def report(t: int, value: float, lower: float) -> None:
+    unit = layer.unit if isinstance(layer.unit, float) else layer.unit.numpy()[:, 0]
+
+    def report(t: int, value: np.ndarray, lower: np.ndarray) -> None:
         upper = layer.rounded_error(torch.from_numpy(work.iterate_u().reshape(shape))) if options.rounded else None
-        trace.append(context.point(upper, float(lower), t, float(value)))
+        trace.append(context.point(upper, float((lower * unit).sum()), t, float((value * unit).sum())))
 
     t, stopped = loop_numba.run(work, options.steps, CHECK_EVERY, context.threads, context.expired, report)
     end = torch.from_numpy(work.out_u.reshape(shape))

@@ -255,7 +255,7 @@ def run(
 ) -> tuple[int, str]:
     """Iterate all rows in rounds of ``every`` until done; iterations, and why it stopped early.
 
-    ``report(iterations, value, bound)`` hears the sums of values and best bounds after each round.
+    ``report(iterations, values, bounds)`` hears each row's value and best bound after each round.
     """
     t, stopped = 0, ""
     parts = len(rows.parts(rows.shape[0])) if rows.flat else 1
@@ -264,7 +264,7 @@ def run(
         rows.products += 1
         while True:
             busy = rows.collect()
-            report(t, rows.out["value"].sum(), np.maximum(rows.out["best"], 0).sum())
+            report(t, rows.out["value"], np.maximum(rows.out["best"], 0))
             if not busy or t >= steps:
                 break
             if expired():

@@ -48,7 +48,7 @@ def step_size(
     if options.step == "open":
         return torch.where(slope > 0, torch.full_like(slope, options.ell / (t + options.ell)), 0.0)
     if options.step == "adaptive":
-        lipschitz *= 0.9
+        lipschitz.mul_(0.9).clamp_(min=torch.finfo(lipschitz.dtype).tiny)
         while bool((short := (slope > 0) & (lipschitz * square < curvature)).any()):
             lipschitz[short] *= 2
     bottom = curvature if options.step == "linesearch" else lipschitz * square
@@ -83,7 +83,7 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
             bound = value - gap
             best_u = torch.where(bound > best, u, best_u)
             best = torch.maximum(best, bound)
-            total, lower = (float(x.sum(dtype=torch.float64)) for x in (value, best.clamp(min=0)))
+            total, lower = layer.summed(value), layer.summed(best.clamp(min=0))
             upper = layer.rounded_error(u) if options.rounded else None
             trace.append(context.point(upper, lower, t, total))
             if options.gap > 0:

@@ -268,7 +268,7 @@ def minimise_triton(layer: Layer, u: torch.Tensor, options: Options, context: Co
     trace: list[TracePoint] = []
     t, products, stopped = 0, 1, ""
     while True:
-        total, lower = (float(x.sum(dtype=torch.float64)) for x in (loop.value, loop.best.clamp(min=0)))
+        total, lower = layer.summed(loop.value[:, None]), layer.summed(loop.best[:, None].clamp(min=0))
         upper = layer.rounded_error(loop.u) if options.rounded else None
         trace.append(context.point(upper, lower, t, total))
         finished = t >= options.steps or (options.gap > 0 and bool(loop.done.all()))

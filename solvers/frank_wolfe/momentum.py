@@ -13,6 +13,7 @@ import torch
 
 from fwbench.patterns import Pattern
 from fwbench.solvers.frank_wolfe.layer import Layer
+from fwbench.solvers.numerics.scaling import in_range
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,14 @@ def iterates(
     options = options or Options()
     u = before = u.to(W)
     d = torch.zeros_like(W)
+    ordinary = None
     for t, gram in enumerate(grams):
-        batch = Layer(W, gram.to(W), None, pattern)
+        if ordinary is None:  # the range of the first batch is that of all; the oracle sees each row by itself
+            size = W.double().cpu().numpy(), gram.double().cpu().diagonal().numpy()
+            rows, columns = (torch.from_numpy(x).to(W.device) for x in in_range(*size, pattern.separable))
+            ordinary = bool((rows == 1).all() and (columns == 1).all())
+            W, back = (W if ordinary else (W * rows * columns).to(W)), torch.where(columns > 0, columns, 1.0)
+        batch = Layer(W, (gram if ordinary else gram / back / back[:, None]).to(W), None, pattern)
         alpha = options.weight(t) if t else 1.0
         # both gradients of the transport, (1 - α)(∇_t(u_t) - ∇_t(u_{t-1})) + α ∇_t(u_t), in one product
         at = u - (1 - alpha) * before if options.transport else alpha * u

@@ -108,7 +108,8 @@ class FrankWolfe(Stage):
                 d = problem.W.astype(np.float64) ** 2 * e
         if self.convexify == "row" and d is not None:
             proofs = row_proofs(problem, context)
-            d = np.stack([proofs[row].d if row in proofs else d[row] for row in range(problem.rows)])
+            own = {row: proof.d / proof.scale**2 for row, proof in proofs.items()}
+            d = np.stack([own.get(row, d[row]) for row in range(problem.rows)])
         if d is not None or not runs:
             runs.append(_minimise(problem, start, d, options, context))
         run = runs[-1]

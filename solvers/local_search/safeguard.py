@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
 from fwbench.problem import Problem
-from fwbench.solvers.local_search.swap import Swap
+from fwbench.solvers.local_search.swap import Swap, better
 from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -29,8 +27,5 @@ class Safeguard(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         start = State(keep=~problem.pattern.prune(wanda_score(problem.W, problem.G)))
         rival = Swap().run(problem, start, context)
-        assert rival.keep is not None
-        mine, theirs = problem.row_errors(~state.mask), problem.row_errors(~rival.keep)
-        better = theirs < mine if problem.pattern.separable else np.full(problem.rows, theirs.sum() < mine.sum())
-        keep = np.where(better[:, None], rival.keep, state.mask)
+        keep = better(problem, state.mask, rival.mask)
         return replace(state, keep=keep, stopped=rival.stopped).count(**rival.counters)

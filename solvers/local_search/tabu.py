@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.local_search.swap import descent_on_device
+from fwbench.solvers.local_search.swap import better, descent_on_device
 from fwbench.solvers.numerics.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -104,6 +104,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
         add(*found[:2])
 
     descend()
+    start = pruned.copy()
     memories, most = _memories(problem, pruned, group, context, on_device)
     trace = [context.point(sum(float(m.level[:, 1].sum()) for m in memories))]
     step = max(1, min(-(-stage.iterations // LAPS), most))
@@ -126,6 +127,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
         done, looked, cut = between.exchange(pruned, unlimited, context.expired)
         add(done, looked)
         stopped = stopped or cut
+    pruned = ~better(problem, ~start, ~pruned)  # on rows of terms that dwarf the error its sums may have drifted
     trace.append(context.point(problem.error(~pruned)))
     stopped = "deadline" if stopped == "deadline" else ""
     return replace(state, keep=~pruned, stopped=stopped, trace=(*state.trace, *trace)).count(**counts)

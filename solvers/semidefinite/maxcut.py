@@ -163,6 +163,8 @@ def _start(C: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor, 
         if factor is not None:
             inverse = lapack.inverse(factor)
             return y, inverse, *_unit_diagonal(inverse)
+        if not math.isfinite(margin):
+            raise ArithmeticError("a matrix of a bound is not finite")
         margin *= 2
 
 

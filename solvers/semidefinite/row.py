@@ -9,6 +9,7 @@ import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.result import Certificate
+from fwbench.solvers.numerics.scaling import scale_for
 from fwbench.verify.products import FIVES, TRIPLES
 
 
@@ -20,12 +21,15 @@ class RowForm:
     counts: np.ndarray  # (groups,)
     linear: np.ndarray | None = None  # (n,)
     constant: float = 0.0
+    scale: float = 1.0  # a power of two: it is the row whose weights are multiplied by it
 
     @classmethod
     def of(cls, problem: Problem, row: int) -> RowForm:
         w = problem.W[row].astype(np.float64)
         counts = problem.counts.reshape(problem.rows, -1)[row]
-        return cls((w[:, None] * w) * problem.G, counts)
+        scale = scale_for(float((w * w * problem.G.diagonal()).mean()))
+        w *= scale
+        return cls((w[:, None] * w) * problem.G, counts, scale=scale)
 
     @property
     def free(self) -> bool:
@@ -36,7 +40,7 @@ class RowForm:
 
 @dataclass(frozen=True)
 class RowProof:
-    """What a row brings to a certificate of kind ``rows`` (``fwbench.verify``)."""
+    """What a row, its weights times ``scale``, brings to a certificate of kind ``rows`` (``fwbench.verify``)."""
 
     bound: float  # the tangent's, in plain float64
     d: np.ndarray  # (n,)
@@ -51,6 +55,12 @@ class RowProof:
     five: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.uint16))
     sign: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     share: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of the fives
+    scale: float = 1.0
+
+    @property
+    def lower(self) -> float:
+        """The bound of the row itself."""
+        return self.bound / self.scale**2
 
 
 def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: float, source: str) -> Certificate:
@@ -81,6 +91,8 @@ def row_certificate(shared: Certificate, proofs: Mapping[int, RowProof], lower: 
             for name in names:
                 arrays[name] = np.concatenate([getattr(proof, name) for proof in own])
             arrays[start] = np.cumsum([0, *(len(getattr(proof, names[0])) for proof in own)], dtype=np.int64)
+    if any(proof.scale != 1 for proof in own):
+        arrays["scale"] = np.array([proof.scale for proof in own])
     return Certificate(shared.problem, lower, "rows", arrays, source)
 
 

@@ -64,6 +64,6 @@ def layer_certificate(
         point = shared.arrays["u"][row]
         here = tangent_bound(RowForm.of(problem, row), proof.d, proof.rho, point)
         best = replace(proof, bound=here, u=point) if here > proof.bound else proof
-        if best.bound > lower[row]:
-            own[row], lower[row] = best, best.bound
+        if best.lower > lower[row]:
+            own[row], lower[row] = best, best.lower
     return row_certificate(shared, own, float(lower.sum()), source)

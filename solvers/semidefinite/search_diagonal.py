@@ -78,8 +78,8 @@ def row_diagonals(problem: Problem, keep: np.ndarray, context: Context) -> dict[
     def diagonal(row: int, form: RowForm, deadline: float) -> np.ndarray:
         n, scale = len(form.Q), float(form.Q.diagonal().mean())
         start = np.arange(0, n + 1, n // len(form.counts))
-        target = (1 + 1e-6) * incumbents[row] / scale
+        target = (1 + 1e-6) * (incumbents[row] * form.scale**2) / scale
         rest = (np.zeros(n), start, form.counts, PENALTY, target, np.ones(n), deadline)
-        return scale * best_diagonal(form.Q / scale, *rest)
+        return scale * best_diagonal(form.Q / scale, *rest) / form.scale**2
 
     return each_row(problem, context, diagonal)

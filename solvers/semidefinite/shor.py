@@ -65,7 +65,7 @@ def proof_of(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float | None
     y, border = _near_masks(form, y, border, rho)
     d = _safe(form, 4 * scale * y[1:], 4 * scale * rho)
     point = ((1 + border[1:] / border[0]) / 2).clip(-1, 2).astype(np.float32)
-    return RowProof(tangent_bound(form, d, 4 * scale * rho, point), d, 4 * scale * rho, point)
+    return RowProof(tangent_bound(form, d, 4 * scale * rho, point), d, 4 * scale * rho, point, scale=form.scale)
 
 
 def _near_masks(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float) -> tuple[np.ndarray, np.ndarray]:
