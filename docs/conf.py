@@ -28,7 +28,7 @@ myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the signature shows them
+autodoc_typehints = "none"  # docstrings say types with their shapes
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
@@ -36,3 +36,13 @@ html_title = f"fwbench {release}"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_copy_source = html_show_sourcelink = False
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", plain_properties, priority=400)
+
+
+def plain_properties(app, what, name, thing, options, lines):
+    """Napoleon takes "a row: the rest" in a property's first line for "type: description"; an escaped line end is none."""
+    if what == "property":
+        lines.insert(0, "\\")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+import fwbench
 from fwbench import pipeline
 from fwbench.cite import OPTIMAL, percent, upward
 from fwbench.problems import collections, registry
@@ -23,7 +25,7 @@ NOTHING = "–"
 def write(folder: Path) -> None:
     """Write the catalogues to ``folder/NAME.md``; the pages include them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, lines in (("solvers", solvers()), ("presets", presets()), ("problems", problems())):
+    for name, lines in {"solvers": solvers(), "presets": presets(), "problems": problems(), "face": face()}.items():
         (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -33,6 +35,15 @@ def copy_reports(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("latest"))
     with (target / "README.md").open("a", encoding="utf-8") as index:
         index.write("\n```{toctree}\n:hidden:\n:glob:\n\n*/index\n```\n")
+
+
+def face() -> Iterator[str]:
+    """Every name of ``import fwbench``, for autodoc."""
+    yield "```{eval-rst}"
+    for name in getattr(fwbench, "__all__", ()):
+        kind = "autoclass" if isinstance(getattr(fwbench, name), type) else "autofunction"
+        yield f".. {kind}:: fwbench.{name}\n   :members:\n"
+    yield "```"
 
 
 # --- solvers
@@ -58,7 +69,12 @@ def _stage(stage: type[Stage]) -> Iterator[str]:
     yield f"- Source: {said['source'] or 'fwbench'}"
     if stage.requires:
         yield f"- Needs the package {', '.join(f'`{name}`' for name in stage.requires)}"
-    yield "\n" + "\n".join(line.strip() for line in rest.strip().splitlines()) + "\n"
+    yield "\n" + _paragraphs(rest) + "\n"
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring with a paragraph for each parameter: where a sentence ends and a name in backticks begins a line."""
+    return re.sub(r"\.\n(?=``)", ".\n\n", "\n".join(line.strip() for line in text.strip().splitlines()))
 
 
 def _beginning(stage: type[Stage]) -> str:
@@ -84,29 +100,28 @@ def presets() -> Iterator[str]:
 
 def problems() -> Iterator[str]:
     """Every problem of `mini` with its spectrum and what is known of it, then what else the registry holds."""
-    known = registry.best_known()
-    yield "## mini\n"
-    header = ["Problem", "Rows × n", "Pattern", "Condition", "Effective rank"]
-    header += ["Best error", "Gap", "Proof", "Status"]
-    lines, seen = [], set()
+    known, seen, lines = registry.best_known(), set(), []
     for _, problem in collections.load("mini"):
         seen.add(problem.hash)
         entry = known.get(problem.hash) or BestKnown(problem.name, problem.hash, *problem.shape, str(problem.pattern))
-        lines.append(_problem(entry, *spectrum(problem.G)))
-    yield from _table(header, lines)
+        lines.append([*_problem(entry, entry.name.removeprefix("mini.")), *spectrum(problem.G)])
+    header = ["Problem", "Status", "Gap", "Proof", "Best error", "Rows × n", "Pattern"]
+    yield "## mini\n\nNames are those after `mini/` in a selector.\n"
+    yield from _table([*header, "Condition", "Effective rank"], lines)
     yield "\n## Other problems in the registry\n"
     others = sorted((entry for entry in known.values() if entry.hash not in seen), key=lambda entry: entry.name)
-    yield from _table([*header[:3], *header[5:]], [_problem(entry) for entry in others])
+    yield from _table(header, [_problem(entry, entry.name) for entry in others])
     yield "\n## Collections\n"
     rows = [[f"`{item.name}`", str(item.problems), item.sentence] for item in collections.catalog()]
     yield from _table(["Collection", "Problems", "What it is"], rows)
 
 
-def _problem(entry: BestKnown, *figures: str) -> list[str]:
+def _problem(entry: BestKnown, name: str) -> list[str]:
     error = NOTHING if entry.upper is None else upward(entry.upper)
     proof = NOTHING if entry.proof is Proof.NONE else str(entry.proof)
-    known = [error, percent(entry.gap), proof, status(entry)]
-    return [f"`{entry.name}`", f"{entry.rows} × {entry.n}", f"`{entry.pattern}`", *figures, *known]
+    shape = f"{entry.rows} × {entry.n}".replace(" ", "\N{NO-BREAK SPACE}")
+    gap = percent(entry.gap).replace(" ", "\N{NO-BREAK SPACE}")
+    return [f"`{name}`", status(entry), gap, proof, error, shape, f"`{entry.pattern}`"]
 
 
 def status(entry: BestKnown) -> str:

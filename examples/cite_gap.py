@@ -6,11 +6,12 @@ import fwbench as fwb
 answer = fwb.solve(problem, "fast")
 proof = fwb.bound(problem, "mccormick", seconds=60)  # a bound for each row by itself
 
-print(f"error {answer.error:.6f}; no mask is below {proof.value:.6f}: at most {answer.gap(proof):.2%} could be saved")
+print(f"error {answer.error:.6f}, and no mask is below {proof.value:.6f}: ", end="")
+print(f"a gap of {answer.gap(proof):.2%}")
 print(f"the certificate ({proof.relaxation}), replayed: {proof.check()}")
 proof.save("gate_proj.npz")  # for others: fwbench verify gate_proj.npz
 
-known = fwb.best_known(problem)  # of the library: here our branch and bound closed the gap
-print(f"best known: {known.upper:.6f} by {known.upper_by}, gap {known.gap:.0%}, {known.proof}")
+known = fwb.best_known(problem)  # in the library: here branch and bound closed the gap
+print(f"best known: {known.upper:.6f}, gap {known.gap:.0%}, {known.proof}")
 assert proof.value <= known.upper * (1 + 1e-9)
 assert known.upper <= answer.error * (1 + 1e-9)

@@ -6,8 +6,9 @@ import fwbench as fwb
 
 rng = np.random.default_rng(0)
 W = rng.standard_normal((8, 64), dtype=np.float32)  # (rows, n), a row for each output
-X = rng.standard_normal((64, 64)) @ rng.standard_normal((64, 1000))  # (n, tokens), correlated inputs
-problem = fwb.Problem("mine", W, X @ X.T / 1000, "0.5")  # half of each row goes; "2:4" and others work alike
+mixing = rng.standard_normal((64, 64))
+X = mixing @ rng.standard_normal((64, 1000))  # (n, tokens), correlated inputs
+problem = fwb.Problem("mine", W, X @ X.T / 1000, "0.5")  # half of each row goes
 
 for spec in ("wanda", "sparseswaps", "fast"):
     answer = fwb.solve(problem, spec)

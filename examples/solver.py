@@ -1,4 +1,4 @@
-"""A solver of one's own: a frozen dataclass of its parameters, and a function from a state to the next."""
+"""A solver of one's own: a frozen dataclass of its parameters, and one function."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import fwbench as fwb
 class Norms(fwb.Stage):
     """Prune the smallest |W_ij| ‖X_j‖^power in each group: magnitude for 0, Wanda for 1."""
 
-    name, role = "norms", fwb.Role.START  # how specs call it, and that it makes a mask from nothing
+    name, role = "norms", fwb.Role.START  # how specs call it; a mask from nothing
     power: float = 0.5
 
     def run(self, problem, state, context):
@@ -23,4 +23,5 @@ class Norms(fwb.Stage):
 if __name__ == "__main__":
     (problem,) = fwb.load("mini/n096.gate_proj*")
     for spec in ("norms", "norms(power=1)", "norms(power=0.8)+swap"):
-        print(f"{spec:22} {fwb.solve(problem, spec).ratio_to_wanda:.4f} of Wanda's error")
+        answer = fwb.solve(problem, spec)
+        print(f"{spec:22} {answer.ratio_to_wanda:.4f} of Wanda's error")
