@@ -43,6 +43,6 @@ def setup(app):
 
 
 def plain_properties(app, what, name, thing, options, lines):
-    """Napoleon takes "a row: the rest" in a property's first line for "type: description"; an escaped line end is none."""
+    """Napoleon takes "a row: the rest" in a property's first line for "type: description": put an empty one before."""
     if what == "property":
         lines.insert(0, "\\")
