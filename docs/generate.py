@@ -41,8 +41,10 @@ def face() -> Iterator[str]:
     """Every name of ``import fwbench``, for autodoc."""
     yield "```{eval-rst}"
     for name in getattr(fwbench, "__all__", ()):
-        kind = "autoclass" if isinstance(getattr(fwbench, name), type) else "autofunction"
-        yield f".. {kind}:: fwbench.{name}\n   :members:\n"
+        if name.startswith("_"):
+            continue
+        members = isinstance(getattr(fwbench, name), type)
+        yield f".. autoclass:: fwbench.{name}\n   :members:\n" if members else f".. autofunction:: fwbench.{name}\n"
     yield "```"
 
 

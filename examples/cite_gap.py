@@ -8,7 +8,7 @@ proof = fwb.bound(problem, "mccormick", seconds=60)  # a bound for each row by i
 
 print(f"error {answer.error:.6f}, and no mask is below {proof.value:.6f}: ", end="")
 print(f"a gap of {answer.gap(proof):.2%}")
-print(f"the certificate ({proof.relaxation}), replayed: {proof.check()}")
+print(f"the certificate ({proof.relaxation}), replayed, proves {proof.check():.6f}")
 proof.save("gate_proj.npz")  # for others: fwbench verify gate_proj.npz
 
 known = fwb.best_known(problem)  # in the library: here branch and bound closed the gap
