@@ -38,13 +38,14 @@ def copy_reports(source: Path, target: Path) -> None:
 
 
 def face() -> Iterator[str]:
-    """Every name of ``import fwbench``, for autodoc."""
+    """Every name of ``import fwbench``, functions first, for autodoc."""
+    things = {name: getattr(fwbench, name) for name in getattr(fwbench, "__all__", ()) if not name.startswith("_")}
     yield "```{eval-rst}"
-    for name in getattr(fwbench, "__all__", ()):
-        if name.startswith("_"):
-            continue
-        members = isinstance(getattr(fwbench, name), type)
-        yield f".. autoclass:: fwbench.{name}\n   :members:\n" if members else f".. autofunction:: fwbench.{name}\n"
+    for name in sorted(things, key=lambda name: (isinstance(things[name], type), name)):
+        if isinstance(things[name], type):
+            yield f".. autoclass:: fwbench.{name}\n   :members:\n"
+        else:
+            yield f".. autofunction:: fwbench.{name}\n"
     yield "```"
 
 
