@@ -5,14 +5,14 @@ READY := .venv/.ready
 REPORT := reports/latest
 STORE := $(REPORT)/store.sqlite
 
-.PHONY: report test test-all bench lint format mini clean
+.PHONY: report test test-all bench docs lint format mini clean
 .DEFAULT_GOAL := report
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fwbench needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 # One block of SmolLM2 (7 layers) and mini: run, certify, write the page
@@ -37,6 +37,10 @@ bench: $(READY)
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run --quick --show-stderr -e 'HEAD^!'
 
+# the site: docs/_build/html/index.html, which needs no network
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 # types are checked on an installed copy: no checker sees the mapping of the three folders
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -53,4 +57,4 @@ mini: $(READY)
 	$(BIN)/python -m fwbench.problems.mini
 
 clean:
-	rm -rf .venv .types build dist *.egg-info reports/latest .asv
+	rm -rf .venv .types build dist *.egg-info reports/latest .asv docs/_build docs/reports

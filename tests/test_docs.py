@@ -1,0 +1,111 @@
+"""What the documents say of the code: names that exist, floors that are kept, catalogues that are whole."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_floors import FLOORS, INSIDE
+
+from fwbench import pipeline, stage
+from fwbench.problems import collections, registry
+from fwbench.problems.registry import BestKnown
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "ARCHITECTURE.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("decisions/*.md"))]
+sys.path.insert(0, str(DOCS))
+import generate  # noqa: E402
+
+
+def table(text, after):
+    """The floors of a table of ARCHITECTURE.md: names of the second column, line by line."""
+    lines = text[text.index(after) :].split("\n\n")[0].splitlines()[2:]
+    return [set(re.findall(r"`(\w+)`", line.split("|")[2])) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("after", "floors"), [("| floor | modules", FLOORS), ("| floor in `solvers/`", INSIDE["solvers"])]
+)
+def test_the_map_shows_the_floors_that_are_kept(after, floors):
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert table(text, after) == [set(names.split()) for names in floors]
+
+
+def test_the_map_is_short():
+    assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def ends(name):
+    """Whether a name in backticks is the end of a path in the repository."""
+    folders = ("fwbench", "problems", "solvers", "benchmarks", "tests", "examples", "docs")
+    return any(str(path).endswith(f"/{name}") for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page):
+    named = set(re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")))
+    assert not {name for name in named if not ends(name)}
+
+
+def links(text):
+    return [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+
+
+@pytest.mark.parametrize("page", [ROOT / "ARCHITECTURE.md", ROOT / "reports" / "README.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):  # those of the site are Sphinx's to check
+    missing = [link for link in links(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_the_index_of_reports_has_a_line_for_each():
+    text = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+    shown = {Path(link).parent.name for link in links(text)}
+    assert shown == {path.parent.name for path in (ROOT / "reports").glob("*/index.md")} - {"latest"}
+    for line in text.splitlines():
+        if line.startswith("| ["):
+            assert line.count("|") == 6, line
+
+
+def test_the_tutorial_shows_every_example():
+    shown = re.findall(
+        r"\{literalinclude\} \.\./(examples/\w+\.py)", (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    )
+    assert {ROOT / path for path in shown} == set((ROOT / "examples").glob("*.py"))
+
+
+def test_the_catalogue_has_every_stage_under_its_role():
+    text = "\n".join(generate.solvers())
+    parts = {part.split("\n")[0]: part for part in re.split(r"^## ", text, flags=re.M)[1:]}
+    assert list(parts) == [str(role) for role in stage.Role]
+    for kind in pipeline.load_solvers().values():
+        section = re.split(r"^### ", parts[kind.role], flags=re.M)[1:]
+        (own,) = (part for part in section if part.startswith(f"{kind.name}\n"))
+        for name, value in stage.parameters(kind).items():
+            assert f"`{name}={value}`" in own, own
+        for package in kind.requires:
+            assert f"`{package}`" in own
+    assert all(f"| `{name}` | `{spec}` |" in "\n".join(generate.presets()) for name, spec in pipeline.presets().items())
+
+
+def test_the_catalogue_has_every_problem():
+    lines = [line for line in generate.problems() if line.startswith("| `")]
+    names = {problem.name for _, problem in collections.load("mini")}
+    names |= {entry.name for entry in registry.best_known().values()} | {item.name for item in collections.catalog()}
+    names = {name.removeprefix("mini.") for name in names}
+    assert sorted(line.split("`")[1] for line in lines) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("n", "upper", "lower", "said"),
+    [(192, 2.0, 2.0, "easy"), (193, 2.0, 2.0, "hard"), (16, 2.0, 1.9, "open"), (16, 2.0, None, "open")],
+)
+def test_status_follows_the_rule_on_the_page(n, upper, lower, said):
+    assert generate.status(BestKnown("a", "", 1, n, "0.5", upper, verified=lower)) == said
+
+
+def test_spectrum_of_matrices_that_are_known():
+    assert generate.spectrum(np.eye(8)) == ("1.0e+00", "8.0")
+    assert generate.spectrum(np.ones((4, 4))) == ("singular", "1.0")
+    assert generate.spectrum(np.diag([1.0, 1e-2])) == ("1.0e+02", "1.1")  # exp of 0.0555, by hand
