@@ -131,7 +131,8 @@ def first_ids(tokenizer: Any, text: Text, count: int) -> list[int]:
 
 def _beginning(tokenizer: Any, content: str, count: int) -> list[int] | None:
     """At least ``count`` first ids, found from beginnings of a text; None if they do not settle."""
-    size, shorter, kept = CHARACTERS * (count + MARGIN), "", []
+    size, shorter = CHARACTERS * (count + MARGIN), ""
+    kept: list[int] = []
     while size < len(content):
         words = content[:size].rsplit(None, 1)
         longer = words[0] if len(words) == 2 else ""

@@ -1,6 +1,7 @@
 """Calibration text: sources, exact token counts, refusals."""
 
 import bz2
+import os
 
 import pytest
 import tiny
@@ -33,6 +34,15 @@ def test_a_folder_in_the_order_of_names(tmp_path):
     for name, content in {"b.txt": "two", "a.txt": "one", ".hidden": "\0"}.items():
         (tmp_path / name).write_text(content)
     assert text.load_text(tmp_path).content == "one\n\ntwo"
+
+
+def test_a_pipe():
+    """As a shell gives it: --text <(zcat big.gz | head -c 9000)."""
+    reader, writer = os.pipe()
+    os.write(writer, "Grüße\r\n".encode())
+    os.close(writer)
+    assert text.load_text(f"/dev/fd/{reader}").content == "Grüße\n"
+    os.close(reader)
 
 
 def test_latin1_only_where_it_is_known(served):
