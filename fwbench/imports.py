@@ -13,11 +13,18 @@ from fwbench.judge import judge
 from fwbench.pipeline import Answer
 from fwbench.problem import Problem
 from fwbench.problems import registry
+from fwbench.problems.records import TextError, text_stream
 from fwbench.result import Result, Status, pack_mask, unpack_mask
 
 INTEGRAL = 1e-4  # how far a solver's value may be from 0 or 1
 REGISTERED = ("mini", "smollm2")  # collections whose problems anyone can load again by name
-_VALUE = re.compile(r"^\s*u_(\d+)_(\d+)\s+(\S+)")
+# a line of Gurobi, SCIP or HiGHS, of CBC (with an index before the name), of CPLEX (XML)
+_VALUE = re.compile(
+    r"""^\s*(?:\d+\s+|<variable\s+name=")?u_(\d+)_(\d+)(?:"[^>]*?\svalue="([^"]*)"|\s+(\S+))""", re.MULTILINE
+)
+_NAME = re.compile(r"\bu_\d+_\d+\b")
+_OBJECTIVE = re.compile(r"objective ?value|^objective\s|=obj=", re.IGNORECASE | re.MULTILINE)
+_NO_SOLUTION = re.compile(r"infeasible|no solution", re.IGNORECASE)
 
 
 class SolutionError(ValueError):
@@ -92,8 +99,10 @@ def read_mask(problem: Problem, path: Path | str, base: np.ndarray | None = None
     """The mask in a file, bool ``(rows, n)``, True = the weight stays; whether it is feasible is for the judge to say.
 
     ``.npy`` and ``.npz`` hold it as an array of bool (in an ``.npz`` named ``keep``, or alone). A solution file of
-    Gurobi, SCIP or HiGHS (``.sol``) names variables ``u_r_i``, 1 = pruned, as ``fwbench export`` writes them; what it
-    does not name is 0. Any other file holds hex digits, the bits of the mask in row-major order, as the registry does.
+    Gurobi, SCIP, HiGHS, CBC or CPLEX (``.sol``) names variables ``u_r_i``, 1 = pruned, as ``fwbench export`` writes
+    them; what it does not name is 0, and a solution that names none is all zeros. Any other file holds hex digits, the
+    bits of the mask in row-major order, as the registry does. Files of text may be compressed, and are read by their
+    byte order mark.
 
     Args:
         base: mask of the rows that a solution file does not name.
@@ -105,7 +114,10 @@ def read_mask(problem: Problem, path: Path | str, base: np.ndarray | None = None
     try:
         if path.suffix in (".npy", ".npz"):
             return _array(problem, path)
-        text = path.read_text(encoding="utf-8")
+        with text_stream(path) as stream:
+            text = stream.read()
+    except TextError as error:
+        raise SolutionError(str(error)) from None
     except (OSError, ValueError, EOFError) as error:
         raise SolutionError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     digits = "".join(text.split())
@@ -134,20 +146,24 @@ def _array(problem: Problem, path: Path) -> np.ndarray:
 
 def _solution(problem: Problem, path: Path, text: str, base: np.ndarray | None) -> np.ndarray:
     values = np.full(problem.shape, np.nan)
-    for line in text.partition("# Dual")[0].splitlines():  # HiGHS writes dual values under the same names
-        if match := _VALUE.match(line):
-            row, i = int(match[1]), int(match[2])
-            if row >= problem.rows or i >= problem.n:
-                raise SolutionError(f"{path}: u_{row}_{i} is no weight of {problem.name} {problem.shape}")
-            try:
-                value = float(match[3])
-            except ValueError:
-                value = np.nan
-            if not min(abs(value), abs(value - 1)) <= INTEGRAL:
-                raise SolutionError(f"{path}: u_{row}_{i} is {match[3]}, not 0 or 1")
-            values[row, i] = round(value)
+    text = text.partition("# Dual")[0]  # HiGHS writes dual values under the same names
+    for match in _VALUE.finditer(text):
+        row, i, given = int(match[1]), int(match[2]), match[3] or match[4]
+        if row >= problem.rows or i >= problem.n:
+            raise SolutionError(f"{path}: u_{row}_{i} is no weight of {problem.name} {problem.shape}")
+        if not np.isnan(values[row, i]):
+            raise SolutionError(f"{path}: u_{row}_{i} is named twice; leave one solution in the file")
+        try:
+            value = float(given)
+        except ValueError:
+            value = np.nan
+        if not min(abs(value), abs(value - 1)) <= INTEGRAL:
+            raise SolutionError(f"{path}: u_{row}_{i} is {given}, not 0 or 1")
+        values[row, i] = round(value)
     named = ~np.isnan(values)
-    if not named.any():
+    if not named.any() and _NAME.search(text):
+        raise SolutionError(f"{path}: no line begins with a variable and its value, such as u_0_0 1")
+    if not named.any() and (_NO_SOLUTION.search(text) or not _OBJECTIVE.search(text)):
         raise SolutionError(f"{path}: names no variable u_r_i, and is no array and no hex digits")
     keep = ~(np.nan_to_num(values) == 1)
     if problem.pattern.separable:

@@ -220,7 +220,7 @@ def _read_counts(path: Path) -> np.ndarray:
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
-        return np.array([int(word) for word in path.read_text().split()], dtype=np.int64)
+        return np.array([int(word) for word in path.read_text(encoding="utf-8-sig").split()], dtype=np.int64)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise PatternError(f"pattern rows:{path}: cannot read the counts ({reason})") from None

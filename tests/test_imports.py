@@ -1,5 +1,7 @@
 """Masks from outside: every format, judged, stored and registered; what is wrong is refused in one line."""
 
+import gzip
+
 import gurobipy
 import highspy
 import numpy as np
@@ -66,6 +68,77 @@ def test_a_solution_of_highs(tmp_path):
     model.writeSolution(str(tmp_path / "a.sol"), 0)
     assert "# Dual" in (tmp_path / "a.sol").read_text()  # with dual values under the same names
     assert problem.error(read_mask(problem, tmp_path / "a.sol")) == 0
+    model.writeSolution(str(tmp_path / "sparse.sol"), 4)  # what is not zero
+    assert problem.error(read_mask(problem, tmp_path / "sparse.sol")) == 0
+    model.writeSolution(str(tmp_path / "table.sol"), 1)  # the names last
+    with pytest.raises(SolutionError, match="no line begins with a variable and its value"):
+        read_mask(problem, tmp_path / "table.sol")
+
+
+@pytest.mark.parametrize("solver", ["gurobi", "scip"])
+@pytest.mark.parametrize("pattern", ["0.0", "unstructured:0", "4:4"])
+def test_a_solution_that_is_all_zero(tmp_path, solver, pattern):
+    """SCIP names no variable then: its file is the line of the objective."""
+    layer = random_layer("0.5", rows=2, n=8)
+    problem = Problem("dense", layer.W, layer.G, pattern)
+    export.write(problem, tmp_path / "a.mps")
+    solve(solver, tmp_path / "a.mps", tmp_path / "a.sol")
+    assert ("u_0_0" in (tmp_path / "a.sol").read_text()) == (solver == "gurobi")
+    assert read_mask(problem, tmp_path / "a.sol").all()
+    assert import_solution(problem, tmp_path / "a.sol", solver).result.error == 0
+
+
+CPLEX = """<?xml version = "1.0" encoding="UTF-8" standalone="yes"?>
+<CPLEXSolution version="1.2">
+ <header problemName="a" objectiveValue="1" solutionStatusString="integer optimal solution"/>
+ <linearConstraints>
+  <constraint name="count_0" index="0" slack="0"/>
+ </linearConstraints>
+ <variables>
+{}
+ </variables>
+</CPLEXSolution>
+"""
+
+
+def solution_files(keep):
+    """The same mask as each solver writes it, with and without the variables that are zero."""
+    values = {f"u_{row}_{i}": 1 - int(kept) for (row, i), kept in np.ndenumerate(keep)}
+    for kind, named in (("all", values), ("ones", {name: 1 for name, value in values.items() if value})):
+        plain = "".join(f"{name} {value}\n" for name, value in named.items())
+        aligned = "".join(f"{name:<32}{value:>20}\t(obj:0)\n" for name, value in named.items())
+        cbc = "".join(f"{at:>7} {name:<20} {value:>15} {0:>22}\n" for at, (name, value) in enumerate(named.items()))
+        xml = "\n".join(
+            f'  <variable name="{name}" index="{at}" value="{value}"/>'
+            for at, (name, value) in enumerate(named.items())
+        )
+        columns = f"# Columns {len(named) if kind == 'all' else f'-{len(named)} sparse'}\n"
+        yield "gurobi", kind, "# Solution for model a\n# Objective value = 1\n" + plain
+        yield "scip", kind, "solution status: optimal solution found\nobjective value:      1\n" + aligned
+        yield (
+            "highs",
+            kind,
+            f"Model status\nOptimal\n\n# Primal solution values\nFeasible\nObjective 1\n{columns}{plain}",
+        )
+        yield "cbc", kind, "Optimal - objective value 1.00000000\n" + cbc
+        yield "cplex", kind, CPLEX.format(xml)
+        yield "miplib", kind, "=obj= 1\n" + plain
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_solution_files_of_every_solver(tmp_path, problem, end, encoding):
+    _, best = best_mask(problem)
+    dense = Problem("dense", problem.W, problem.G, "0.0")
+    for which, keep in ((problem, best), (dense, np.ones((2, 8), bool))):
+        for solver, kind, content in solution_files(keep):
+            (tmp_path / "a.sol").write_bytes(content.replace("\n", end).encode(encoding))
+            (tmp_path / "b.sol.gz").write_bytes(gzip.compress((tmp_path / "a.sol").read_bytes()))
+            for name in ("a.sol", "b.sol.gz"):
+                assert np.array_equal(read_mask(which, tmp_path / name), keep), (solver, kind)
+        digits = pack_mask(keep).hex()
+        (tmp_path / "mask.txt").write_bytes(f"{digits[:2]}{end}{digits[2:]}{end}".encode(encoding))
+        assert np.array_equal(read_mask(which, tmp_path / "mask.txt"), keep)
 
 
 def test_a_block_needs_the_other_rows(tmp_path, problem):
@@ -113,6 +186,12 @@ def test_judged_stored_and_registered(tmp_path, problem):
         ("a.txt", "ffff", "the judge refuses the mask for mini.tiny: wrong count in 2 of 2 groups"),
         ("a.txt", "", "names no variable"),
         ("a.txt", "hello", "names no variable"),
+        ("a.sol", "", "names no variable"),
+        ("a.sol", "no solution available\n", "names no variable"),  # of SCIP
+        ("a.sol", "solution status: infeasible\nobjective value: 1e+20\n", "names no variable"),
+        ("a.sol", "Infeasible - objective value 0.0\n", "names no variable"),  # of CBC
+        ("a.sol", "objective value: 0\n", "says nothing of row 0"),
+        ("a.sol", "u_0_0 1\nu_0_1 1\nu_0_0 0\n", "u_0_0 is named twice"),  # a pool of solutions
         ("a.sol", "u_0_0 0.5\n", "u_0_0 is 0.5, not 0 or 1"),
         ("a.sol", "u_0_0 nan\n", "u_0_0 is nan, not 0 or 1"),
         ("a.sol", "u_0_0 x\n", "u_0_0 is x, not 0 or 1"),

@@ -91,7 +91,8 @@ def test_counts_from_files(tmp_path):
     counts = np.array([0, 3, 8])
     np.save(tmp_path / "counts.npy", counts)
     (tmp_path / "counts.txt").write_text("0 3\n8\n")
-    for name in ("counts.npy", "counts.txt"):
+    (tmp_path / "windows.txt").write_bytes("\ufeff0 3\r\n8\r\n".encode())
+    for name in ("counts.npy", "counts.txt", "windows.txt"):
         pattern = parse(f"rows:{tmp_path / name}")
         assert pattern == Rows(counts) == parse(counts)
         assert pattern.counts((3, 8)).tolist() == [0, 3, 8]

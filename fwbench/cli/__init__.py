@@ -1,16 +1,20 @@
 """The command line: parses, calls one function, prints. No logic.
 
-Exit codes: 0 done, 1 something ran and failed, 2 bad input. An error is one line; a traceback only with ``--debug``.
+Exit codes: 0 done, 1 something ran and failed, 2 bad input, 141 nobody reads the output any more. An error is one
+line; a traceback only with ``--debug``.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
+from typing import Any
 
 import click
 
 from fwbench import __version__
+from fwbench.cli import streams
 
 # command -> module of this package that defines it; a module is imported only when its command runs or is helped
 COMMANDS = {
@@ -63,8 +67,12 @@ def cli(debug: bool) -> None:
 def main() -> None:
     """Entry point of the ``fwbench`` script."""
     debug = "--debug" in sys.argv[1:]
+    streams.prepare()
+    warnings.showwarning = _show(warnings.showwarning)
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        code = cli.main(standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(code)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -73,8 +81,8 @@ def main() -> None:
     except click.ClickException as error:
         _say(error.format_message())
         sys.exit(2)
-    except BrokenPipeError:
-        sys.exit(1)
+    except streams.Unread:
+        sys.exit(141)  # as where SIGPIPE ends a process
     except Exception as error:
         if debug:
             raise
@@ -83,6 +91,18 @@ def main() -> None:
             sys.exit(2)
         _say(f"internal error, {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)")
         sys.exit(1)
+
+
+def _show(other: Any) -> Any:
+    """Of warnings, those of fwbench as a line for its user, and any other as before."""
+
+    def show(message: Any, category: type, *rest: Any) -> None:
+        if category.__module__.startswith("fwbench."):
+            _say(f"note: {message}")
+        else:
+            other(message, category, *rest)
+
+    return show
 
 
 def _say(line: str) -> None:

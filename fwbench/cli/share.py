@@ -63,8 +63,8 @@ def import_solution(
 ) -> None:
     """Bring a mask from outside before the judge, and into a store or the registry.
 
-    FILE is a .npy or .npz with a bool array (True where a weight stays), a .sol of Gurobi, SCIP or HiGHS for the
-    exported instance, or hex digits as in the registry. PROBLEM selects one problem.
+    FILE is a .npy or .npz with a bool array (True where a weight stays), a .sol of Gurobi, SCIP, HiGHS, CBC or
+    CPLEX for the exported instance, or hex digits as in the registry. PROBLEM selects one problem.
     """
     from fwbench import imports
     from fwbench.problems.registry import FOLDER

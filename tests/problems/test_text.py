@@ -1,7 +1,7 @@
-"""Calibration text: encodings, sources, exact token counts, refusals."""
+"""Calibration text: sources, exact token counts, refusals."""
 
 import bz2
-import importlib.util
+import os
 
 import pytest
 import tiny
@@ -34,6 +34,15 @@ def test_a_folder_in_the_order_of_names(tmp_path):
     for name, content in {"b.txt": "two", "a.txt": "one", ".hidden": "\0"}.items():
         (tmp_path / name).write_text(content)
     assert text.load_text(tmp_path).content == "one\n\ntwo"
+
+
+def test_a_pipe():
+    """As a shell gives it: --text <(zcat big.gz | head -c 9000)."""
+    reader, writer = os.pipe()
+    os.write(writer, "Grüße\r\n".encode())
+    os.close(writer)
+    assert text.load_text(f"/dev/fd/{reader}").content == "Grüße\n"
+    os.close(reader)
 
 
 def test_latin1_only_where_it_is_known(served):
@@ -72,7 +81,8 @@ def test_wikipedia_is_plain_text(served):
         (b"", "the text is empty"),
         (b" \n\t", "the text is empty"),
         (b"a\0b", "binary, not text"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff\xff", "not UTF-8"),
+        (b"\xff\xfe", "the text is empty"),  # UTF-16, and nothing in it
     ],
 )
 def test_refused_files(tmp_path, data, reason):
@@ -95,21 +105,6 @@ def test_no_such_text(tmp_path):
     (tmp_path / "cut.bz2").write_bytes(bz2.compress(b"hello")[:-4])
     with pytest.raises(TextError, match="cannot be read"):
         text.load_text(tmp_path / "cut.bz2")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is not None, reason="datasets is installed")
-def test_a_dataset_without_its_package(tmp_path):
-    (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(TextError, match="install datasets"):
-        text.load_text(tmp_path)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="needs datasets")
-def test_a_dataset(tmp_path):
-    import datasets
-
-    datasets.Dataset.from_dict({"text": ["one", "two"]}).save_to_disk(str(tmp_path / "d"))
-    assert text.load_text(tmp_path / "d").content == "one\n\ntwo"
 
 
 def lengths(count: int, tokens: int, length: int) -> list[int]:
