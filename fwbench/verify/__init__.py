@@ -19,6 +19,7 @@ from fwbench.verify.rounding import Refuted, lower_sum
 
 __all__ = ["Refuted", "Verification", "check", "total"]
 
+LARGEST = float(np.finfo(np.float64).max)
 KINDS = {"diagonal": rows.bounds, "rows": rows.bounds, "tree": tree.bounds}
 
 
@@ -54,7 +55,7 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
     except Refuted as error:
         return Verification(False, reason=str(error))
     claim = certificate.bound
-    if not (isinstance(claim, int | float) and math.isfinite(claim)):
+    if not (isinstance(claim, int | float) and abs(claim) <= LARGEST):
         return Verification(False, reason=f"it claims a bound of {claim}")
     if claim > bound + 1e-6 * abs(bound) + 1e-9 * problem.total and claim > bound + problem.rounding():
         return Verification(False, reason=f"it claims a bound of {claim:.9g}, only {bound:.9g} can be proved")
@@ -69,6 +70,6 @@ def total(bounds: Iterable[float]) -> float:
 def _bounds(problem: Problem, certificate: Certificate) -> list[float]:
     if certificate.problem != problem.hash:
         raise Refuted("it belongs to another problem (hash differs)")
-    if certificate.kind not in KINDS:
+    if not isinstance(certificate.kind, str) or certificate.kind not in KINDS:
         raise Refuted(f"unknown kind of certificate {certificate.kind!r}")
     return KINDS[certificate.kind](problem, certificate)

@@ -185,11 +185,12 @@ def test_another_problem_is_refuted(changed):
     assert "belongs to another problem" in refusal(replace(PROBLEM, **{changed: other}), HONEST)
 
 
-def test_an_unknown_kind_is_refuted():
-    assert refusal(PROBLEM, replace(HONEST, kind="trust me")) == "unknown kind of certificate 'trust me'"
+@pytest.mark.parametrize("kind", ["trust me", ["diagonal"], None])  # a file's header may hold anything
+def test_an_unknown_kind_is_refuted(kind):
+    assert refusal(PROBLEM, replace(HONEST, kind=kind)) == f"unknown kind of certificate {kind!r}"
 
 
-@pytest.mark.parametrize("claim", [math.nan, math.inf, -math.inf, "12", None])
+@pytest.mark.parametrize("claim", [math.nan, math.inf, -math.inf, "12", None, 10**400])
 def test_a_claim_that_is_no_number_is_refuted(claim):
     assert refusal(PROBLEM, replace(HONEST, bound=claim)) == f"it claims a bound of {claim}"
 
