@@ -6,6 +6,7 @@ import bz2
 import hashlib
 import html
 import importlib.util
+import itertools
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -72,25 +73,43 @@ def load_text(source: str | Path) -> Text:
 
 
 def sequences(tokenizer: Any, text: Text, tokens: int, length: int = SEQUENCE) -> list[list[int]]:
-    """Cut the first ``tokens`` tokens of a text into sequences of ``length``; only the last may be shorter.
+    """Cut the first tokens of a text into sequences of ``length``, ``tokens`` in all; only the last may be shorter.
 
-    No padding, and a text with fewer tokens gives all it has: count what comes back.
+    Each begins with the tokenizer's :func:`opening`, as the text itself does. No padding, and a text with fewer tokens
+    gives all it has: count what comes back.
 
     Args:
         tokenizer: of transformers.
 
     Raises:
-        TextError: the text is shorter than one sequence, or ``tokens`` is not positive.
+        TextError: the text is shorter than one sequence, or ``tokens`` is too few for any of it.
     """
-    if tokens < 1:
-        raise TextError(f"{text.name}: {tokens} tokens asked for; ask for one or more")
+    begin = opening(tokenizer)
+    if tokens <= len(begin) or length <= len(begin):
+        few = f"{min(tokens, length)} tokens asked for"
+        raise TextError(f"{text.name}: {few}; ask for {len(begin) + 1 if begin else 'one'} or more")
     ids = list(tokenizer(text.content, verbose=False)["input_ids"])
     if len(ids) < min(length, tokens):
         raise TextError(
             f"{text.name}: the text has {len(ids)} tokens, fewer than one sequence of {min(length, tokens)}"
         )
-    ids = ids[:tokens]
-    return [ids[start : start + length] for start in range(0, len(ids), length)]
+    whole, rest = divmod(tokens, length)
+    step = length - len(begin)  # of the text in each
+    ids = ids[len(begin) :][: whole * step + max(rest - len(begin), 0)]
+    return [begin + ids[start : start + step] for start in range(0, len(ids), step)]
+
+
+def opening(tokenizer: Any) -> list[int]:
+    """Ids of the tokens that a tokenizer puts before every text, such as BOS; those of many put none."""
+    nothing, something = (tokenizer(text, verbose=False)["input_ids"] for text in ("", "a"))
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(nothing, something, strict=False))
+    return [token for token, _ in same]
+
+
+def opening_words(tokenizer: Any) -> list[str]:
+    """The tokens of the :func:`opening` as the tokenizer writes them, such as ``<bos>``."""
+    begin = opening(tokenizer)
+    return list(map(str, tokenizer.convert_ids_to_tokens(begin))) if begin else []
 
 
 def _decode(path: Path, latin1: bool = False) -> str:

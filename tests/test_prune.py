@@ -317,7 +317,7 @@ def test_mixtures_binary_text_and_quantised_layers(place, tmp_path, monkeypatch)
     block = models.find_blocks(model.network)[0]
     block.mlp.up_proj.register_buffer("qweight", torch.zeros(3, dtype=torch.int32))
     block.mlp.up_proj.__class__ = torch.nn.Module
-    monkeypatch.setattr("fwbench.prune.plan.load_model", lambda name: model)
+    monkeypatch.setattr("fwbench.prune.plan.load_model", lambda *_: model)
     with pytest.raises(models.ModelError, match="quantised"):
         prune("llama", tmp_path / "out", options(place))
 

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import click
 
-from fwbench import __version__
+from fwbench import __version__, notes
 
 # command -> module of this package that defines it; a module is imported only when its command runs or is helped
 COMMANDS = {
@@ -53,11 +53,13 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fwbench")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
     """Benchmark suite for pruning masks of language model layers: real problems, every solver, proven gaps.
 
     A solver is a spec such as 'wanda+fw(steps=1000,step=linesearch)+swap'; quote the parentheses for your shell.
     """
+    ctx.with_resource(notes.heard(lambda sentence: _say(f"note: {sentence}")))
 
 
 def main() -> None:

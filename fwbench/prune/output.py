@@ -15,14 +15,18 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from fwbench.problems.models import quiet
-from fwbench.prune import page
+from fwbench.problems.checkpoint import LICENCES, listening, reason_of
+from fwbench.problems.models import Model
+from fwbench.prune import dtypes, page
 from fwbench.prune.plan import Plan, PruneError
 from fwbench.prune.work import Work
 from fwbench.result import unpack_mask
 
 MASKS, SUMMARY = "masks.safetensors", "fwbench.json"
 MASK_FORMAT = "fwbench-masks-1"
+KEPT = ("generation_config.json", *LICENCES)
+CODE = ("*.py", "custom_generate/*")
+PROCESSORS = ("*processor_config.json", "chat_template*")
 
 
 def finish(plan: Plan, work: Work, masks: Mapping[str, bytes], summary: dict[str, Any], started: float) -> None:
@@ -47,23 +51,59 @@ def finish(plan: Plan, work: Work, masks: Mapping[str, bytes], summary: dict[str
         if work.out.is_dir():
             work.out.rmdir()  # an empty one was allowed
         os.rename(folder, work.out)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise PruneError(
-            f"{work.out}: cannot be written ({reason}); the pruned blocks are kept in {work.folder}, "
-            "with the cause removed the same command goes on"
+            f"{_being_written(folder, error)}: cannot be written ({reason_of(error)}); the pruned blocks are kept in "
+            f"{work.folder}, with the cause removed the same command goes on"
         ) from None
     shutil.rmtree(work.folder, ignore_errors=True)
 
 
+def _being_written(folder: Path, error: Exception) -> Path:
+    """The file that an error is about: the one it names, or the last that was touched; a full disk names none."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    named = getattr(error, "filename", None)
+    return Path(named) if named else max(files, key=lambda file: file.stat().st_mtime_ns, default=folder)
+
+
 def _save_model(plan: Plan, folder: Path) -> None:
-    network = plan.model.network.to(plan.save_dtype)
+    model, network = plan.model, plan.model.network
+    dtypes.convert(network, plan.types)
     with contextlib.suppress(AttributeError):
         del network.config.quantization_config  # save_pretrained refuses what was loaded from a GGUF file
     network.is_quantized, network.hf_quantizer = False, None
-    with quiet():
+    with listening(model.label, "it was saved"):
         network.save_pretrained(folder)
-        plan.model.tokenizer.save_pretrained(folder)
+        _set_dtype(network.config, plan.record["config_dtype"])
+        network.config.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+    if model.folder is not None:
+        _copy_files(model, folder)
+
+
+def _set_dtype(config: Any, dtype: str) -> None:
+    """transformers has it from the first tensor, and in the parts of a model from how it was loaded."""
+    config.dtype = dtype
+    for name in getattr(config, "sub_configs", {}):
+        if (part := getattr(config, name, None)) is not None:
+            _set_dtype(part, dtype)
+
+
+def _copy_files(model: Model, folder: Path) -> None:
+    """What belongs to the model beside weights, configuration and tokenizer, as it is.
+
+    Not its README: what a model card says is of the dense model.
+    """
+    patterns = list(KEPT)
+    config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("auto_map"):
+        patterns += CODE
+    if config.get("model_type") == model.network.config.model_type:
+        patterns += PROCESSORS  # not of a language model that was taken out of one with other senses
+    for file in sorted({file for pattern in patterns for file in model.folder.glob(pattern) if file.is_file()}):
+        target = folder / file.relative_to(model.folder)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target)
 
 
 def write_masks(path: Path, masks: Mapping[str, bytes], plan: Plan) -> None:
