@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fwbench.problems.models import Model, ModelError
-from fwbench.problems.text import SEQUENCE, Text, TextError, opening, opening_words
+from fwbench.problems.text import SEQUENCE, Text, TextError, first_ids, opening, opening_words
 
 TOKENS = 16384  # evaluated at most, where nobody asks for more
 PIECE = 1 << 22  # logits in float32 at a time: positions x vocabulary
@@ -51,7 +51,7 @@ def windows(model: Model, text: Text, length: int = SEQUENCE, stride: int | None
         TextError: a length, stride or number of tokens that gives no window; a text of fewer than two tokens.
     """
     begin = opening(model.tokenizer)
-    ids = list(model.tokenizer(text.content, verbose=False)["input_ids"])[len(begin) :][: max(tokens, 0)]
+    ids = first_ids(model.tokenizer, text, len(begin) + max(tokens, 0))[len(begin) :]
     length = min(length, model.max_length, len(begin) + len(ids))
     step = length - len(begin)  # of the text in each
     stride = step if stride is None else stride

@@ -88,15 +88,19 @@ def sequences(tokenizer: Any, text: Text, tokens: int, length: int = SEQUENCE) -
     if tokens <= len(begin) or length <= len(begin):
         few = f"{min(tokens, length)} tokens asked for"
         raise TextError(f"{text.name}: {few}; ask for {len(begin) + 1 if begin else 'one'} or more")
-    ids = list(tokenizer(text.content, verbose=False)["input_ids"])
+    whole, rest = divmod(tokens, length)
+    step = length - len(begin)  # of the text in each
+    ids = first_ids(tokenizer, text, len(begin) + whole * step + max(rest - len(begin), 0))
     if len(ids) < min(length, tokens):
         raise TextError(
             f"{text.name}: the text has {len(ids)} tokens, fewer than one sequence of {min(length, tokens)}"
         )
-    whole, rest = divmod(tokens, length)
-    step = length - len(begin)  # of the text in each
-    ids = ids[len(begin) :][: whole * step + max(rest - len(begin), 0)]
-    return [begin + ids[start : start + step] for start in range(0, len(ids), step)]
+    return [begin + ids[start : start + step] for start in range(len(begin), len(ids), step)]
+
+
+def first_ids(tokenizer: Any, text: Text, count: int) -> list[int]:
+    """The first ``count`` ids of a whole text, its :func:`opening` among them, or all."""
+    return list(tokenizer(text.content, verbose=False)["input_ids"])[:count]
 
 
 def opening(tokenizer: Any) -> list[int]:

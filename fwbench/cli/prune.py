@@ -78,6 +78,7 @@ def prune(
     """
     from fwbench.prune import Options
     from fwbench.prune import prune as run
+    from fwbench.report.text import plural
 
     options = Options(
         pattern=pattern,
@@ -105,7 +106,7 @@ def prune(
     if found["dense"]:
         click.echo(
             f"perplexity {found['dense']['value']:.2f} dense, {found['pruned']['value']:.2f} pruned "
-            f"({found['dense']['text']}, {found['dense']['windows']} windows of {found['dense']['length']} tokens)"
+            f"({found['dense']['text']}, {plural(found['dense']['windows'], 'window')} of {found['dense']['length']} tokens)"
         )
 
 

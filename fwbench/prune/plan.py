@@ -181,14 +181,6 @@ def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> N
     places: dict[int, list[str]] = {}
     for name, parameter in model.network.named_parameters(remove_duplicate=False):
         places.setdefault(parameter.data_ptr(), []).append(name)
-    for layer in (layer for block in layers for layer in block):
-        names = places[layer.module.weight.data_ptr()]  # type: ignore[operator, union-attr]
-        if len(names) > 1:
-            left = "|".join([skip] * bool(skip) + [re.escape(name) for name in names])
-            raise PruneError(
-                f"layer {layer.name}: its weight is used in {len(names)} places ({', '.join(names)}), each with inputs "
-                f"of its own; --skip '{left}' leaves it dense"
-            )
     tied = [key for module in model.network.modules() for key in getattr(module, "_tied_weights_keys", None) or ()]
     for names in places.values():
         unknown = [name for name in names if not any(re.search(key, name) for key in tied)]
@@ -196,6 +188,14 @@ def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> N
             raise PruneError(
                 f"{model.label}: {unknown[0]} and {unknown[1]} are one tensor, which the model's code does not declare "
                 "in _tied_weights_keys; transformers could not save it"
+            )
+    for layer in (layer for block in layers for layer in block):
+        names = places[layer.module.weight.data_ptr()]  # type: ignore[operator, union-attr]
+        if len(names) > 1:
+            left = "|".join([skip] * bool(skip) + [re.escape(name) for name in names])
+            raise PruneError(
+                f"layer {layer.name}: its weight is used in {len(names)} places ({', '.join(names)}), each with inputs "
+                f"of its own; --skip '{left}' leaves it dense"
             )
 
 
