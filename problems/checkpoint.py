@@ -71,9 +71,9 @@ def load(
         ModelError: transformers cannot load it, or it is not whole: it has no tokenizer, or lacks tensors.
     """
     options |= {"trust_remote_code": trust_remote_code}  # None would have transformers ask
-    what = "its configuration"
+    what, said = "its configuration", list[str]()
     try:
-        with listening(name):
+        with listening(name, said):
             if folder is not None:
                 _check_folder(name, folder)
                 transformers.AutoConfig.from_pretrained(location, **options)
@@ -82,9 +82,11 @@ def load(
             if folder is not None and not _has_vocabulary(folder, getattr(tokenizer, "vocab_files_names", {})):
                 raise ModelError(f"{name}: {NO_TOKENIZER}")  # transformers made an empty one
             what = "it as a causal language model"
-            network, found = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 location, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
+            network, found = loaded
+            _check_complete(name, network, found)
     except ModelError:
         raise
     except Exception as error:  # transformers raises many kinds
@@ -93,17 +95,18 @@ def load(
             reason = OWN_CODE
         elif what == TOKENIZER and folder is not None and not _has_vocabulary(folder):
             reason = NO_TOKENIZER
+        elif parts := re.search(r"^(.+?) +\| +CONVERSION", "\n".join(said), re.MULTILINE):
+            reason = f"the checkpoint's tensors for {parts[1]} do not fit together; one is missing, or of another shape"
         raise ModelError(f"{name}: {reason}") from None
-    _check_complete(name, network, found)
-    if getattr(network.config, "auto_map", None) and type(network).__module__.startswith("transformers."):
-        note(f"{name}: the code that comes with it was not run, transformers has its own {type(network).__name__}")
+    _tell_unused(name, network, sorted(found["unexpected_keys"]))
     return network.eval().requires_grad_(False), tokenizer
 
 
 def reason_of(error: Exception) -> str:
     """What an exception says, its first line, or its kind where it says nothing."""
     lines = [line.strip() for line in str(getattr(error, "strerror", None) or error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    reason = lines[0] if lines else type(error).__name__
+    return f"unknown {reason}" if isinstance(error, KeyError) else reason
 
 
 def _check_folder(name: str, folder: Path) -> None:
@@ -137,8 +140,14 @@ def _check_complete(name: str, network: Any, found: Mapping[str, Any]) -> None:
             + (f", and {len(mismatched) - 1} more differ" if len(mismatched) > 1 else "")
             + "; one of the two belongs to another model"
         )
+
+
+def _tell_unused(name: str, network: Any, unexpected: Sequence[str]) -> None:
+    kind = type(network).__name__
     if unexpected:
         note(f"{name}: the checkpoint holds {_counted(unexpected)}, for which {kind} has no place; left out")
+    if getattr(network.config, "auto_map", None) and type(network).__module__.startswith("transformers."):
+        note(f"{name}: the code that comes with it was not run, transformers has its own {kind}")
 
 
 def _counted(names: Sequence[str]) -> str:
@@ -146,9 +155,15 @@ def _counted(names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def listening(name: str, while_: str = "it was loaded") -> Iterator[None]:
-    """Keep libraries off the terminal and the keyboard; what they say that may move a result becomes a note."""
-    said: list[str] = []
+def listening(name: str, said: list[str] | None = None, while_: str = "it was loaded") -> Iterator[None]:
+    """Keep libraries off the terminal and the keyboard; what they say that may move a result becomes a note.
+
+    Args:
+        name: of the model.
+        said: gets all that is said, where it is wanted.
+        while_: when.
+    """
+    said = [] if said is None else said
     listener, printed = _Listener(said), io.StringIO()
     with contextlib.ExitStack() as stack:
 

@@ -184,7 +184,7 @@ def _keep_copy(network: Any, tokenizer: Any, copy: Path) -> None:
     network.is_quantized, network.hf_quantizer = False, None
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copy.parent) as folder, listening(copy.name, "it was copied"):
+        with tempfile.TemporaryDirectory(dir=copy.parent) as folder, listening(copy.name, while_="it was copied"):
             network.save_pretrained(Path(folder) / "model")
             tokenizer.save_pretrained(Path(folder) / "model")
             with contextlib.suppress(FileExistsError):  # another process was faster

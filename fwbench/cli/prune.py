@@ -103,10 +103,10 @@ def prune(
     click.echo(f"{output}: {totals['pruned']:,} of {totals['weights']:,} weights in {totals['layers']} layers are zero")
     if totals["ratio_to_wanda"] is not None:
         click.echo(f"layer error {totals['ratio_to_wanda']:.4f} of Wanda's")
-    if found["dense"]:
+    if dense := found["dense"]:
+        windows = f"{plural(dense['windows'], 'window')} of {dense['length']} tokens"
         click.echo(
-            f"perplexity {found['dense']['value']:.2f} dense, {found['pruned']['value']:.2f} pruned "
-            f"({found['dense']['text']}, {plural(found['dense']['windows'], 'window')} of {found['dense']['length']} tokens)"
+            f"perplexity {dense['value']:.2f} dense, {found['pruned']['value']:.2f} pruned ({dense['text']}, {windows})"
         )
 
 

@@ -55,7 +55,7 @@ def cast(network: Any, types: Mapping[str, torch.dtype]) -> int:
             rounded = part.to(types[name]).to(part.dtype)
             lost = part[rounded.isinf() & ~part.isinf()]
             if len(lost):
-                raise ModelError(f"{name} holds {float(lost[0]):.5g}, {too_large(types[name])}")
+                raise ModelError(f"{name} holds {float(lost[0]):.6g}, {too_large(types[name])}")
             differs = differs or not torch.equal(rounded, part)
             part.copy_(rounded)
         changed += differs
@@ -92,7 +92,7 @@ def of_config(model: Model, asked: str, types: Mapping[str, torch.dtype]) -> str
 
 def too_large(dtype: torch.dtype) -> str:
     """The end of a sentence on a number that a type does not hold."""
-    return f"{text(dtype)} at most {torch.finfo(dtype).max:.5g}; --save-dtype auto or float32 holds it"
+    return f"{text(dtype)} at most {torch.finfo(dtype).max:.6g}; --save-dtype auto or float32 holds it"
 
 
 def text(dtype: torch.dtype) -> str:

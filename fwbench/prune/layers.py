@@ -113,7 +113,7 @@ def _saved(layer: Layer, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tens
     weight = weight.float()
     saved = weight.to(dtype)
     if lost := weight[saved.isinf()].tolist():
-        raise PruneError(f"layer {layer.name}: an updated weight is {lost[0]:.5g}, {too_large(dtype)}")
+        raise PruneError(f"layer {layer.name}: an updated weight is {lost[0]:.6g}, {too_large(dtype)}")
     return saved
 
 

@@ -59,11 +59,13 @@ def finish(plan: Plan, work: Work, masks: Mapping[str, bytes], summary: dict[str
     shutil.rmtree(work.folder, ignore_errors=True)
 
 
-def _being_written(folder: Path, error: Exception) -> Path:
-    """The file that an error is about: the one it names, or the last that was touched; a full disk names none."""
+def _being_written(folder: Path, error: Exception) -> str:
+    """The file that an error is about: the one it names, or the last that was opened; a full disk names none."""
+    if isinstance(error, SafetensorError):
+        return f"{folder}, the weights"  # written aside, in one file or many
     files = [file for file in folder.rglob("*") if file.is_file()]
     named = getattr(error, "filename", None)
-    return Path(named) if named else max(files, key=lambda file: file.stat().st_mtime_ns, default=folder)
+    return str(named or max(files, key=lambda file: file.stat().st_mtime_ns, default=folder))
 
 
 def _save_model(plan: Plan, folder: Path) -> None:
@@ -72,7 +74,7 @@ def _save_model(plan: Plan, folder: Path) -> None:
     with contextlib.suppress(AttributeError):
         del network.config.quantization_config  # save_pretrained refuses what was loaded from a GGUF file
     network.is_quantized, network.hf_quantizer = False, None
-    with listening(model.label, "it was saved"):
+    with listening(model.label, while_="it was saved"):
         network.save_pretrained(folder)
         _set_dtype(network.config, plan.record["config_dtype"])
         network.config.save_pretrained(folder)

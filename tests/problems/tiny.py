@@ -51,9 +51,13 @@ def model(family: str) -> models.Model:
 
 def save(folder, family: str = "llama") -> None:
     """A model folder with a word tokenizer, as a person would have it."""
+    network(family).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def save_tokenizer(folder) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    network(family).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2, "c": 3}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.save(str(folder / "tokenizer.json"))
