@@ -20,9 +20,9 @@ GAP = COLUMNS.index("certified gap")
 PROVING = "fw+push(rounds=20)+swap+safeguard"  # the preset ``fast`` after a stage whose bound is a proof
 
 
-def write(summary: Mapping[str, Any], folder: Path) -> None:
-    """Write ``report.html`` and ``report.md``."""
-    context = build(summary)
+def render(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The pages by their names, ``report.html`` and ``report.md``."""
+    context, pages = build(summary), {}
     for name, options in (("report.html", {"autoescape": True}), ("report.md", {"finalize": text.markdown})):
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE),
@@ -32,8 +32,8 @@ def write(summary: Mapping[str, Any], folder: Path) -> None:
             **options,
         )
         page = environment.get_template(f"{name}.j2").render(context, css=Markup(STYLE.read_text(encoding="utf-8")))
-        page = re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
-        (folder / name).write_text(page, encoding="utf-8", errors="replace", newline="\n")
+        pages[name] = re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
+    return pages
 
 
 def build(summary: Mapping[str, Any]) -> dict[str, Any]:
