@@ -1,7 +1,8 @@
 """Perplexity of a causal language model on a text, in windows; deterministic, and the windows are stated.
 
-A window begins every ``stride`` tokens and is ``length`` tokens long; only whole windows count. In each, a token is
-scored once: those of the overlap with the window before, and the first of the text, are context only.
+A window begins every ``stride`` tokens of the text and is ``length`` tokens long; only whole windows count. Where the
+tokenizer puts tokens before every text, such as BOS, each window begins with them. A token is scored once: those of the
+overlap with the window before, and the first of a window that nothing comes before, are context only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from fwbench.problems.models import Model, ModelError
-from fwbench.problems.text import SEQUENCE, Text, TextError, first_ids
+from fwbench.problems.text import SEQUENCE, Text, TextError, first_ids, opening, opening_words
 
 TOKENS = 16384  # evaluated at most, where nobody asks for more
 PIECE = 1 << 22  # logits in float32 at a time: positions x vocabulary
@@ -34,11 +35,13 @@ class Perplexity:
     stride: int
     text: str
     text_sha256: str
+    opening: tuple[str, ...] = ()  # the tokens that each window begins with, such as <bos>
 
     def __str__(self) -> str:
-        step = "" if self.stride == self.length else f" every {self.stride}"
+        step = "" if self.stride >= self.length - len(self.opening) else f" every {self.stride}"
         count = "1 window" if self.windows == 1 else f"{self.windows} windows"
-        return f"{self.value:.4f} on {self.text} ({count} of {self.length} tokens{step}, {self.scored} scored)"
+        begin = f", each begun with {' '.join(self.opening)}" if self.opening else ""
+        return f"{self.value:.4f} on {self.text} ({count} of {self.length} tokens{step}{begin}, {self.scored} scored)"
 
 
 def windows(model: Model, text: Text, length: int = SEQUENCE, stride: int | None = None, tokens: int = TOKENS) -> Any:
@@ -47,16 +50,17 @@ def windows(model: Model, text: Text, length: int = SEQUENCE, stride: int | None
     Raises:
         TextError: a length, stride or number of tokens that gives no window; a text of fewer than two tokens.
     """
+    begin = opening(model.tokenizer)
     ids = first_ids(model.tokenizer, text, max(tokens, 0))
-    length = min(length, model.max_length, len(ids))
-    stride = length if stride is None else stride
-    if len(ids) < 2 or length < 2:
-        raise TextError(
-            f"{text.name}: perplexity needs windows of two tokens or more, here are {min(length, len(ids))}"
-        )
-    if not 1 <= stride <= length:
-        raise TextError(f"{text.name}: a stride of {stride} does not fit windows of {length} tokens")
-    return torch.tensor([ids[start : start + length] for start in range(0, len(ids) - length + 1, stride)])
+    length = min(length, model.max_length, len(begin) + len(ids))
+    step = length - len(begin)  # of the text in each
+    stride = step if stride is None else stride
+    if length < 2 or step < 1:
+        raise TextError(f"{text.name}: perplexity needs windows of two tokens or more, here are {length}")
+    if not 1 <= stride <= step:
+        raise TextError(f"{text.name}: a stride of {stride} does not fit windows of {step} tokens of the text")
+    model.check_tokens([begin + ids])
+    return torch.tensor([begin + ids[start : start + step] for start in range(0, len(ids) - step + 1, stride)])
 
 
 @torch.no_grad()
@@ -84,18 +88,19 @@ def perplexity(
     """
     rows = windows(model, text, length, stride, tokens)
     length, device = rows.shape[1], next(model.network.parameters()).device
-    stride = length if stride is None else stride
+    given = len(opening(model.tokenizer))
+    stride = length - given if stride is None else stride
     total, scored = 0.0, 0
     for number, ids in enumerate(rows):
-        first = 0 if number == 0 else max(length - stride - 1, 0)  # of the positions whose successor is new
+        first = max((0 if number == 0 else length - stride - 1), given - 1, 0)  # position whose successor is new
         total += _scored(model.network, ids.to(device), first)
         scored += length - 1 - first
         if progress:
             progress(number + 1, len(rows), f"{model.label}: perplexity on {text.name}")
     if not math.isfinite(total):
         raise ModelError(f"{model.label}: its logits are not finite on {text.name}")
-    value = math.exp(min(total / scored, 700.0))
-    return Perplexity(value, scored, len(rows), length, stride, text.name, text.sha256)
+    value, begin = math.exp(min(total / scored, 700.0)), opening_words(model.tokenizer)
+    return Perplexity(value, scored, len(rows), length, stride, text.name, text.sha256, tuple(begin))
 
 
 def _scored(network: Any, ids: torch.Tensor, first: int) -> float:

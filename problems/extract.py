@@ -18,7 +18,7 @@ from torch import nn
 from fwbench.patterns import Pattern, parse
 from fwbench.problem import Problem
 from fwbench.problems.models import Model, ModelError, find_blocks, find_layers, weight_of
-from fwbench.problems.text import EXTRACTION, SEQUENCE, TOKENS, Text, sequences
+from fwbench.problems.text import EXTRACTION, SEQUENCE, TOKENS, Text, opening_words, sequences
 
 BATCH = 2048  # tokens; with more the products slow down, with fewer the forward pass
 PANEL = 256  # columns of one product
@@ -65,13 +65,17 @@ def extract(
     for layer in layers.values():
         pattern.counts(weight_of(layer).shape)  # before the work, not after it
     length = min(length, model.max_length)
-    batches = batch(sequences(model.tokenizer, text, tokens, length))
+    rows = sequences(model.tokenizer, text, tokens, length)
+    model.check_tokens(rows)
+    batches = batch(rows)
+    begin = " ".join(opening_words(model.tokenizer))
     found = sum(ids.numel() for ids in batches)
     what = f"{model.label}: calibrating {len(layers)} layers"
     sums = grams(model.network, layers, batches, (lambda done: progress(done, found, what)) if progress else None)
     meta = {
         "model": model.label,
-        "calibration": f"{text.name} sha256:{text.sha256} first {found} tokens in sequences of {length}",
+        "calibration": f"{text.name} sha256:{text.sha256} first {found} tokens in sequences of {length}"
+        + (f", each begun with {begin}" if begin else ""),
         "tokens": str(found),
         "license": model.license,
         "source": f"model {model.source}; text {text.source or text.name}; fwbench extraction {EXTRACTION}",

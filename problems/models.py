@@ -7,12 +7,11 @@ weights; the layers are the ``nn.Linear`` and ``Conv1D`` modules in a block. Emb
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,18 @@ import huggingface_hub
 import numpy as np
 import torch
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from torch import nn
 
 from fwbench.problems import resources
+from fwbench.problems.checkpoint import SMALL_FILES, ModelError, listening, load, reason_of
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
     warnings.simplefilter("ignore", DeprecationWarning)
-    import transformers
     from transformers.pytorch_utils import Conv1D
 
 SMOLLM2 = "smollm2"
 COPY_LIMIT = 1 << 30  # bytes; a larger GGUF file is read anew each time, its float32 copy would be 8 times as large
-
-
-class ModelError(ValueError):
-    """A model that cannot be used; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +43,34 @@ class Model:
     tokenizer: Any = field(repr=False)
     source: str = ""
     license: str = ""
+    folder: Path | None = None  # with its files; None where they are not a checkpoint of transformers
 
     @property
     def max_length(self) -> int:
         """Longest sequence, in tokens, that the model takes."""
         return int(getattr(self.network.config, "max_position_embeddings", None) or 1 << 30)
 
+    def check_tokens(self, rows: Iterable[Sequence[int]]) -> None:
+        """Raise ModelError for token ids that the model has no embedding for; before any work with them."""
+        with contextlib.suppress(NotImplementedError, AttributeError):  # a model that does not tell its embedding
+            known = self.network.get_input_embeddings().weight.shape[0]
+            worst = max((max(row) for row in rows), default=0)
+            if worst >= known:
+                raise ModelError(
+                    f"{self.label}: the tokenizer gives token {worst}, the model has embeddings for 0..{known - 1}; "
+                    "take the tokenizer that it was trained with"
+                )
 
-def load_model(name: str | Path) -> Model:
+
+def load_model(name: str | Path, trust_remote_code: bool = False) -> Model:
     """Load a causal language model with its tokenizer.
 
     Args:
         name: ``smollm2``, a local folder, a GGUF file, or a name on the hub.
+        trust_remote_code: run the Python code that comes with a model, if it has some.
 
     Raises:
-        ModelError: no model there, or one that transformers cannot load.
+        ModelError: no model there, one that transformers cannot load, or not all of one.
         ResourceError: ``smollm2`` cannot be downloaded.
     """
     name = str(name)
@@ -75,14 +84,16 @@ def load_model(name: str | Path) -> Model:
             if file.read(4) != b"GGUF":
                 raise ModelError(f"{name}: not a GGUF file; a model is a folder, a GGUF file or a hub name")
         return Model(_label(path.stem), *_load_gguf(path), path.name)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ModelError(f"{name}: not a model, the folder has no config.json")
     if not path.is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(f"{name}: no such model folder or GGUF file")
     if path.is_dir():
-        return Model(_label(path.name), *_load(name, name), path.name)
-    options, source, license = _on_hub(name)
-    return Model(_label(path.name), *_load(name, name, **options), source, license)
+        folder, options, source, license = path, {}, Path(os.path.abspath(path)).name, ""
+        label = _label(source)
+    else:
+        folder, options, source, license = _on_hub(name)
+        label = _label(path.name)
+    network, tokenizer = load(name, name, folder, trust_remote_code, **options)
+    return Model(label, network, tokenizer, source, license, folder)
 
 
 def wrap(label: str, network: Any, tokenizer: Any = None, source: str = "", license: str = "") -> Model:
@@ -159,12 +170,12 @@ def _label(name: str) -> str:
 def _load_gguf(path: Path) -> tuple[Any, Any]:
     """Load a GGUF file; the dequantised model is kept in the cache, it loads ten times as fast."""
     if path.stat().st_size > COPY_LIMIT:
-        return _load(str(path.parent), path, gguf_file=path.name)
+        return load(str(path.parent), str(path), gguf_file=path.name)
     copy = resources.cache_folder() / "models" / f"{_label(path.stem)}-{resources.sha256_of(path)[:12]}"
     if not (copy / "config.json").is_file():
-        network, tokenizer = _load(str(path.parent), path, gguf_file=path.name)
+        network, tokenizer = load(str(path.parent), str(path), gguf_file=path.name)
         _keep_copy(network, tokenizer, copy)
-    return _load(str(copy), path)  # also the first time: the same model, whoever asks first
+    return load(str(copy), str(path))  # also the first time: the same model, whoever asks first
 
 
 def _keep_copy(network: Any, tokenizer: Any, copy: Path) -> None:
@@ -173,55 +184,34 @@ def _keep_copy(network: Any, tokenizer: Any, copy: Path) -> None:
     network.is_quantized, network.hf_quantizer = False, None
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copy.parent) as folder, quiet():
+        with tempfile.TemporaryDirectory(dir=copy.parent) as folder, listening(copy.name, while_="it was copied"):
             network.save_pretrained(Path(folder) / "model")
             tokenizer.save_pretrained(Path(folder) / "model")
             with contextlib.suppress(FileExistsError):  # another process was faster
                 os.rename(Path(folder) / "model", copy)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         if not (copy / "config.json").is_file():
-            raise ModelError(f"{copy}: the model cannot be cached ({error.strerror or error})") from None
+            raise ModelError(f"{copy}: the model cannot be cached ({reason_of(error)})") from None
 
 
-def _on_hub(name: str) -> tuple[dict[str, Any], str, str]:
-    """Load options, source and license of a model on the hub; asked once, where transformers retries for a minute."""
+def _on_hub(name: str) -> tuple[Path, dict[str, Any], str, str]:
+    """Folder of the small files, load options, source and license of a model on the hub; asked once, where transformers
+    retries for a minute."""
+    options: dict[str, Any]
     try:
         info = huggingface_hub.model_info(name, timeout=10)
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(f"{name}: no model folder, GGUF file or model on the hub has this name") from None
     except Exception:  # offline, in one of many ways: what was downloaded before still serves
-        if isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
-            return {"local_files_only": True}, name, ""
-        raise ModelError(f"{name}: no such model folder or GGUF file here, and the hub cannot be reached") from None
-    return {"revision": info.sha}, f"{name}@{info.sha}", str(getattr(info.card_data, "license", None) or "")
-
-
-def _load(location: str, name: Path | str, **options: Any) -> tuple[Any, Any]:
+        if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
+            raise ModelError(f"{name}: no such model folder or GGUF file here, and the hub cannot be reached") from None
+        options, source, license = {"local_files_only": True}, name, ""
+    else:
+        options, source = {"revision": info.sha}, f"{name}@{info.sha}"
+        license = str(getattr(info.card_data, "license", None) or "")
     try:
-        with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
-            network = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **options)
-    except Exception as error:  # transformers raises many kinds; the reason is its first line
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        raise ModelError(f"{name}: transformers cannot load it as a causal language model ({reason})") from None
-    return network.eval().requires_grad_(False), tokenizer
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the progress bars and notices of transformers off the terminal; it is fwbench that reports progress."""
-    logging, hub = transformers.utils.logging, huggingface_hub.logging
-    verbosity, hub_verbosity, bars = logging.get_verbosity(), hub.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    hub.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        hub.set_verbosity(hub_verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        with listening(name):
+            folder = huggingface_hub.snapshot_download(name, allow_patterns=list(SMALL_FILES), **options)
+    except Exception as error:  # a gate, a network that went away
+        raise ModelError(f"{name}: its files cannot be had from the hub ({reason_of(error)})") from None
+    return Path(folder), options, source, license

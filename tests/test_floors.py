@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # from the ground up; a folder is one entry and free inside, but for `solvers`, which has floors of its own; what shares
 # a floor does not import one another
 FLOORS = (
-    "spec metrics patterns machine",
+    "spec metrics patterns machine notes",
     "result",
     "problem timing events",
     "judge verify",

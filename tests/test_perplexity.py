@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,57 @@ def test_overlapping_windows_score_each_token_once(model):
     found = perplexity(model, TEXT, length, stride)
     assert found.scored == scored
     assert found.value == pytest.approx(math.exp(total / scored), rel=1e-6)
+
+
+class Opening:
+    """The tiny tokenizer, with two tokens before every text and one after it."""
+
+    begin, end = [5, 9], [2]
+
+    def __call__(self, text, verbose=True, add_special_tokens=True):
+        ids = tiny.tokenizer(text)["input_ids"]
+        return {"input_ids": self.begin + ids + self.end if add_special_tokens else ids}
+
+    def convert_ids_to_tokens(self, ids):
+        return [f"<{token}>" for token in ids]
+
+
+@pytest.mark.parametrize(("length", "stride"), [(32, None), (32, 30), (32, 11), (20, 1)])
+def test_each_window_begins_as_the_tokenizer_has_it(model, length, stride):
+    """Each token of the text is scored once, the first of all too, and none of those before it."""
+    opened = replace(model, tokenizer=Opening())
+    ids, begin = ids_of(TEXT), Opening.begin
+    room = length - len(begin)
+    total, scored, end = 0.0, 0, 0
+    for start in range(0, len(ids) - room + 1, stride or room):  # the token after the text is none of it
+        window = begin + ids[start : start + room]
+        logs = torch.log_softmax(model.network(input_ids=torch.tensor([window])).logits[0].double(), -1)
+        for place in range(end, start + room):
+            total -= float(logs[len(begin) + place - start - 1, window[len(begin) + place - start]])
+            scored += 1
+        end = start + room
+    found = perplexity(opened, TEXT, length, stride)
+    assert (found.scored, found.length, found.stride) == (scored, length, stride or room)
+    assert found.value == pytest.approx(math.exp(total / scored), rel=1e-6)
+    assert found.opening == ("<5>", "<9>")
+    assert "tokens, each begun with <5> <9>," in str(found) or f"every {stride}, each begun with <5> <9>," in str(found)
+    assert "begun" not in str(perplexity(model, TEXT, length))
+
+
+def test_windows_have_room_for_text(model):
+    opened = replace(model, tokenizer=Opening())
+    assert perplexity(opened, TEXT, length=3).scored == 150
+    assert perplexity(opened, TEXT, tokens=7, length=64).length == 9
+    with pytest.raises(TextError, match="two tokens or more, here are 2"):
+        perplexity(opened, TEXT, length=2)
+    with pytest.raises(TextError, match="stride of 31 does not fit windows of 30 tokens of the text"):
+        perplexity(opened, TEXT, length=32, stride=31)
+
+
+def test_token_ids_beyond_the_embedding(model):
+    far = replace(model, tokenizer=lambda text, **_: {"input_ids": [3, 4, 97][: len(text)]})
+    with pytest.raises(ModelError, match=r"gives token 97, the model has embeddings for 0\.\.96"):
+        perplexity(far, TEXT)
 
 
 def test_a_model_that_knows_nothing():

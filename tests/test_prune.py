@@ -135,7 +135,10 @@ def test_killed_and_resumed(place, tmp_path, monkeypatch, sequential):
         assert not out.exists()
     monkeypatch.setattr(engine, "_prune_block", real)
     full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-    with mock.patch("fwbench.prune.output._save_model", full), pytest.raises(PruneError, match="No space left"):
+    with (
+        mock.patch("transformers.PreTrainedModel.save_pretrained", full),
+        pytest.raises(PruneError, match="No space left"),
+    ):
         prune(source, out, asked)
     assert not out.exists()
     different = options(place, spec="wanda+refit", sequential=sequential, pattern="0.6", evaluate=asked.evaluate)
@@ -317,7 +320,7 @@ def test_mixtures_binary_text_and_quantised_layers(place, tmp_path, monkeypatch)
     block = models.find_blocks(model.network)[0]
     block.mlp.up_proj.register_buffer("qweight", torch.zeros(3, dtype=torch.int32))
     block.mlp.up_proj.__class__ = torch.nn.Module
-    monkeypatch.setattr("fwbench.prune.plan.load_model", lambda name: model)
+    monkeypatch.setattr("fwbench.prune.plan.load_model", lambda *_: model)
     with pytest.raises(models.ModelError, match="quantised"):
         prune("llama", tmp_path / "out", options(place))
 
@@ -367,8 +370,7 @@ def test_command_line_and_report(place, tmp_path, capsys):
         assert ">certified gap<" not in said
         assert page.PROVING in said
     summary["layers"][0] |= {"lower_bound": 0.75 * summary["layers"][0]["error"], "gap": 0.25}
-    page.write(summary, tmp_path)
-    html, markdown = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
+    html, markdown = page.render(summary).values()
     assert ">certified gap<" in html
     assert html.count("25.0 %") == 1
     [line] = [line for line in markdown.splitlines() if "25.0 %" in line]

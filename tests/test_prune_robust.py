@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 from pruning import hashes, options, place, saved
+from safetensors import SafetensorError
 
 from fwbench.prune import Options, PruneError, prune, walk, work
 
@@ -22,7 +23,7 @@ owner, name = {
     "calibrating": (GramSum, "add"),
     "solving": (engine, "solve"),
     "writing a block": (os, "replace"),
-    "saving": (output.page, "write"),  # the model is written, its folder not yet renamed
+    "saving": (output.page, "render"),  # the model is written, its folder not yet renamed
 }[where]
 real, calls = getattr(owner, name), []
 def dying(*args, **more):
@@ -121,6 +122,49 @@ def test_files_that_cannot_grow(place, tmp_path, limit, file):
     prune(source, out, options(place))
     prune(source, tmp_path / "whole", options(place))
     assert hashes(out)["model.safetensors"] == hashes(tmp_path / "whole")["model.safetensors"]
+
+
+SAVING = {  # what is called to write a file
+    "masks.safetensors": "fwbench.prune.output.write_masks",
+    "model.safetensors": "transformers.PreTrainedModel.save_pretrained",
+    "config.json": "fwbench.prune.output._set_dtype",
+    "tokenizer.json": "transformers.PreTrainedTokenizerFast.save_pretrained",
+    "generation_config.json": "fwbench.prune.output.shutil.copyfile",
+    "fwbench.json": "pathlib.Path.write_text",
+}
+
+
+@pytest.mark.parametrize("file", SAVING)
+@pytest.mark.parametrize("kind", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
+def test_a_full_disk_while_saving_names_the_file(place, tmp_path, file, kind):
+    """As the system and safetensors report it: without a name."""
+    with mock.patch(SAVING[file], side_effect=kind), pytest.raises(PruneError) as error:
+        prune(str(saved(place, "llama")), tmp_path / "out", options(place))
+    folder = tmp_path / "out.partial"
+    assert str(error.value).startswith(f"{folder / 'out' / file}: cannot be written (No space left")
+    assert str(error.value).endswith(f"kept in {folder}, with the cause removed the same command goes on")
+    assert prune(str(saved(place, "llama")), tmp_path / "out", options(place))["blocks_resumed"] == 3
+
+
+def test_folders_that_cannot_be_the_output(place, tmp_path, monkeypatch):
+    source, inner = str(saved(place, "llama")), tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    for out in (".", "..", "../../a", str(inner), "/"):
+        with pytest.raises(PruneError, match="the folder in which you are, or one around it; name a new folder"):
+            prune(source, out, options(place))
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    for out in ("/dev/null", tmp_path / "link", tmp_path / "file", tmp_path / "full"):
+        with pytest.raises(PruneError, match="already there"):
+            prune(source, out, options(place))
+    prune(source, "new", options(place))
+    assert [path.name for path in inner.iterdir()] == ["new"]
+    (tmp_path / "empty").mkdir()
+    prune(source, "../../empty", options(place))
+    assert (tmp_path / "empty" / "config.json").is_file()
 
 
 def test_the_disk_is_full(place, tmp_path, monkeypatch):

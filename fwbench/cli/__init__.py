@@ -7,13 +7,11 @@ line; a traceback only with ``--debug``.
 from __future__ import annotations
 
 import sys
-import warnings
 from importlib import import_module
-from typing import Any
 
 import click
 
-from fwbench import __version__
+from fwbench import __version__, notes
 from fwbench.cli import streams
 
 # command -> module of this package that defines it; a module is imported only when its command runs or is helped
@@ -57,18 +55,19 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fwbench")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
     """Benchmark suite for pruning masks of language model layers: real problems, every solver, proven gaps.
 
     A solver is a spec such as 'wanda+fw(steps=1000,step=linesearch)+swap'; quote the parentheses for your shell.
     """
+    ctx.with_resource(notes.heard(lambda sentence: _say(f"note: {sentence}")))
 
 
 def main() -> None:
     """Entry point of the ``fwbench`` script."""
     debug = "--debug" in sys.argv[1:]
     streams.prepare()
-    warnings.showwarning = _show(warnings.showwarning)
     try:
         code = cli.main(standalone_mode=False) or 0
         sys.stdout.flush()
@@ -91,18 +90,6 @@ def main() -> None:
             sys.exit(2)
         _say(f"internal error, {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)")
         sys.exit(1)
-
-
-def _show(other: Any) -> Any:
-    """Of warnings, those of fwbench as a line for its user, and any other as before."""
-
-    def show(message: Any, category: type, *rest: Any) -> None:
-        if category.__module__.startswith("fwbench."):
-            _say(f"note: {message}")
-        else:
-            other(message, category, *rest)
-
-    return show
 
 
 def _say(line: str) -> None:

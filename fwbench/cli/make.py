@@ -43,6 +43,11 @@ device_option = click.option(
 )
 
 
+trust_option = click.option(
+    "--trust-remote-code", is_flag=True, help="Run the Python code that comes with the model, if it has some."
+)
+
+
 @click.command()
 @click.argument("selectors", metavar="COLLECTION...", nargs=-1, required=True)
 @click.option("-s", "--solver", "specs", multiple=True, help="Solver spec; may be repeated. [default: the default set]")
@@ -130,7 +135,10 @@ def _listener(report: Report):  # type: ignore[no-untyped-def]
 @click.option("--blocks", help="Decoder blocks, such as 7,22. [default: all]")
 @click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=1))
 @click.option("--pattern", default="0.5", show_default=True)
-def extract(model: str, output: Path, text: str, blocks: str | None, tokens: int, pattern: str) -> None:
+@trust_option
+def extract(
+    model: str, output: Path, text: str, blocks: str | None, tokens: int, pattern: str, trust_remote_code: bool
+) -> None:
     """Extract the problems of a causal language model's layers into a folder of problem files."""
     from fwbench.problems.extract import extract as extract_problems
     from fwbench.problems.files import SUFFIX, file_stem, write_problem
@@ -145,7 +153,7 @@ def extract(model: str, output: Path, text: str, blocks: str | None, tokens: int
 
     patterns.parse(pattern)
     source = load_text(text)
-    loaded = load_model(model)
+    loaded = load_model(model, trust_remote_code)
     count = 0
     with progress() as report:
         for problem in extract_problems(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from fwbench.cli.make import device_option
+from fwbench import notes
+from fwbench.cli.make import device_option, trust_option
 from fwbench.cli.progress import progress
 
 
@@ -46,6 +51,7 @@ from fwbench.cli.progress import progress
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds for each layer.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--evaluate", default="lee-heldout", show_default=True, help="Text of the perplexities, or 'none'.")
+@trust_option
 def prune(
     model: str,
     output: Path,
@@ -63,6 +69,7 @@ def prune(
     time_limit: float | None,
     seed: int,
     evaluate: str,
+    trust_remote_code: bool,
 ) -> None:
     """Prune a causal language model into a folder that transformers loads as it is.
 
@@ -71,6 +78,7 @@ def prune(
     """
     from fwbench.prune import Options
     from fwbench.prune import prune as run
+    from fwbench.report.text import plural
 
     options = Options(
         pattern=pattern,
@@ -87,6 +95,7 @@ def prune(
         time_limit=time_limit or float("inf"),
         seed=seed,
         evaluate="" if evaluate == "none" else evaluate,
+        trust_remote_code=trust_remote_code,
     )
     with progress() as report:
         summary = run(model, output, options, report)
@@ -94,10 +103,10 @@ def prune(
     click.echo(f"{output}: {totals['pruned']:,} of {totals['weights']:,} weights in {totals['layers']} layers are zero")
     if totals["ratio_to_wanda"] is not None:
         click.echo(f"layer error {totals['ratio_to_wanda']:.4f} of Wanda's")
-    if found["dense"]:
+    if dense := found["dense"]:
+        windows = f"{plural(dense['windows'], 'window')} of {dense['length']} tokens"
         click.echo(
-            f"perplexity {found['dense']['value']:.2f} dense, {found['pruned']['value']:.2f} pruned "
-            f"({found['dense']['text']}, {found['dense']['windows']} windows of {found['dense']['length']} tokens)"
+            f"perplexity {dense['value']:.2f} dense, {found['pruned']['value']:.2f} pruned ({dense['text']}, {windows})"
         )
 
 
@@ -107,15 +116,36 @@ def prune(
 @click.option("--length", default=512, show_default=True, type=click.IntRange(min=2), help="Tokens of a window.")
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens between two windows. [default: the length]")
 @click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=2), help="Evaluated at most.")
-def perplexity(model: str, text: str, length: int, stride: int | None, tokens: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="All that is known of the measurement, as one JSON object.")
+@trust_option
+def perplexity(
+    model: str,
+    text: str,
+    length: int,
+    stride: int | None,
+    tokens: int,
+    as_json: bool,
+    trust_remote_code: bool,
+) -> None:
     """Measure a model's perplexity on a text: whole windows only, each token scored once, always the same number."""
     from fwbench.perplexity import perplexity as measure
     from fwbench.problems.models import load_model
     from fwbench.problems.text import load_text
 
     source = load_text(text)
-    with progress() as report:
+    said: list[str] = []
+    with progress() as report, notes.heard(said.append), contextlib.redirect_stdout(sys.stderr):  # a model's prints
         found = measure(
-            load_model(model), source, length, stride, tokens, lambda done, total, what: report(done, total, what, None)
+            load_model(model, trust_remote_code),
+            source,
+            length,
+            stride,
+            tokens,
+            lambda done, total, what: report(done, total, what, None),
         )
-    click.echo(f"{model}: perplexity {found}")
+    if as_json:
+        details = asdict(found)
+        known = {"model": model, "perplexity": details.pop("value"), **details, "notes": said}
+        click.echo(json.dumps(known, indent=1))
+    else:
+        click.echo(f"{model}: perplexity {found}")

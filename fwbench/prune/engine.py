@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from fwbench import machine
+from fwbench import machine, notes
 from fwbench.perplexity import perplexity
-from fwbench.problems.models import quiet
+from fwbench.problems.models import Model
+from fwbench.prune import dtypes
 from fwbench.prune import plan as plans
 from fwbench.prune import walk as walks
 from fwbench.prune.layers import Solved, solve, together
@@ -60,17 +61,18 @@ def prune(name: str, out: Path | str, options: Options, progress: Progress | Non
     Raises:
         PruneError, ModelError, TextError, PatternError, SpecError, ProblemError: one line, what is wrong.
     """
-    out, clock = Path(out), Clock()
+    out, clock, said = Path(out), Clock(), list[str]()
     check_output(out)
-    with clock.of("load"):
-        plan = plans.make(name, options, progress)
-        size = sum(p.numel() for p in plan.model.network.parameters()) * plan.save_dtype.itemsize
-    work = Work(out)
-    with work.begin(plan.record, needed=2 * size):
-        return _run(plan, work, clock, progress)
+    with notes.heard(said.append):
+        with clock.of("load"):
+            plan = plans.make(name, options, progress)
+            size = dtypes.size(plan.model.network, plan.types)
+        work = Work(out)
+        with work.begin(plan.record, needed=2 * size):
+            return _run(plan, work, clock, said, progress)
 
 
-def _run(plan: Plan, work: Work, clock: Clock, progress: Progress | None) -> dict[str, Any]:
+def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progress | None) -> dict[str, Any]:
     with clock.of("evaluate"):
         dense = work.read_json("dense.json")
         if dense is None:
@@ -85,6 +87,7 @@ def _run(plan: Plan, work: Work, clock: Clock, progress: Progress | None) -> dic
         "sample": {"prompt": PROMPT, "dense": dense["sample"], "pruned": pruned["sample"]},
         "totals": totals(plan, records),
         "layers": records,
+        "notes": said,
         "machine": machine.describe(),
         "blocks_resumed": resumed,
         "seconds": clock.seconds,
@@ -209,17 +212,19 @@ def _on_device(plan: Plan) -> Iterator[None]:
 
 
 @torch.no_grad()
-def sample(model: Any, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> str:
-    """What the model makes of a prompt, always its likeliest next token."""
+def sample(model: Model, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> str:
+    """What the model makes of a prompt, always its likeliest next token, whatever its generation settings say."""
     network = model.network
-    ids = torch.tensor([model.tokenizer(prompt, verbose=False)["input_ids"]], device=next(network.parameters()).device)
-    given = ids.shape[1]
-    room = min(tokens, model.max_length - given)
-    if room < 1 or not given:
-        return ""
-    with quiet():
-        options = {"do_sample": False, "max_new_tokens": room, "pad_token_id": 0}
-        said = network.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, given:]
+    ids = list(model.tokenizer(prompt, verbose=False)["input_ids"])
+    model.check_tokens([ids])
+    ends = getattr(getattr(network, "generation_config", None), "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    said: list[int] = []
+    while ids and len(said) < tokens and len(ids) + len(said) < model.max_length:
+        row = torch.tensor([ids + said], device=next(network.parameters()).device)
+        said.append(int(network(input_ids=row, use_cache=False).logits[0, -1].argmax()))
+        if said[-1] in ends:
+            break
     return str(model.tokenizer.decode(said, skip_special_tokens=True))
 
 

@@ -16,6 +16,7 @@ from fwbench.patterns import NM, PerRow
 from fwbench.pipeline import Answer
 from fwbench.problem import Problem, shrunk
 from fwbench.problems.models import weight_of
+from fwbench.prune.dtypes import too_large
 from fwbench.prune.plan import Layer, Plan, PruneError
 from fwbench.result import Proof, pack_mask
 from fwbench.stage import Role
@@ -85,23 +86,35 @@ def solve(plan: Plan, layers: Sequence[Layer], G: np.ndarray) -> dict[str, Solve
     keep = outcome.keep
     if not outcome.result.solved or keep is None:
         raise PruneError(f"layer {problem.name}: {plan.line.text} failed ({outcome.result.reason})")
-    chosen = np.where(keep, problem.W if outcome.weights is None else outcome.weights, 0)
-    weights = torch.from_numpy(chosen.astype(np.float32)).to(plan.save_dtype)
+    chosen = torch.from_numpy(np.where(keep, problem.W if outcome.weights is None else outcome.weights, 0))
+    weights = [
+        _saved(layer, chosen[rows], plan.types[layer.parameter])
+        for layer, rows in zip(layers, _slices(own), strict=True)
+    ]
     if outcome.weights is None and solved is problem:
         errors = problem.mask_errors(keep)
     else:  # the error of what is saved, on the inputs as they are
-        errors = problem.weight_errors(weights.float().numpy())
+        errors = problem.weight_errors(torch.cat([weight.float() for weight in weights]).numpy())
     figures = np.stack([errors, pipeline.wanda_errors(problem), problem.row_totals])
     found = {}
-    for layer, part, rows in zip(layers, own, _slices(own), strict=True):
+    for layer, part, rows, weight in zip(layers, own, _slices(own), weights, strict=True):
         lower = _lower_bound(outcome, rows) if solved is problem else None  # with shrunk inputs, of another error
         record = _record(layer, part, figures[:, rows].sum(1).tolist(), lower)
         record |= _of_run(outcome, keep[rows], part.rows / problem.rows)
-        weight, mask = weights[rows], keep[rows]
+        mask = keep[rows]
         if layer.transposed:
             weight, mask = weight.T, mask.T
         found[layer.name] = Solved(weight.contiguous(), np.ascontiguousarray(mask), record)
     return found
+
+
+def _saved(layer: Layer, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A layer's weights as they are saved. Raises PruneError where an updated one is too large for its type."""
+    weight = weight.float()
+    saved = weight.to(dtype)
+    if lost := weight[saved.isinf()].tolist():
+        raise PruneError(f"layer {layer.name}: an updated weight is {lost[0]:.6g}, {too_large(dtype)}")
+    return saved
 
 
 def _joined(problems: Sequence[Problem]) -> Problem:

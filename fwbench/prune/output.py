@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,18 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from fwbench.problems.models import quiet
-from fwbench.prune import page
+from fwbench.problems.checkpoint import LICENCES, listening, reason_of
+from fwbench.problems.models import Model
+from fwbench.prune import dtypes, page
 from fwbench.prune.plan import Plan, PruneError
 from fwbench.prune.work import Work
 from fwbench.result import unpack_mask
 
 MASKS, SUMMARY = "masks.safetensors", "fwbench.json"
 MASK_FORMAT = "fwbench-masks-1"
+KEPT = ("generation_config.json", *LICENCES)
+CODE = ("*.py", "custom_generate/*")
+PROCESSORS = ("*processor_config.json", "chat_template*")
 
 
 def finish(plan: Plan, work: Work, masks: Mapping[str, bytes], summary: dict[str, Any], started: float) -> None:
@@ -32,38 +36,83 @@ def finish(plan: Plan, work: Work, masks: Mapping[str, bytes], summary: dict[str
         PruneError: it cannot be written; the work stays, and the same command goes on.
     """
     folder, begun = work.folder / "out", time.monotonic()
-    try:
+    with _writing(folder, work):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    with _writing(folder / MASKS, work):
         write_masks(folder / MASKS, masks, plan)
-        _save_model(plan, folder)
-        now = time.monotonic()
-        summary["seconds"] |= {"save": now - begun, "total": now - started}
-        (folder / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        page.write(summary, folder)
+    _save_model(plan, work, folder)
+    now = time.monotonic()
+    summary["seconds"] |= {"save": now - begun, "total": now - started}
+    pages = {SUMMARY: json.dumps(summary, indent=1, sort_keys=True) + "\n", **page.render(summary)}
+    for name, content in pages.items():
+        with _writing(folder / name, work):
+            (folder / name).write_text(content, encoding="utf-8", errors="replace", newline="\n")
+    with _writing(work.out, work):
         for file in folder.rglob("*"):  # safetensors makes files that only their owner may read
             if file.is_file():
                 file.chmod(0o644)
         if work.out.is_dir():
             work.out.rmdir()  # an empty one was allowed
         os.rename(folder, work.out)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise PruneError(
-            f"{work.out}: cannot be written ({reason}); the pruned blocks are kept in {work.folder}, "
-            "with the cause removed the same command goes on"
-        ) from None
     shutil.rmtree(work.folder, ignore_errors=True)
 
 
-def _save_model(plan: Plan, folder: Path) -> None:
-    network = plan.model.network.to(plan.save_dtype)
+@contextlib.contextmanager
+def _writing(path: Path, work: Work) -> Iterator[None]:
+    """Name the file in an error: a full disk does not."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise PruneError(
+            f"{path}: cannot be written ({reason_of(error)}); the pruned blocks are kept in {work.folder}, "
+            "with the cause removed the same command goes on"
+        ) from None
+
+
+def _save_model(plan: Plan, work: Work, folder: Path) -> None:
+    model, network, config = plan.model, plan.model.network, plan.model.network.config
+    dtypes.convert(network, plan.types)
     with contextlib.suppress(AttributeError):
-        del network.config.quantization_config  # save_pretrained refuses what was loaded from a GGUF file
+        del config.quantization_config  # save_pretrained refuses what was loaded from a GGUF file
     network.is_quantized, network.hf_quantizer = False, None
-    with quiet():
-        network.save_pretrained(folder)
-        plan.model.tokenizer.save_pretrained(folder)
+    with listening(model.label, while_="it was saved"):
+        with _writing(folder / "model.safetensors", work):
+            network.save_pretrained(folder)
+        with _writing(folder / "config.json", work):
+            _set_dtype(config, plan.record["config_dtype"])
+            config.save_pretrained(folder)
+        with _writing(folder / "tokenizer.json", work):
+            model.tokenizer.save_pretrained(folder)
+    for file in _companions(model):
+        target = folder / file.relative_to(model.folder)
+        with _writing(target, work):
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def _set_dtype(config: Any, dtype: str) -> None:
+    """transformers has it from the first tensor, and in the parts of a model from how it was loaded."""
+    config.dtype = dtype
+    for name in getattr(config, "sub_configs", {}):
+        if (part := getattr(config, name, None)) is not None:
+            _set_dtype(part, dtype)
+
+
+def _companions(model: Model) -> list[Path]:
+    """Files of the input that belong to the output as they are, beside weights, configuration and tokenizer.
+
+    Not its README: what a model card says is of the dense model.
+    """
+    if model.folder is None:
+        return []
+    patterns = list(KEPT)
+    config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("auto_map"):
+        patterns += CODE
+    if config.get("model_type") == model.network.config.model_type:
+        patterns += PROCESSORS  # not of a language model that was taken out of one with other senses
+    return sorted({file for pattern in patterns for file in model.folder.glob(pattern) if file.is_file()})
 
 
 def write_masks(path: Path, masks: Mapping[str, bytes], plan: Plan) -> None:

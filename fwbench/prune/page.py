@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ GAP = COLUMNS.index("certified gap")
 PROVING = "fw+push(rounds=20)+swap+safeguard"  # the preset ``fast`` after a stage whose bound is a proof
 
 
-def write(summary: Mapping[str, Any], folder: Path) -> None:
-    """Write ``report.html`` and ``report.md``."""
-    context = build(summary)
+def render(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The pages by their names, ``report.html`` and ``report.md``."""
+    context, pages = build(summary), {}
     for name, options in (("report.html", {"autoescape": True}), ("report.md", {"finalize": text.markdown})):
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE),
@@ -32,8 +32,8 @@ def write(summary: Mapping[str, Any], folder: Path) -> None:
             **options,
         )
         page = environment.get_template(f"{name}.j2").render(context, css=Markup(STYLE.read_text(encoding="utf-8")))
-        page = re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
-        (folder / name).write_text(page, encoding="utf-8", errors="replace", newline="\n")
+        pages[name] = re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
+    return pages
 
 
 def build(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def build(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "title": f"{summary['label']} pruned to {summary['pattern']}",
         "lead": _lead(summary),
-        "perplexity": _perplexity(summary["perplexity"]),
+        "perplexity": _perplexity(summary),
         "samples": [("dense", sample["prompt"], sample["dense"]), ("pruned", sample["prompt"], sample["pruned"])],
         "facts": _facts(summary),
         "columns": [COLUMNS[index] for index in shown],
@@ -71,23 +71,28 @@ def _lead(summary: Mapping[str, Any]) -> str:
     sentence = (
         f"{totals['pruned']:,} of {totals['weights']:,} weights in {text.plural(totals['layers'], 'linear layer')} are "
         f"zero ({text.percent(totals['sparsity'])}; {text.percent(totals['sparsity_of_model'])} of all parameters). "
-        "Embeddings, head, norms and biases are as they were."
+        "Embeddings, head, norms and biases are as they were"
+        + (f", rounded to {summary['save_dtype']} before anything else." if summary["rounded"] else ".")
     )
     if totals["ratio_to_wanda"] is not None:
         sentence += f" The summed layer error is {text.number(totals['ratio_to_wanda'])} times that of Wanda's masks."
     return sentence
 
 
-def _perplexity(found: Mapping[str, Any]) -> dict[str, str] | None:
-    dense, pruned = found["dense"], found["pruned"]
+def _perplexity(summary: Mapping[str, Any]) -> dict[str, str] | None:
+    dense, pruned = summary["perplexity"]["dense"], summary["perplexity"]["pruned"]
     if dense is None or pruned is None:
         return None
     return {
         "dense": f"{dense['value']:.2f}",
         "pruned": f"{pruned['value']:.2f}" if pruned["value"] < 1e6 else text.number(pruned["value"]),
-        "how": f"on {dense['text']}: {text.plural(dense['windows'], 'window')} of {dense['length']} tokens, "
-        f"{dense['scored']:,} tokens scored; lower is better",
+        "how": f"on {dense['text']}: {text.plural(dense['windows'], 'window')} of {dense['length']} tokens"
+        f"{_begun(dense['opening'])}, {dense['scored']:,} tokens scored; lower is better",
     }
+
+
+def _begun(opening: Sequence[str]) -> str:
+    return f", each begun with {' '.join(opening)}" if opening else ""
 
 
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -105,22 +110,29 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             (
                 f"{summary['calibration']}, sha256 {summary['calibration_sha256'][:16]}: {summary['tokens']:,} tokens "
                 f"in {text.plural(summary['sequences'], 'sequence')} of at most {summary['context_length']}"
+                f"{_begun(summary['opening'])}"
                 + (f"; correlations shrunk by {text.percent(summary['shrink'])}" if summary["shrink"] else "")
             ),
         ),
         ("seed", str(summary["seed"])),
         ("left dense", summary["skip"] or "nothing but embeddings, head, norms and biases"),
-        ("saved as", summary["save_dtype"]),
+        ("saved as", _saved_as(summary)),
         ("time", f"{text.seconds(seconds.get('total'))} ({parts})"),
         ("peak memory", f"{summary['peak_memory'] / 2**30:.2f} GiB" if summary["peak_memory"] else text.NOTHING),
         ("machine", f"{machine.get('cpu', '')}, {machine.get('threads', '')} threads; device {summary['device']}"),
         ("versions", versions),
     ]
+    facts += [("note", sentence) for sentence in summary["notes"]]
     if summary["blocks_resumed"]:
         facts.append(
             ("resumed", f"{text.plural(summary['blocks_resumed'], 'block')} came from an earlier, stopped run")
         )
     return facts
+
+
+def _saved_as(summary: Mapping[str, Any]) -> str:
+    rounded = text.plural(summary["rounded"], "tensor")
+    return summary["save_dtype"] + (f"; {rounded} rounded to it before the work" if summary["rounded"] else "")
 
 
 def _order(mode: str) -> str:

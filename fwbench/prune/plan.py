@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import torch
 from torch import nn
@@ -20,12 +17,12 @@ from fwbench.patterns import Pattern, PatternError
 from fwbench.problem import Problem
 from fwbench.problems.extract import batch, named_layers
 from fwbench.problems.models import Conv1D, Model, ModelError, find_blocks, load_model, weight_of
-from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, sequences
+from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
+from fwbench.prune import dtypes
 
 FORMAT = "fwbench-prune-1"
 CALIBRATION, HELD_OUT = "lee", "lee-heldout"
 BATCH = 512  # tokens of a forward pass: a quarter of extraction's, for memory
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[int, int | None, str, float | None], None]  # done, total, what, seconds left
 
@@ -47,11 +44,12 @@ class Options:
     sequential: bool = True  # each block calibrated with the blocks before it already pruned
     device: str = "cpu"
     dtype: str = "float32"  # in which solvers compute
-    save_dtype: str = "auto"  # of the output; auto for the input's own
+    save_dtype: str = "auto"  # of the output, and of what is pruned; auto for each tensor's own
     skip: str = ""  # regular expression: layers whose name, or path in the model, it finds stay dense
     time_limit: float = float("inf")  # seconds for each layer
     seed: int = 0
     evaluate: str = HELD_OUT  # text of the perplexities before and after; empty for none
+    trust_remote_code: bool = False  # run the code that comes with the model
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Plan:
     evaluation: Text | None
     layers: Sequence[Sequence[Layer]] = field(repr=False)  # [block]
     batches: Sequence[torch.Tensor] = field(repr=False)
-    save_dtype: torch.dtype
+    types: Mapping[str, torch.dtype]  # of the saved tensors, by their names in the model's state
     record: dict[str, Any]
 
 
@@ -105,20 +103,23 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     evaluation = load_text(options.evaluate) if options.evaluate else None
     if progress:
         progress(0, None, f"{name}: loading", None)
-    model = load_model(name)
-    if not hasattr(model.tokenizer, "save_pretrained"):
-        raise PruneError(f"{name}: it has no tokenizer, which calibration needs")
+    model = load_model(name, options.trust_remote_code)
+    types = dtypes.choose(model, options.save_dtype)
+    fingerprint = _fingerprint(model.network)
+    rounded = dtypes.cast(model.network, types)
     layers = _layers(model, options.skip)
+    _check_tied(model, layers, options.skip)
     _check_layers(layers, pattern, line)
     length = min(options.length, model.max_length)
-    batches = batch(sequences(model.tokenizer, text, options.tokens, length), BATCH)
-    save_dtype = _save_dtype(name, options.save_dtype)
+    rows = sequences(model.tokenizer, text, options.tokens, length)
+    model.check_tokens(rows)
+    batches = batch(rows, BATCH)
     record = {
         "format": FORMAT,
         "fwbench": __version__,
         "label": model.label,
         "model": model.source,
-        "model_sha256": _fingerprint(model.network),
+        "model_sha256": fingerprint,
         "pattern": str(pattern),
         "solver": line.text,
         "solver_full": line.full,
@@ -126,7 +127,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "calibration_sha256": text.sha256,
         "tokens": sum(ids.numel() for ids in batches),
         "context_length": length,
-        "sequences": sum(len(ids) for ids in batches),
+        "sequences": len(rows),
+        "opening": opening_words(model.tokenizer),
         "mode": "sequential" if options.sequential else "one-shot",
         "shrink": options.shrink,
         "skip": options.skip,
@@ -134,11 +136,13 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "seed": options.seed,
         "device": options.device,
         "dtype": options.dtype,
-        "save_dtype": str(save_dtype).removeprefix("torch."),
+        "save_dtype": dtypes.in_words(model.network, types),
+        "config_dtype": dtypes.of_config(model, options.save_dtype, types),
+        "rounded": rounded,  # tensors whose numbers that changed
         "evaluation": (evaluation.source or evaluation.name) if evaluation else None,
         "evaluation_sha256": evaluation.sha256 if evaluation else None,
     }
-    return Plan(model, options, pattern, line, text, evaluation, layers, batches, save_dtype, record)
+    return Plan(model, options, pattern, line, text, evaluation, layers, batches, types, record)
 
 
 def default_spec() -> str:
@@ -172,6 +176,29 @@ def _layers(model: Model, skip: str) -> list[list[Layer]]:
     return layers
 
 
+def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> None:
+    """Refuse to prune a weight that is used in several places, and what could not be saved; before the work."""
+    places: dict[int, list[str]] = {}
+    for name, parameter in model.network.named_parameters(remove_duplicate=False):
+        places.setdefault(parameter.data_ptr(), []).append(name)
+    tied = [key for module in model.network.modules() for key in getattr(module, "_tied_weights_keys", None) or ()]
+    for names in places.values():
+        unknown = [name for name in names if not any(re.search(key, name) for key in tied)]
+        if len(unknown) > 1:
+            raise PruneError(
+                f"{model.label}: {unknown[0]} and {unknown[1]} are one tensor, which the model's code does not declare "
+                "in _tied_weights_keys; transformers could not save it"
+            )
+    for layer in (layer for block in layers for layer in block):
+        names = places[layer.module.weight.data_ptr()]  # type: ignore[operator, union-attr]
+        if len(names) > 1:
+            left = "|".join([skip] * bool(skip) + [re.escape(name) for name in names])
+            raise PruneError(
+                f"layer {layer.name}: its weight is used in {len(names)} places ({', '.join(names)}), each with inputs "
+                f"of its own; --skip '{left}' leaves it dense"
+            )
+
+
 def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pipeline.Solver) -> None:
     """Finite weights, a pattern that fits, a solver that does not decline; before the work, not after it."""
     seen = set()
@@ -188,24 +215,6 @@ def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pip
             raise PatternError(f"layer {layer.name}: {error}; --skip leaves layers out") from None
         if reason := pipeline.skip_reason(Problem(layer.name, W, np.zeros((W.shape[1],) * 2), pattern), line):
             raise PruneError(f"layer {layer.name} cannot be pruned: {reason}")
-
-
-def _save_dtype(name: str, asked: str) -> torch.dtype:
-    """Type of the output's tensors; ``auto`` is the type in which the input's configuration says they are stored."""
-    if asked == "auto":
-        config = Path(name) / "config.json"
-        if not config.is_file():
-            found = huggingface_hub.try_to_load_from_cache(name, "config.json") if name.count("/") <= 1 else None
-            config = Path(found) if isinstance(found, str) else config
-        try:
-            stored = json.loads(config.read_text())
-            asked = str(stored.get("dtype") or stored.get("torch_dtype"))
-        except (OSError, ValueError):
-            asked = "float32"
-        asked = asked if asked in DTYPES else "float32"
-    if asked not in DTYPES:
-        raise PruneError(f"models can be saved as {', '.join(DTYPES)} or auto, not {asked!r}")
-    return DTYPES[asked]
 
 
 def _fingerprint(network: Any) -> str:

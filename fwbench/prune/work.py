@@ -161,6 +161,8 @@ def partial_folder(out: Path) -> Path:
 
 
 def check_output(out: Path) -> None:
-    """Raise PruneError if the output is already there."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    """Raise PruneError if the output is already there, or cannot be a new folder."""
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise PruneError(f"{out}: the folder in which you are, or one around it; name a new folder, such as pruned")
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise PruneError(f"{out}: already there; name another folder, or remove it")

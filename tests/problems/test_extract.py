@@ -168,6 +168,34 @@ def test_tokens_are_counted_exactly():
     np.testing.assert_allclose(problem.G, (total / 70).numpy(), rtol=1e-6, atol=1e-9)
 
 
+def test_each_sequence_begins_as_the_tokenizer_has_it():
+    """A layer's Gram by a hook of its own, of sequences that are written down here."""
+    model, inputs = tiny.model("llama"), []
+
+    class Opening:
+        def __call__(self, content, verbose, **_):
+            return {"input_ids": [1, *tiny.tokenizer(content)["input_ids"]]}
+
+        def convert_ids_to_tokens(self, ids):
+            return ["<s>"]
+
+    ids = tiny.tokenizer(TEXT.content)["input_ids"]
+    rows = [torch.tensor([[1, *ids[start:end]]]) for start, end in ((0, 31), (31, 62), (62, 67))]
+    layer = models.find_blocks(model.network)[2].mlp.down_proj
+    handle = layer.register_forward_hook(lambda layer, args, y: inputs.append(args[0][0].double()))
+    with torch.no_grad():
+        for row in rows:
+            model.network(input_ids=row)
+    handle.remove()
+    X = torch.cat(inputs).numpy()
+    opened = models.Model("llama", model.network, Opening())
+    chosen = extract.extract(opened, TEXT, [2], tokens=70, length=32, select=lambda name: "down_proj" in name)
+    (problem,) = chosen
+    assert len(X) == 70
+    np.testing.assert_allclose(problem.G, X.T @ X / 70, rtol=1e-4, atol=1e-9)
+    assert problem.meta["calibration"].endswith("first 70 tokens in sequences of 32, each begun with <s>")
+
+
 def test_a_long_sequence_is_cut_to_what_the_model_takes():
     problem = next(extract.extract(tiny.model("llama"), TEXT, [0], tokens=600))
     assert problem.meta["tokens"] == "600"
@@ -183,6 +211,9 @@ def test_refusals():
     with pytest.raises(PatternError, match="does not divide"):
         next(extract.extract(model, TEXT, [0], pattern="3:7"))
     assert list(extract.extract(model, TEXT, select=lambda name: False)) == []
+    far = models.Model("llama", model.network, lambda text, **_: {"input_ids": [3, 97] * len(text[1:])})
+    with pytest.raises(ModelError, match="the tokenizer gives token 97"):
+        next(extract.extract(far, TEXT, [0]))
 
 
 def test_activations_that_are_not_finite():

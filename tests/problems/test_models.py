@@ -115,23 +115,38 @@ def test_what_is_no_model(tmp_path):
 
 def test_the_hub(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(models, "_load", lambda location, name, **options: asked.append(options) or (None, None))
+
+    def load(location, name, folder, trust_remote_code, **options):
+        asked.append((location, folder, trust_remote_code, options))
+        return None, None
+
+    monkeypatch.setattr(models, "load", load)
     info = SimpleNamespace(sha="abc", card_data=SimpleNamespace(license="mit"))
     monkeypatch.setattr(models.huggingface_hub, "model_info", lambda name, timeout: info)
-    found = models.load_model("Org/Some.Model")
+    monkeypatch.setattr(models.huggingface_hub, "snapshot_download", lambda name, **options: str(tmp_path))
+    found = models.load_model("Org/Some.Model", trust_remote_code=True)
     assert (found.label, found.source, found.license) == ("some-model", "Org/Some.Model@abc", "mit")
-    assert asked == [{"revision": "abc"}]
+    assert found.folder == tmp_path
+    assert asked == [("Org/Some.Model", tmp_path, True, {"revision": "abc"})]
+
+    def gated(name, **options):
+        raise OSError("Access to model Org/Some.Model is restricted.\nPlease log in.")
+
+    monkeypatch.setattr(models.huggingface_hub, "snapshot_download", gated)
+    with pytest.raises(ModelError, match=r"cannot be had from the hub \(Access to model Org/Some.Model is restricted"):
+        models.load_model("Org/Some.Model")
 
 
-def test_without_the_hub(monkeypatch):
+def test_without_the_hub(monkeypatch, tmp_path):
     def offline(name, timeout):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(models.huggingface_hub, "model_info", offline)
     with pytest.raises(ModelError, match="no such model folder or GGUF file here, and the hub cannot be reached"):
         models.load_model("smolm2")
-    monkeypatch.setattr(models, "_load", lambda location, name, **options: (options, None))
+    monkeypatch.setattr(models, "load", lambda location, name, folder, trust, **options: (options, None))
     monkeypatch.setattr(models.huggingface_hub, "try_to_load_from_cache", lambda name, file: "config.json")
+    monkeypatch.setattr(models.huggingface_hub, "snapshot_download", lambda name, **options: str(tmp_path))
     assert models.load_model("smolm2").network == {"local_files_only": True}
 
 

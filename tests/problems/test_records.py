@@ -8,11 +8,13 @@ import importlib.util
 import io
 import json
 import lzma
+import re
 
 import pytest
 
+from fwbench import notes
 from fwbench.problems import records, text
-from fwbench.problems.records import TextError, TextWarning
+from fwbench.problems.records import TextError
 
 ROWS = [
     {"id": "1", "text": "The quick\r\nbrown fox", "url": "a"},
@@ -21,6 +23,16 @@ ROWS = [
 ]
 CONTENT = 'The quick\nbrown fox\n\njumps \u2028 over, "the";\nlazy\ttäglich 𐤀 dog\n\n'
 PYARROW = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow")
+
+
+@contextlib.contextmanager
+def noted(sentence):
+    """One note is made that has this in it; none where it is empty."""
+    said = []
+    with notes.heard(said.append):
+        yield
+    assert len(said) == bool(sentence)
+    assert not sentence or re.search(sentence, said[0])
 
 
 def lines(rows=ROWS, **options):
@@ -129,7 +141,7 @@ def test_columns_of_tables(tmp_path):
 
     words = pyarrow.array(["a", "b", "a"]).dictionary_encode()
     parquet.write_table(pyarrow.table({"n": [1, 2, 3], "words": words}), tmp_path / "a.parquet")
-    with pytest.warns(TextWarning, match="there is no column text, so words is read"):
+    with noted("there is no column text, so words is read"):
         assert read(tmp_path / "a.parquet") == "a\n\nb\n\na"
     parquet.write_table(pyarrow.table({"n": [1], "m": [[2]]}), tmp_path / "b.parquet")
     with pytest.raises(TextError, match=r"none of its columns \(n, m\) is called text, and none hold strings"):
@@ -173,7 +185,7 @@ def test_the_only_column_of_strings(tmp_path):
     }
     for name, content in cases.items():
         (tmp_path / name).write_text(content)
-        with pytest.warns(TextWarning, match=f"{name}: there is no column text, so content is read"):
+        with noted(f"{name}: there is no column text, so content is read"):
             assert read(tmp_path / name) == "one\n\ntwo"
 
 
@@ -322,7 +334,7 @@ def test_folders(tmp_path, what):
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(gzip.compress(data.encode()) if name.endswith(".gz") else data.encode())
-    with pytest.warns(TextWarning, match=says) if says else contextlib.nullcontext():
+    with noted(says):
         found = text.load_text(tmp_path)
     assert found.content == content
     assert source in found.source

@@ -119,6 +119,45 @@ def test_tokens_are_counted_exactly():
     assert lengths(32, 1000, 32) == [32]
 
 
+def opened(count: int, tokens: int, length: int, begin=(90, 91)) -> list[list[int]]:
+    """Sequences of a text of ``count`` different tokens, with some before it and one after it."""
+
+    def tokenizer(content, verbose, **_):
+        return {"input_ids": [*begin, *range(len(content)), 95]}
+
+    return text.sequences(tokenizer, Text("t", "x" * count), tokens, length)
+
+
+def test_sequences_begin_as_the_tokenizer_has_it():
+    assert opened(50, 16, 8) == [[90, 91, *range(6)], [90, 91, *range(6, 12)]]
+    assert opened(50, 13, 8) == [[90, 91, *range(6)], [90, 91, 6, 7, 8]]
+    assert opened(50, 10, 8) == [[90, 91, *range(6)]]  # a rest that holds nothing of the text
+    assert opened(50, 5, 8) == [[90, 91, 0, 1, 2]]
+    assert opened(7, 99, 8) == [[90, 91, *range(6)], [90, 91, 6, 95]]  # all there is
+    assert opened(50, 6, 8, ()) == [[*range(6)]]
+    for tokens, length in ((2, 8), (99, 2)):
+        with pytest.raises(TextError, match="t: 2 tokens asked for; ask for 3 or more"):
+            opened(50, tokens, length)
+    with pytest.raises(TextError, match="the text has 6 tokens, fewer than one sequence of 8"):
+        opened(3, 99, 8)
+
+
+@pytest.mark.parametrize(
+    ("nothing", "something", "begin"),
+    [
+        ([], [7], []),
+        ([1], [1, 7], [1]),  # BOS
+        ([2], [2, 7], [2]),  # OPT: BOS and EOS are one
+        ([1], [7, 1], []),  # EOS alone
+        ([0, 2], [0, 7, 2], [0]),  # both
+        ([1, 1], [1, 7, 1], [1]),  # XLM
+        ([8, 9], [8, 9, 7], [8, 9]),  # GLM
+    ],
+)
+def test_what_a_tokenizer_puts_before_a_text(nothing, something, begin):
+    assert text.opening(lambda content, verbose: {"input_ids": something if content else nothing}) == begin
+
+
 def test_too_short():
     with pytest.raises(TextError, match="t: the text has 31 tokens, fewer than one sequence of 32"):
         lengths(31, 1000, 32)

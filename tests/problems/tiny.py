@@ -40,7 +40,7 @@ def network(family: str):
     return model
 
 
-def tokenizer(text: str, verbose: bool = True) -> dict:
+def tokenizer(text: str, verbose: bool = True, **_: object) -> dict:
     """One token a character."""
     return {"input_ids": [ord(letter) % VOCABULARY for letter in text]}
 
@@ -51,9 +51,13 @@ def model(family: str) -> models.Model:
 
 def save(folder, family: str = "llama") -> None:
     """A model folder with a word tokenizer, as a person would have it."""
+    network(family).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def save_tokenizer(folder) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    network(family).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2, "c": 3}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.save(str(folder / "tokenizer.json"))

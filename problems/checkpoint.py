@@ -1,0 +1,241 @@
+"""Checkpoints: loaded by transformers, whole or not at all; what it warns of becomes notes, and it asks nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fwbench.notes import note
+
+with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import transformers
+    from transformers.modeling_utils import load_state_dict
+
+LIBRARIES = ("transformers", "huggingface_hub")
+LONGEST = 400  # letters of what a library says
+HARMLESS = re.compile(  # of speed, of calls that change, of generation, or said better by this module
+    r"LOAD REPORT|is deprecated|will be removed|slower|fast path|generation flags|use_cache|layer_idx"
+    r"|gradient checkpointing|token_id must be|loss_type=",
+    re.IGNORECASE,
+)
+MEANING = {  # what a user of this program can do about it, where the library's own words do not say
+    "is_decoder=True": "its configuration says encoder, so tokens see those after them and a perplexity means nothing; "
+    'write "is_decoder": true into its config.json if it was trained to predict the next token',
+    "fix_mistral_regex": "transformers calls the pattern by which its tokenizer splits text incorrect; write "
+    '"fix_mistral_regex": true into its tokenizer_config.json to have it right',
+}
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or, in parts, listed in a file with .index.json at the end
+TOKENIZER = "its tokenizer"
+NO_TOKENIZER = (
+    "no tokenizer in it; copy the tokenizer's files (tokenizer.json and tokenizer_config.json, or those of its family) "
+    "from the model that it was made from"
+)
+OWN_CODE = (
+    "the model comes with code of its own, which would be run; read its Python files, and if you trust them give "
+    "--trust-remote-code (in Python trust_remote_code=True)"
+)
+VOCABULARIES = ("tokenizer.json", "tokenizer.*.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+LICENCES = ("LICEN[CS]E*", "NOTICE*", "USE_POLICY*", "COPYING*")
+SMALL_FILES = ("*.json", "*.py", "*.txt", "*.model", "*.tiktoken", "*.jinja", *LICENCES)
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; the message is one line."""
+
+
+def load(
+    location: str, name: str, folder: Path | None = None, trust_remote_code: bool = False, **options: Any
+) -> tuple[Any, Any]:
+    """Load a causal language model in float32, and its tokenizer.
+
+    Args:
+        location: what transformers takes: a folder or a name on the hub.
+        name: of the model, for messages.
+        folder: where the model's small files lie; None for a GGUF file.
+        trust_remote_code: run the code that comes with the model.
+        options: more of transformers' ``from_pretrained``.
+
+    Raises:
+        ModelError: transformers cannot load it, or it is not whole: it has no tokenizer, or lacks tensors.
+    """
+    options |= {"trust_remote_code": trust_remote_code}  # None would have transformers ask
+    what, said = "its configuration", list[str]()
+    try:
+        with listening(name, said):
+            if folder is not None:
+                _check_folder(name, folder)
+                transformers.AutoConfig.from_pretrained(location, **options)
+            what = TOKENIZER
+            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
+            if folder is not None and not _has_vocabulary(folder, getattr(tokenizer, "vocab_files_names", {})):
+                raise ModelError(f"{name}: {NO_TOKENIZER}")  # transformers made an empty one
+            what = "it as a causal language model"
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                location, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+            network, found = loaded
+            _check_complete(name, network, found)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers raises many kinds
+        reason = f"transformers cannot load {what} ({reason_of(error)})"
+        if "trust_remote_code=True" in str(error):
+            reason = OWN_CODE
+        elif what == TOKENIZER and folder is not None and not _has_vocabulary(folder):
+            reason = NO_TOKENIZER
+        elif parts := re.search(r"^(.+?) +\| +CONVERSION", "\n".join(said), re.MULTILINE):
+            reason = f"the checkpoint's tensors for {parts[1]} do not fit together; one is missing, or of another shape"
+        raise ModelError(f"{name}: {reason}") from None
+    _tell_unused(name, network, sorted(found["unexpected_keys"]))
+    return network.eval().requires_grad_(False), tokenizer
+
+
+def reason_of(error: Exception) -> str:
+    """What an exception says, its first line, or its kind where it says nothing."""
+    lines = [line.strip() for line in str(getattr(error, "strerror", None) or error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    return f"unknown {reason}" if isinstance(error, KeyError) else reason
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{name}: an adapter, not a whole model; merge it into its model (peft's merge_and_unload), and name that"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{name}: not a model, the folder has no config.json")
+
+
+def _has_vocabulary(folder: Path, files: Mapping[str, str] | None = None) -> bool:
+    """Whether a folder has a tokenizer's file, by its class's names or the common ones; a class may need none."""
+    wanted = {*VOCABULARIES, *(files or {}).values()}
+    return files == {} or any(found for pattern in wanted for found in folder.glob(pattern) if found.is_file())
+
+
+def _check_complete(name: str, network: Any, found: Mapping[str, Any]) -> None:
+    """Refuse what would be random; tied weights and buffers that are not stored are not missing."""
+    kind, unexpected = type(network).__name__, sorted(found["unexpected_keys"])
+    if missing := [key for key in network.state_dict() if key in found["missing_keys"]]:
+        foreign = f"; it holds {_counted(unexpected)}, unknown to {kind}" if unexpected else ""
+        raise ModelError(
+            f"{name}: the checkpoint lacks {_counted(missing)}; what is missing would be random{foreign}; "
+            "download it again, or save it under the names that its config.json asks for"
+        )
+    if mismatched := sorted(found["mismatched_keys"]):
+        key, stored, wanted = mismatched[0]
+        raise ModelError(
+            f"{name}: in the checkpoint {key} has the shape {tuple(stored)}, by its config.json {tuple(wanted)}"
+            + (f", and {len(mismatched) - 1} more differ" if len(mismatched) > 1 else "")
+            + "; one of the two belongs to another model"
+        )
+
+
+def _tell_unused(name: str, network: Any, unexpected: Sequence[str]) -> None:
+    kind = type(network).__name__
+    if unexpected:
+        note(f"{name}: the checkpoint holds {_counted(unexpected)}, for which {kind} has no place; left out")
+    if getattr(network.config, "auto_map", None) and type(network).__module__.startswith("transformers."):
+        note(f"{name}: the code that comes with it was not run, transformers has its own {kind}")
+
+
+def _counted(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} tensors, the first {names[0]}"
+
+
+@contextlib.contextmanager
+def listening(name: str, said: list[str] | None = None, while_: str = "it was loaded") -> Iterator[None]:
+    """Keep libraries off the terminal and the keyboard; what they say that may move a result becomes a note.
+
+    Args:
+        name: of the model.
+        said: gets all that is said, where it is wanted.
+        while_: when.
+    """
+    said = [] if said is None else said
+    listener, printed = _Listener(said), io.StringIO()
+    with contextlib.ExitStack() as stack:
+
+        def replace(owner: Any, attribute: str, value: Any) -> None:
+            stack.callback(setattr, owner, attribute, getattr(owner, attribute))
+            setattr(owner, attribute, value)
+
+        for library in LIBRARIES:
+            logger = logging.getLogger(library)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.WARNING)
+            replace(logger, "handlers", [listener])
+            replace(logger, "propagate", False)
+        if transformers.utils.logging.is_progress_bar_enabled():
+            stack.callback(transformers.utils.logging.enable_progress_bar)
+            transformers.utils.logging.disable_progress_bar()
+        warned = stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
+        replace(sys, "stdin", io.StringIO())  # whoever asks gets no answer, at once
+        stack.enter_context(contextlib.redirect_stdout(printed))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # more progress bars
+        yield
+    said += [str(one.message) for one in warned if issubclass(one.category, UserWarning | RuntimeWarning)]
+    said += printed.getvalue().splitlines()
+    for words in dict.fromkeys(" ".join(text.split()) for text in said):
+        if words and not HARMLESS.search(words):
+            meaning = next((meaning for sign, meaning in MEANING.items() if sign in words), None)
+            note(f"{name}: {meaning or f'while {while_}: {words[:LONGEST]}'}")
+
+
+class _Listener(logging.Handler):
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
+def stored_types(network: Any, folder: Path) -> dict[str, torch.dtype]:
+    """Type in which a checkpoint stores each floating tensor of the model's state, by its name there.
+
+    Which stored tensor becomes which of the model's is for transformers to say: it loads a stand-in of the model, whose
+    tensors hold the number of their type and take no memory.
+
+    Raises:
+        ModelError: no file of weights in the folder.
+    """
+    stored = {key: tensor for path in _weight_files(folder) for key, tensor in load_state_dict(path, "meta").items()}
+    types = list(dict.fromkeys(tensor.dtype for tensor in stored.values() if tensor.is_floating_point()))
+    names = [name for name, tensor in network.state_dict().items() if tensor.is_floating_point()]
+    if len(types) == 1 and all(tensor.is_floating_point() for tensor in stored.values()):
+        return dict.fromkeys(names, types[0])
+    types = list(dict.fromkeys(tensor.dtype for tensor in stored.values()))
+    numbers = {
+        key: torch.tensor(float(types.index(tensor.dtype))).expand(tensor.shape) for key, tensor in stored.items()
+    }
+    with listening(network.name_or_path):
+        stand_in = type(network).from_pretrained(None, config=network.config, state_dict=numbers, dtype=torch.float32)
+    state, found = stand_in.state_dict(), {}
+    for name in names:
+        corners = {int(state[name][(end,) * state[name].ndim]) for end in (0, -1)}  # two where tensors were joined
+        found[name] = functools.reduce(torch.promote_types, [types[corner] for corner in corners])
+    return found
+
+
+def _weight_files(folder: Path) -> Sequence[str]:
+    """Files of weights in the order in which transformers looks for them."""
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return [str(folder / name)]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return sorted({str(folder / part) for part in json.loads(index.read_text())["weight_map"].values()})
+    raise ModelError(f"{folder}: no {' or '.join(WEIGHTS)} in it")
