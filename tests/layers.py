@@ -80,3 +80,51 @@ def hostile_layers(pattern: str, rows: int = 3, n: int = 8) -> list[Problem]:
     }
     kind = pattern_of(pattern, rows, n)
     return [Problem(name, W, X @ X.T / X.shape[1], kind) for name, (W, X) in cases.items()]
+
+
+def extreme_layers(pattern: str, rows: int = 3, n: int = 8) -> list[Problem]:
+    """What no unit fits: rows, inputs and weights that differ by 1e30 or are it, and rows that cancel."""
+    rng = np.random.default_rng(11)
+    W, X = rng.standard_normal((rows, n)), rng.standard_normal((n, 30))
+    G, one = X @ X.T / 30, np.ones(n)
+    steps, ill = np.logspace(15, -15, n), np.logspace(0, -6, n)
+    huge, alone, beside, dead, twins = W.copy(), W.copy(), W.copy(), W.copy(), X.copy()
+    huge[0, 3], huge[1, 0] = 1e30, 1e10
+    alone[0, 1:], beside[:, 2:] = 0, 1e-30 * W[:, 2:]
+    dead[:, [0, 5 % n]] = 1e30
+    alive = np.ones(n)
+    alive[[0, 5 % n]] = 0
+    twins[1::2] = twins[::2]
+    opposite = np.repeat(W[:, ::2], 2, axis=1) * np.tile([1, -1], n // 2)
+    few = X[:, :2]
+    null = (np.linalg.svd(few)[0][:, 2:] @ rng.standard_normal((n - 2, rows))).T
+
+    def times(*factors: float) -> np.ndarray:
+        return W * np.resize(factors, rows)[:, None]
+
+    cases = {
+        "rows 1, 1e-30, 1e30": (times(1, 1e-30, 1e30), G, one),
+        "rows 1e20, 0, 1e-20": (times(1e20, 0, 1e-20), G, one),
+        "a row below float32's normal numbers": (times(1, 1e-40), G, one),
+        "rows 1e-30": (times(1e-30), G, one),
+        "rows 1e30": (times(1e30), G, one),
+        "inputs 1e-15": (W, G, 1e-15 * one),
+        "inputs 1e15": (W, G, 1e15 * one),
+        "rows 1e30 of inputs 1e15": (times(1e30), G, 1e15 * one),
+        "rows 1e-30 of inputs 1e-15": (times(1e-30), G, 1e-15 * one),
+        "rows 1e-30 of inputs 1e15": (times(1e-30), G, 1e15 * one),
+        "inputs from 1e15 to 1e-15": (W, G, steps),
+        "the same, and weights the other way": (W / steps, G, steps),
+        "condition 1e12": (W, G, ill),
+        "weights 1e30 and 1e10": (huge, G, one),
+        "a row of one weight": (alone, G, one),
+        "weights beside 1e-30": (beside, G, one),
+        "weights 1e30 of inputs that are zero": (dead, G, alive),
+        "twins that cancel": (opposite, twins @ twins.T / 30, one),
+        "twins that cancel to 1e-5": (opposite * (1 + 1e-5 * W), twins @ twins.T / 30, one),
+        "the null space of two tokens": (null, few @ few.T / 2, one),
+        "the null space, rows 1, 1e-30, 1e30": (null / W * times(1, 1e-30, 1e30), few @ few.T / 2, one),
+        "all zero": (0 * W, 0 * G, one),
+    }
+    kind = pattern_of(pattern, rows, n)
+    return [Problem(name, W, G * inputs * inputs[:, None], kind) for name, (W, G, inputs) in cases.items()]

@@ -37,7 +37,7 @@ class Layer:
     def of(cls, problem: Problem, context: Context, d: np.ndarray | None = None) -> Layer:
         """The layer in the context's precision and its range, on its device; ``d = w²∘e (rows, n)``."""
         W, G, unit = problem.W, problem.G, 1.0
-        rows, columns = in_range(W, G.diagonal(), problem.pattern.separable)
+        rows, columns = in_range(W, G.diagonal(), problem.pattern.separable, d)
         if (rows != 1).any() or (columns != 1).any():
             back = np.where(columns > 0, columns, 1.0)
             W, G, d = W * rows * columns, G / back / back[:, None], None if d is None else d * rows**2
