@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from layers import extreme_layers, random_layer
 
 from fwbench import bounds, contract, isolate, pipeline, spec, verify
-from fwbench.isolate import Answer, Limits, Worker
+from fwbench.isolate import Reply, Limits, Worker
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.result import Proof, Status
@@ -75,7 +75,7 @@ def outcome_of(workers: list[Worker], problem: Problem, text: str) -> pipeline.A
         workers.append(Worker([("fwbench.pipeline:load_solvers", ())], threads=1))
     limits = Limits(SECONDS, GRACE, setup_seconds=300)  # kernels may have to be compiled first
     reply = contract._await(workers[-1], (f"{__name__}:probe", problem, text), limits)
-    assert isinstance(reply, Answer), (problem.name, text, reply.reason)
+    assert isinstance(reply, Reply), (problem.name, text, reply.reason)
     return reply.value
 
 
