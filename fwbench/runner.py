@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fwbench import isolate, machine, pipeline, timing
+from fwbench import child, machine, pipeline, timing
 from fwbench.events import Event, JobEnded, JobStarted, Progress, Summary
 from fwbench.isolate import POLL_SECONDS, Answer, Death, Limits, Worker
 from fwbench.pipeline import Outcome, Pipeline
@@ -354,9 +354,9 @@ def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]
         pipeline.warm_up(line, problem, device=settings.device, dtype=settings.dtype)
     times = {"reference_before": timing.reference(max_age=1.0), "load": timing.load_average()}
     before = checksum(problem)
-    isolate.started()
+    child.started()
     limits: dict[str, Any] = {"threads": settings.threads, "time_limit": settings.time_limit}
-    outcome = pipeline.run(problem, line, on_solved=isolate.judging, **limits, **common)
+    outcome = pipeline.run(problem, line, on_solved=child.judging, **limits, **common)
     times |= {"reference_after": timing.reference(), "blas_threads": timing.blas_threads()}
     result = outcome.result
     if checksum(problem) != before:

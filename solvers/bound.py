@@ -24,6 +24,7 @@ from fwbench.solvers.pentagons import pentagons
 from fwbench.solvers.shor import RowForm, RowProof, Shor, row_certificate, shor
 from fwbench.solvers.threads import rows_pool, torch_threads
 from fwbench.solvers.triangles import triangles
+from fwbench.spec import SpecError, numbers
 from fwbench.stage import Context, Role, Stage, State, register
 
 LADDER = ("shor", "dnn", "mccormick", "triangles", "pentagons")  # each starts where the one before it ended
@@ -140,17 +141,13 @@ def _listed(text: int | str | None) -> int | list[int] | None:
     if text is None or text == "all":
         return None
     text = str(text)
-    if text.isdecimal():
-        if int(text) > 0:
-            return int(text)
-        raise ValueError("rows must be all, a number or a list such as 3,7,100-120, not 0")
-    found: set[int] = set()
-    for part in text.removesuffix(",").split(","):
-        first, dash, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last.isdecimal() if dash else not last)) or (dash and int(first) > int(last)):
-            raise ValueError(f"rows must be all, a number or a list such as 3,7,100-120, not {text!r}")
-        found |= set(range(int(first), int(last or first) + 1))
-    return sorted(found)
+    try:
+        found = numbers(text)
+    except SpecError:
+        found = []
+    if not found or (text.isdecimal() and found == [0]):
+        raise ValueError(f"rows must be all, a number or a list such as 3,7,100-120, not {text!r}")
+    return found[0] if text.isdecimal() else found
 
 
 class _Layer:
