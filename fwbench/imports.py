@@ -16,7 +16,6 @@ from fwbench.problems import registry
 from fwbench.result import Result, Status, pack_mask, unpack_mask
 
 INTEGRAL = 1e-4  # how far a solver's value may be from 0 or 1
-REGISTERED = ("mini", "smollm2")  # collections whose problems anyone can load again by name
 _VALUE = re.compile(r"^\s*u_(\d+)_(\d+)\s+(\S+)")
 
 
@@ -75,12 +74,12 @@ def register(outcome: Outcome, problem: Problem, folder: Path | str = registry.F
     """Take an imported mask into a registry; True if it improves it.
 
     Raises:
-        SolutionError: the problem is of no collection that can be loaded by name.
-        RegistryError: the mask contradicts a known bound.
+        SolutionError: the registry is the suite's own, and does not keep this problem.
+        RegistryError: the mask contradicts a known bound, or the registry cannot be read.
     """
-    if outcome.result.collection.partition("@")[0] not in REGISTERED:
-        raise SolutionError(f"{problem.name}: the registry keeps problems of {' and '.join(REGISTERED)} only")
-    before = registry.best_known(folder)
+    if reason := registry.refusal(problem, outcome.result.collection, folder):
+        raise SolutionError(f"{problem.name}: {reason}")
+    before = registry.to_improve(folder)
     after = registry.improve(before, problem, outcome.result.solver, keep=outcome.keep)
     if after == before:
         return False

@@ -8,7 +8,8 @@ True = the weight stays. A row's error is ``uᵀ diag(w) G diag(w) u = ‖wX - (
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -63,6 +64,7 @@ class Problem:
         G: Gram matrix, float64 ``(n, n)``, symmetric positive semidefinite (``check_psd`` tests the latter).
         pattern: a :class:`Pattern`, or its text.
         meta: provenance, strings.
+        origin: absolute path of the file it was read from, empty if of none; where to look for it again.
 
     Raises:
         ProblemError: wrong shapes or types, non-finite entries, an asymmetric ``G``.
@@ -74,6 +76,7 @@ class Problem:
     G: np.ndarray = field(repr=False)
     pattern: Pattern
     meta: Mapping[str, str] = field(default_factory=dict, repr=False)
+    origin: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         W = _frozen(self.W, np.float32, "W")
@@ -95,7 +98,7 @@ class Problem:
             object.__setattr__(self, key, value)
 
     def __reduce__(self) -> tuple:
-        return Problem, (self.name, self.W, self.G, self.pattern, dict(self.meta))
+        return Problem, (self.name, self.W, self.G, self.pattern, dict(self.meta), self.origin)
 
     @property
     def rows(self) -> int:
@@ -172,6 +175,19 @@ class Problem:
             np.linalg.cholesky(self.G + slack * np.eye(self.n))
         except np.linalg.LinAlgError:
             raise ProblemError(f"{self.name}: G is not positive semidefinite") from None
+
+
+def labels(problems: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """What to call each problem, given as (hash, name, pattern), by its hash, so that no two are called the same.
+
+    The name alone where it is nobody else's; else with the pattern, and with the hash where both are shared.
+    """
+    known = {digest: (name, f"{name} ({pattern})") for digest, name, pattern in problems}
+    names, longer = (Counter(pair[i] for pair in known.values()) for i in (0, 1))
+    return {
+        digest: name if names[name] == 1 else long if longer[long] == 1 else f"{long[:-1]}, {digest[:12]})"
+        for digest, (name, long) in known.items()
+    }
 
 
 def _frozen(array: np.ndarray, dtype: type, name: str) -> np.ndarray:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fwbench.cli.progress import Report, progress
 from fwbench.spec import SEEDS
+
+if TYPE_CHECKING:
+    from fwbench.events import Summary
 
 
 def _chain(selectors: tuple[str, ...], patterns: tuple[str, ...], report: Report) -> Iterator[tuple]:
@@ -112,11 +115,17 @@ def run(
             files=files,
             on_event=_listener(report),
         )
+    say_reasons(summary)
     click.echo(
         f"{path}: {summary.done} run, {summary.reused} reused; {summary.solved} solved, "
         f"{summary.skipped} skipped, {summary.failed} failed"
     )
     return 0 if summary.solved else 1
+
+
+def say_reasons(summary: Summary) -> None:
+    for line in summary.lines():
+        click.echo(line, err=True)
 
 
 def _listener(report: Report):  # type: ignore[no-untyped-def]
