@@ -19,8 +19,8 @@ FLOORS = (
     "verify stage",
     "solvers problems",
     "pipeline store isolate perplexity",
-    "runner contract prove imports report",
-    "prune cite",
+    "job contract prove imports report",
+    "runner prune cite",
     "cli",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
