@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -86,6 +86,7 @@ class Bound(Stage):
             shared = FrankWolfe(convexify="shared", steps=500).run(problem, replace(state, certificate=None), host)
         after = replace(state, trace=shared.trace, counters=shared.counters, stopped=shared.stopped)
         assert shared.certificate is not None
+        context.hand_in("shared", shared.certificate)
         after = after.bound(shared.certificate.bound, shared.certificate)
         if self.kind == "shared" or not problem.pattern.separable:
             return after
@@ -97,6 +98,14 @@ class Bound(Stage):
         certificate = layer.certificate(f"bound(kind={self.kind})")
         after = replace(after, trace=(*after.trace, *layer.trace), stopped="" if finished else "deadline")
         return after.bound(certificate.bound, certificate).count(row_proofs=layer.count)
+
+    def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
+        shared, proofs = parts["shared"], {row: proof for row, proof in parts.items() if row != "shared"}
+        lower = np.maximum(bounds.group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
+        for row, proof in proofs.items():
+            lower[row] = proof.bound
+        certificate = row_certificate(shared, proofs, float(lower.sum()), f"bound(kind={self.kind})")
+        return state.bound(certificate.bound, certificate)
 
     def _prover(self, kind: str, context: Context) -> Prover:
         if _in_batches(kind, context):
@@ -187,6 +196,7 @@ class _Layer:
             done += 1
             if found.proof.bound > self.lower[row]:
                 self.lower[row], self.proofs[row] = found.proof.bound, found.proof
+                self.context.hand_in(row, found.proof)
             if len(self.solved) < room:
                 self.solved[row] = replace(found, X=found.X.astype(np.float32))
             self.trace.append(Moment(self.context.seconds(), lower=float(self.lower.sum())))
