@@ -177,17 +177,21 @@ class Problem:
             raise ProblemError(f"{self.name}: G is not positive semidefinite") from None
 
 
-def labels(problems: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+def labels(problems: Iterable[tuple[str, str, str]], pattern_shown: bool = False) -> dict[str, str]:
     """What to call each problem, given as (hash, name, pattern), by its hash, so that no two are called the same.
 
-    The name alone where it is nobody else's; else with the pattern, and with the hash where both are shared.
+    The name alone where it is nobody else's; else with the pattern, unless that is shown beside it; with the hash too
+    where both are shared.
     """
-    known = {digest: (name, f"{name} ({pattern})") for digest, name, pattern in problems}
-    names, longer = (Counter(pair[i] for pair in known.values()) for i in (0, 1))
-    return {
-        digest: name if names[name] == 1 else long if longer[long] == 1 else f"{long[:-1]}, {digest[:12]})"
-        for digest, (name, long) in known.items()
-    }
+    known = {digest: (name, pattern) for digest, name, pattern in problems}
+    names, pairs = Counter(name for name, _ in known.values()), Counter(known.values())
+    found = {}
+    for digest, (name, pattern) in known.items():
+        if pairs[name, pattern] > 1:
+            found[digest] = f"{name} ({pattern}, {digest[:12]})"
+        else:
+            found[digest] = name if pattern_shown or names[name] == 1 else f"{name} ({pattern})"
+    return found
 
 
 def _frozen(array: np.ndarray, dtype: type, name: str) -> np.ndarray:

@@ -111,6 +111,11 @@ def check(selector: str | Path, patterns: Sequence[Pattern | str] | None = None)
             parse(pattern).counts(SHAPES[name.rpartition(".")[2]])
 
 
+def there(selector: str | Path) -> None:
+    """Raise CollectionError unless there is such a collection, file or folder; nothing of it is read."""
+    _load(str(selector), None)
+
+
 def one(
     selector: str | Path, pattern: Pattern | str | None = None, progress: Progress | None = None
 ) -> tuple[str, Problem]:

@@ -68,6 +68,8 @@ def find(wanted: Iterable[Wanted], places: Sequence[str | Path] = ()) -> Iterato
     Raises:
         CollectionError, ProblemError: a place that cannot be read.
     """
+    for place in places:
+        collections.there(place)
     missing: dict[str, Found] = {}
     for found in map(_Home(), wanted):
         if found.problem is not None:

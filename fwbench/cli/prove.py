@@ -68,7 +68,7 @@ def certify(
         raise click.UsageError("give one store, or collections")
     if places and not stores:
         raise click.UsageError("--problem says where a store's problems are: give a store")
-    for item in places if stores else what:
+    for item in () if stores else what:
         check(item)
     lost: list[str] = []
     where = stores[0] if stores else path

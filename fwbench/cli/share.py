@@ -92,11 +92,13 @@ def compare(old: Path, new: Path) -> int:
 @click.command()
 @click.argument("what", metavar="STORE|PROBLEM")
 @click.option("--format", "form", default="md", show_default=True, type=click.Choice(["md", "latex", "bibtex"]))
-def cite(what: str, form: str) -> None:
+@click.option("--folder", type=click.Path(path_type=Path), help="Registry to use. [default: the suite's]")
+def cite(what: str, form: str, folder: Path | None) -> None:
     """Say how to cite the best masks of a store, or the best known mask of one problem.
 
     A sentence with the certified gap, a table, and BibTeX of the suite, the model, the text and each solver's paper.
     """
     from fwbench.cite import cite as write
+    from fwbench.problems.registry import FOLDER
 
-    click.echo(write(what, form), nl=False)
+    click.echo(write(what, form, folder or FOLDER), nl=False)
