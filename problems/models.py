@@ -80,7 +80,8 @@ def load_model(name: str | Path) -> Model:
     if not path.is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(f"{name}: no such model folder or GGUF file")
     if path.is_dir():
-        return Model(_label(path.name), *_load(name, name), path.name)
+        own = path.resolve().name if path.name in ("", "..") else path.name  # "." and "x/.." name no folder
+        return Model(_label(own), *_load(name, name), own)
     options, source, license = _on_hub(name)
     return Model(_label(path.name), *_load(name, name, **options), source, license)
 
