@@ -15,11 +15,7 @@ RUNS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # what a cell must not begin
 
 def write(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     """CSV with a header line and ``\\n`` at the line ends; None is empty, numbers are written as they are."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(map(_cell, row) for row in rows)
-    return buffer.getvalue()
+    return "".join(map(_line, [columns, *rows]))
 
 
 def read(text: str) -> tuple[list[str], list[dict[str, str]]]:
@@ -31,6 +27,12 @@ def read(text: str) -> tuple[list[str], list[dict[str, str]]]:
             raise ValueError(f"line {reader.line_num} has not as many cells as the header")
         rows.append({key: value.removeprefix("'") for key, value in row.items()})
     return list(reader.fieldnames or ()), rows
+
+
+def _line(row: Iterable[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerow(map(_cell, row))  # of its own line end's letters, \r and \n, csv quotes those in cells
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(value: Any) -> Any:

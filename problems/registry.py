@@ -85,7 +85,7 @@ def best_known(folder: Path | str = FOLDER) -> dict[str, BestKnown]:
     table = Path(folder) / TABLE
     entries = {}
     try:
-        columns, lines = sheet.read(table.read_text(encoding="utf-8"))
+        columns, lines = sheet.read(table.read_bytes().decode())
         if columns != COLUMNS:
             raise ValueError(f"its columns are not {','.join(COLUMNS)}")
         for line in lines:
