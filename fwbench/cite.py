@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import median
 
 from fwbench import __version__, spec
-from fwbench.problem import Problem
+from fwbench.problem import Problem, labels
 from fwbench.problems import collections, registry
 from fwbench.report import latex, rows, text
 from fwbench.result import Proof
+from fwbench.store import is_store
 
 FORMATS = ("md", "latex", "bibtex")
 OPTIMAL = 1e-9  # relative: a gap this small is none
@@ -87,22 +88,27 @@ class Claim:
         return self.gap is not None and self.gap <= OPTIMAL
 
 
-def claims(what: str) -> list[Claim]:
+def claims(what: str, folder: Path | str = registry.FOLDER) -> list[Claim]:
     """Claims of a store (its best mask of each problem), or of one problem (the registry's).
+
+    Args:
+        folder: of the registry.
 
     Raises:
         CiteError: nothing is known.
-        StoreError, CollectionError: no such store, or not one problem.
+        StoreError, CollectionError, RegistryError: no such store or registry, or not one problem.
     """
-    if Path(what).suffix in (".sqlite", ".db"):
-        found = of_rows(rows.load(what, registry.best_known()))
+    known = registry.best_known(folder)
+    if is_store(what):
+        found = of_rows(rows.load(what, known))
         if not found:
             raise CiteError(f"{what}: has no solved row of a mask with the given weights")
         return found
     _, problem = collections.one(what)
-    entry = registry.best_known().get(problem.hash)
+    entry = known.get(problem.hash)
     if entry is None or entry.upper is None:
-        raise CiteError(f"{problem.name}: the registry has no mask of it; run solvers on it and cite their store")
+        reason = "the registry has no mask of it; run solvers on it and cite their store, or name its --folder"
+        raise CiteError(f"{problem.name}: {reason}")
     return [of_entry(entry, problem)]
 
 
@@ -114,10 +120,11 @@ def of_rows(joined: Iterable[rows.Row]) -> list[Claim]:
             held = best.setdefault(row["problem_hash"], row)
             if row["error"] < held["error"]:
                 best[row["problem_hash"]] = row
+    names = labels(((row["problem_hash"], row["problem"], row["pattern"]) for row in best.values()), pattern_shown=True)
     return sorted(
         (
             Claim(
-                problem=row["problem"],
+                problem=names[row["problem_hash"]],
                 hash=row["problem_hash"],
                 pattern=row["pattern"],
                 rows=row["rows"],
@@ -146,13 +153,13 @@ def of_entry(entry: registry.BestKnown, problem: Problem) -> Claim:
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
-def cite(what: str, form: str = "md") -> str:
+def cite(what: str, form: str = "md", folder: Path | str = registry.FOLDER) -> str:
     """The citation of a store or of one problem, as Markdown with everything, LaTeX or BibTeX.
 
     Raises:
         CiteError: see :func:`claims`.
     """
-    return document(claims(what), form)
+    return document(claims(what, folder), form)
 
 
 def document(found: Sequence[Claim], form: str = "md") -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fwbench import isolate, patterns, pipeline
+from fwbench import child, isolate, patterns, pipeline
 from fwbench.isolate import Death, Limits, Reply, Worker
 from fwbench.problem import Problem
 from fwbench.result import Proof, Result, Status, Verdict
@@ -204,7 +204,7 @@ def probe(problem: Problem, text: str, seconds: float, device: str, warm_up: boo
     if warm_up:
         pipeline.warm_up(line, problem, device=device)
     W, G = problem.W.copy(), problem.G.copy()
-    isolate.started()
+    child.started()
     outcome = pipeline.run(problem, line, seed=1, device=device, time_limit=seconds)
     written = tuple(
         f"problem.{name}" for name, before in (("W", W), ("G", G)) if not np.array_equal(getattr(problem, name), before)

@@ -17,7 +17,6 @@ from fwbench.problems.records import TextError, text_stream
 from fwbench.result import Result, Status, pack_mask, unpack_mask
 
 INTEGRAL = 1e-4  # how far a solver's value may be from 0 or 1
-REGISTERED = ("mini", "smollm2")  # collections whose problems anyone can load again by name
 # a line of Gurobi, SCIP or HiGHS, of CBC (with an index before the name), of CPLEX (XML)
 _VALUE = re.compile(
     r"""^\s*(?:\d+\s+|<variable\s+name=")?u_(\d+)_(\d+)(?:"[^>]*?\svalue="([^"]*)"|\s+(\S+))""", re.MULTILINE
@@ -82,12 +81,12 @@ def register(outcome: Answer, problem: Problem, folder: Path | str = registry.FO
     """Take an imported mask into a registry; True if it improves it.
 
     Raises:
-        SolutionError: the problem is of no collection that can be loaded by name.
-        RegistryError: the mask contradicts a known bound.
+        SolutionError: the registry is the suite's own, and does not keep this problem.
+        RegistryError: the mask contradicts a known bound, or the registry cannot be read.
     """
-    if outcome.result.collection.partition("@")[0] not in REGISTERED:
-        raise SolutionError(f"{problem.name}: the registry keeps problems of {' and '.join(REGISTERED)} only")
-    before = registry.best_known(folder)
+    if reason := registry.refusal(problem, outcome.result.collection, folder):
+        raise SolutionError(f"{problem.name}: {reason}")
+    before = registry.to_improve(folder)
     after = registry.improve(before, problem, outcome.result.solver, keep=outcome.keep)
     if after == before:
         return False

@@ -4,27 +4,26 @@ A :class:`Worker` is one child process that takes one job after another, a job b
 ``module:function`` with pickled arguments. Whatever the child does (hang, eat memory, crash) ends as a :class:`Death`
 with its true reason, and nobody else notices. Nothing here knows what the jobs are about.
 
-The child calls :func:`started` when its preparations are over: the time limit counts from there; and :func:`judging`
-when the work that is limited is done, and only what the caller makes of it is left.
+The child's side, and what a job may tell its parent, is :mod:`fwbench.child`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import importlib
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
+
+from fwbench.child import size
 
 POLL_SECONDS = 0.05
 BOOT_SECONDS = 300.0
@@ -65,6 +64,7 @@ class Death:
     peak: int = 0
     seconds: float = 0.0
     started: bool = False  # False: it died during its preparations
+    handed: tuple[bytes, ...] = field(default=(), repr=False)  # pickled, see child.hand_in; none once it was judged
 
 
 @dataclass
@@ -75,10 +75,13 @@ class _Job:
     started: float | None = None
     judging: float | None = None
     peak: int = 0
+    handed: list[bytes] = field(default_factory=list, repr=False)
     message: tuple[str, Any] | None = field(default=None, repr=False)
 
-
-# --- the parent's side -----------------------------------------------------------------------------------------------
+    @property
+    def seconds(self) -> float:
+        """Since it has started, or else since it was submitted."""
+        return time.monotonic() - (self.started or self.submitted)
 
 
 class Worker:
@@ -104,7 +107,7 @@ class Worker:
         )
         (command_in, command_out), (answer_in, answer_out) = os.pipe(), os.pipe()
         # the parent's own path: -c alone would put the current folder first, which may hold another fwbench
-        main = f"from fwbench.isolate import serve; serve({command_in}, {answer_out})"
+        main = f"from fwbench.child import serve; serve({command_in}, {answer_out})"
         code = f"import sys; sys.path[:] = {sys.path!r}\n{main}"
         try:
             self._process = subprocess.Popen(
@@ -217,6 +220,11 @@ class Worker:
                     self._job.peak = 0
                 elif kind == "judging":
                     self._job.judging = time.monotonic()
+                elif kind == "handed":
+                    data, afresh = content
+                    if afresh:
+                        self._job.handed.clear()
+                    self._job.handed.append(data)
                 else:
                     self._job.message = (kind, content)
         except (EOFError, OSError):
@@ -233,12 +241,10 @@ class Worker:
         kind, content = job.message
         self._job, self.idle = None, True
         self.served += 1
-        seconds = time.monotonic() - (job.started or job.submitted)
         if kind == "answer":
             value, peak = content
-            return Reply(value, max(peak, job.peak) or self.resident(), seconds)
-        kind = "memory" if content.startswith("memory") else "raised"
-        return Death(kind, content, job.peak, seconds, job.started is not None)
+            return Reply(value, max(peak, job.peak) or self.resident(), job.seconds)
+        return _death(job, "memory" if content.startswith("memory") else "raised", content)
 
     def _over_limits(self, job: _Job) -> Death | None:
         now, limits = time.monotonic(), job.limits
@@ -247,7 +253,7 @@ class Worker:
             used = self.resident()
             job.peak = max(job.peak, used)
             if limits.memory is not None and used > limits.memory:
-                return self._end("memory", f"memory: used {_size(used)} of {_size(limits.memory)} allowed")
+                return self._end("memory", f"memory: used {size(used)} of {size(limits.memory)} allowed")
         if job.started is None:
             if now > job.submitted + limits.setup_seconds:
                 return self._end("setup", f"killed: its preparations did not end within {limits.setup_seconds:g} s")
@@ -280,7 +286,12 @@ class Worker:
         self.close()
         if job is None:
             raise WorkerError(f"a worker process cannot start: {reason}")
-        return Death(kind, reason, job.peak, time.monotonic() - (job.started or job.submitted), job.started is not None)
+        return _death(job, kind, reason)
+
+
+def _death(job: _Job, kind: str, reason: str) -> Death:
+    handed = () if job.judging is not None else tuple(job.handed)
+    return Death(kind, reason, job.peak, job.seconds, job.started is not None, handed)
 
 
 def _last_line(output: bytes) -> str:
@@ -295,111 +306,3 @@ def _oom_kills() -> int:
             return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
     except OSError:
         return 0
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
-
-
-# --- the child's side ------------------------------------------------------------------------------------------------
-
-_answers: Connection | None = None
-
-
-def started() -> None:
-    """Called by a job when its preparations are over: its time and its peak memory count from now."""
-    if _answers is not None:
-        _reset_peak()
-        _answers.send(("started", None))
-
-
-def judging() -> None:
-    """Called by a job when what its time limit is for has ended."""
-    if _answers is not None:
-        _answers.send(("judging", None))
-
-
-def serve(commands_fd: int, answers_fd: int) -> None:
-    """Main loop of a worker process: take jobs until the parent goes away."""
-    global _answers
-    commands, _answers = Connection(commands_fd, writable=False), Connection(answers_fd, readable=False)
-    parent, setup = commands.recv()
-    _die_with(parent)
-    try:
-        for function, arguments in setup:
-            _function(function)(*arguments)
-    except Exception as error:
-        _answers.send(("raised", _one_line(error)))
-        return
-    _answers.send(("ready", None))
-    while True:
-        try:
-            function, arguments, memory = commands.recv()
-        except EOFError:
-            return
-        _answer(_answers, function, arguments, memory)
-        del arguments  # it may be large
-
-
-def _answer(answers: Connection, function: str, arguments: tuple, memory: int | None) -> None:
-    try:
-        with _data_limit(memory):
-            value = _function(function)(*arguments)
-        answers.send(("answer", (value, _peak())))
-    except MemoryError as error:
-        answers.send(("raised", f"memory: ran out of the {_size(memory or 0)} allowed {error}".strip()))
-    except Exception as error:
-        answers.send(("raised", f"{type(error).__name__}: {_one_line(error)}"))
-
-
-def _function(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
-
-
-def _die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux): a hanging job would not notice."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-@contextlib.contextmanager
-def _data_limit(memory: int | None):  # type: ignore[no-untyped-def]
-    """Backstop: a single huge allocation raises MemoryError instead of thrashing until the parent looks again."""
-    data = _status().get("VmData")
-    if memory is None or data is None:
-        yield
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (min(data + memory, hard if hard >= 0 else data + memory), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _status() -> Mapping[str, int]:
-    """Memory lines of /proc/self/status, bytes; empty where there is none."""
-    try:
-        with open("/proc/self/status") as file:
-            parts = [line.split() for line in file if line.startswith("Vm")]
-    except OSError:
-        return {}
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in parts}
-
-
-def _reset_peak() -> None:
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # resets VmHWM
-
-
-def _peak() -> int:
-    return _status().get("VmHWM", 0)

@@ -9,7 +9,8 @@ tokens``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -64,6 +65,7 @@ class Problem:
         G: Gram matrix, float64 ``(n, n)``, symmetric positive semidefinite (``check_psd`` tests the latter).
         pattern: a :class:`Pattern`, or its text.
         meta: provenance, strings.
+        origin: absolute path of the file it was read from, empty if of none; where to look for it again.
 
     Raises:
         ProblemError: wrong shapes or types, non-finite entries, an asymmetric ``G``.
@@ -75,6 +77,7 @@ class Problem:
     G: np.ndarray = field(repr=False)
     pattern: Pattern
     meta: Mapping[str, str] = field(default_factory=dict, repr=False)
+    origin: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         W = _frozen(self.W, np.float32, "W")
@@ -96,7 +99,7 @@ class Problem:
             object.__setattr__(self, key, value)
 
     def __reduce__(self) -> tuple:
-        return Problem, (self.name, self.W, self.G, self.pattern, dict(self.meta))
+        return Problem, (self.name, self.W, self.G, self.pattern, dict(self.meta), self.origin)
 
     @property
     def rows(self) -> int:
@@ -201,6 +204,23 @@ class Problem:
             np.linalg.cholesky(self.G + slack * np.eye(self.n))
         except np.linalg.LinAlgError:
             raise ProblemError(f"{self.name}: G is not positive semidefinite") from None
+
+
+def labels(problems: Iterable[tuple[str, str, str]], pattern_shown: bool = False) -> dict[str, str]:
+    """What to call each problem, given as (hash, name, pattern), by its hash, so that no two are called the same.
+
+    The name alone where it is nobody else's; else with the pattern, unless that is shown beside it; with the hash too
+    where both are shared.
+    """
+    known = {digest: (name, pattern) for digest, name, pattern in problems}
+    names, pairs = Counter(name for name, _ in known.values()), Counter(known.values())
+    found = {}
+    for digest, (name, pattern) in known.items():
+        if pairs[name, pattern] > 1:
+            found[digest] = f"{name} ({pattern}, {digest[:12]})"
+        else:
+            found[digest] = name if pattern_shown or names[name] == 1 else f"{name} ({pattern})"
+    return found
 
 
 def _frozen(array: np.ndarray, dtype: type, name: str) -> np.ndarray:

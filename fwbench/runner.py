@@ -8,55 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import statistics
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from fwbench import isolate, machine, pipeline, timing
+from fwbench import machine, pipeline, timing
 from fwbench.events import Event, JobEnded, JobStarted, Progress, Summary
 from fwbench.isolate import POLL_SECONDS, Death, Limits, Reply, Worker
+from fwbench.job import WARM_UP_SECONDS, Order, Settings
 from fwbench.pipeline import Answer, Solver
 from fwbench.problem import Problem
 from fwbench.result import Result, Status
+from fwbench.spec import SEEDS
 from fwbench.store import AlreadyStored, Store, outlasts
 
-WARM_UP_SECONDS = 60.0
-OWN_WARM_UP_SECONDS = 900.0  # our own stages do not hang: they compile, minutes on a busy machine
 _SECONDS_PER_FLOP = 1e-10  # of a slow core, for the time a judge or one matrix product may take past the limit
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all jobs of a grid have in common."""
-
-    jobs: int = 1
-    time_limit: float = math.inf  # seconds
-    memory_limit: int | None = None  # bytes, resident, of a whole worker
-    device: str = "cpu"
-    dtype: str = "float32"
-    retry_failed: bool = False
-    files: tuple[str, ...] = ()  # solver files to load in the workers
-    warm_up_limit: float = WARM_UP_SECONDS
-
-    @property
-    def threads(self) -> int:
-        return 1 if self.jobs > 1 else os.cpu_count() or 1
-
-    def warm_up_seconds(self, line: Solver) -> float:
-        """How long a pipeline may take to load and compile; without a time limit nothing is killed for its time."""
-        if math.isinf(self.time_limit):
-            return math.inf
-        return max(self.warm_up_limit, OWN_WARM_UP_SECONDS) if line.own else self.warm_up_limit
 
 
 @dataclass(frozen=True)
@@ -69,6 +42,7 @@ class Job:
     seed: int
     key: str
     attempt: int = 1  # on this run; a worker that a former job broke is no fault of this one
+    death: Death | None = None  # it was killed; what it had handed in is to be judged
 
 
 def run_grid(
@@ -90,7 +64,8 @@ def run_grid(
     """Run every pipeline on every problem with every seed.
 
     Args:
-        problems: ``(collection, problem)``; taken one by one as workers get free, so a generator is welcome.
+        problems: ``(collection, problem)``; taken as workers get free, so a generator is welcome. If it raises, what it
+            gave before runs first.
         pipelines: resolved, or specs.
         jobs: workers at a time; with more than one, each has one thread.
         time_limit: seconds a job; stages stop themselves, and are killed a little later if they do not.
@@ -102,6 +77,7 @@ def run_grid(
 
     Raises:
         SpecError: a spec that cannot be resolved, before anything has run.
+        ValueError: a seed out of ``fwbench.spec.SEEDS``, likewise.
         WorkerError: no worker process can be started.
         StoreError: the store cannot be written; what was written before stays.
         KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM; the workers are ended, and what had ended is in the store.
@@ -109,6 +85,8 @@ def run_grid(
     for file in files:
         pipeline.load_file(file)
     lines = [line if isinstance(line, Solver) else pipeline.resolve(line) for line in pipelines]
+    if wrong := [seed for seed in seeds if seed not in SEEDS]:
+        raise ValueError(f"seed {wrong[0]} is not in {SEEDS.start}..{SEEDS.stop - 1}")
     limit = math.inf if time_limit is None else float(time_limit)
     paths = tuple(str(Path(file).resolve()) for file in files)
     settings = Settings(max(1, jobs), limit, memory_limit, device, dtype, retry_failed, paths, warm_up_limit)
@@ -149,44 +127,49 @@ class _Grid:
     tell: Callable[[Event], None]
     summary: Summary = field(default_factory=Summary)
     slots: list[_Slot] = field(default_factory=list)
-    again: deque[Job] = field(default_factory=deque)
+    waiting: deque[Job] = field(default_factory=deque)  # taken from the cells, and those that are tried again
     seen: set[str] = field(default_factory=set)  # keys of this run
+    placed: set[str] = field(default_factory=set)  # hashes of problems whose rows are reused
     no_warm_up: set[str] = field(default_factory=set)  # solvers whose warm-up never ended
     references: list[float] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    error: Exception | None = None  # of the cells
 
     def run(self) -> Summary:
-        waiting = self._next()
-        while waiting or any(slot.job for slot in self.slots):
+        while True:
             self.slots = [slot for slot in self.slots if slot.worker.alive]
-            idle = next((slot for slot in self.slots if slot.worker.idle and slot.job is None), None)
-            if waiting and idle:
-                self._submit(idle, waiting)
-                waiting = self._next()
-                continue
-            if waiting and len(self.slots) < min(self.settings.jobs, self._left()):
+            free = [slot for slot in self.slots if slot.job is None]
+            more = len(self.slots) < self.settings.jobs
+            self._look_ahead(max(1, len(free) + more))
+            if not self.waiting and len(free) == len(self.slots):
+                break
+            for slot in free:
+                if slot.worker.idle and self.waiting:
+                    self._submit(slot, self.waiting.popleft())
+            starting = sum(slot.job is None for slot in self.slots)
+            if more and len(self.waiting) > starting:
                 self.slots.append(_Slot(_worker(self.settings)))
             wait([handle for slot in self.slots for handle in slot.worker.handles()], timeout=POLL_SECONDS)
             for slot in self.slots:
                 reply = slot.worker.poll() if slot.worker.alive else None
                 if reply is not None:
                     self._ended(slot, reply)
-            waiting = waiting or self._next()
+        if self.error is not None:
+            raise self.error
         return self.summary
 
-    def _left(self) -> float:
-        """Jobs that have not ended, at most."""
-        return math.inf if self.total is None else self.total - self.summary.done - self.summary.reused
+    def _look_ahead(self, count: int) -> None:
+        """Have as many jobs waiting, if there are so many: a worker is started only for a job that is there."""
+        while len(self.waiting) < count and (job := self._next()) is not None:
+            self.waiting.append(job)
 
     def close(self) -> None:
         for slot in self.slots:
             slot.worker.close()
 
     def _next(self) -> Job | None:
-        """The next job that has to run; those that need not are reported on the way."""
-        if self.again:
-            return self.again.popleft()
-        for job in self.cells:
+        """The next cell that has to run; those that need not are reported on the way."""
+        while (job := self._cell()) is not None:
             if job.key in self.seen:  # the same problem in two collections, the same solver written twice
                 self.total = self.total - 1 if self.total is not None else None
                 continue
@@ -194,8 +177,21 @@ class _Grid:
             old = self.store.get(job.key)
             if old is None or not self._reusable(old, job):
                 return job
+            if job.problem.hash not in self.placed:
+                self.placed.add(job.problem.hash)
+                self.store.add_problem(job.problem, job.collection)  # it may have moved since
             self._record(old, reused=True)
         return None
+
+    def _cell(self) -> Job | None:
+        try:
+            cell = next(self.cells, None)
+        except Exception as error:
+            cell, self.error = None, error
+        if cell is None and self.total is None:  # of a generator: now it is known
+            running = sum(slot.job is not None for slot in self.slots)
+            self.total = self.summary.done + self.summary.reused + len(self.waiting) + running
+        return cell
 
     def _reusable(self, old: Result, job: Job) -> bool:
         if old.status is Status.FAILED:
@@ -210,6 +206,12 @@ class _Grid:
         warm_up = job.line.text not in self.no_warm_up
         fresh = slot.problem_hash != job.problem.hash
         slot.job, slot.problem_hash = job, job.problem.hash
+        problem = job.problem if fresh else None
+        order = Order(job.collection, job.line.text, job.seed, warm_up, self.settings)
+        if job.death is not None:
+            judging = Limits(setup_seconds=judging_seconds(self.settings.time_limit), memory=self.settings.memory_limit)
+            slot.worker.submit("fwbench.job:salvage", problem, order, job.death.handed, limits=judging)
+            return
         self.tell(JobStarted(job.collection, job.problem.name, job.line.text, job.seed))
         limits = Limits(
             self.settings.time_limit,
@@ -218,8 +220,7 @@ class _Grid:
             judging_seconds=judging_seconds(self.settings.time_limit),
             memory=self.settings.memory_limit,
         )
-        order = (job.collection, job.line.text, job.seed, warm_up, self.settings)
-        slot.worker.submit("fwbench.runner:execute", job.problem if fresh else None, order, limits=limits)
+        slot.worker.submit("fwbench.job:execute", problem, order, limits=limits)
 
     def _ended(self, slot: _Slot, reply: Reply | Death) -> None:
         job, slot.job = slot.job, None
@@ -231,24 +232,32 @@ class _Grid:
             slot.worker.close()
         with contextlib.suppress(AlreadyStored):  # another run on the same store was faster
             self.store.add(outcome, problem=job.problem)
+        if outcome.certificate is not None and not outcome.result.solved:  # of a run that died: it holds all the same
+            proof = replace(outcome.certificate, source=outcome.result.solver)
+            self.store.add_certificate(proof, proof.bound)
         self._record(outcome.result, reused=False)
 
     def _try_again(self, slot: _Slot, job: Job, death: Death) -> bool:
+        if job.death is not None:
+            return False
         if death.kind == "setup" and job.line.text not in self.no_warm_up:
             self.no_warm_up.add(job.line.text)  # without it the time limit will tell the true story
         elif death.kind == "died" and not death.started and slot.worker.served and job.attempt == 1:
             job = replace(job, attempt=2)  # perhaps what a former job left behind killed the worker
+        elif death.handed:
+            job = replace(job, death=death)
         else:
             return False
-        self.again.append(job)
+        self.waiting.appendleft(job)
         return True
 
     def _outcome(self, job: Job, reply: Reply | Death) -> Answer:
-        outcome = (
-            reply.value
-            if isinstance(reply, Reply)
-            else self._fail(job, reply.reason, reply.seconds if reply.started else None)
-        )
+        if job.death is not None:
+            outcome, reply = self._salvaged(job, job.death, reply), job.death
+        elif isinstance(reply, Reply):
+            outcome = reply.value
+        else:
+            outcome = self._fail(job, reply.reason, reply.seconds if reply.started else None)
         if outcome.result.key != job.key:
             reason = "the solver's code is not the same in the worker: it was changed during the run"
             outcome = self._fail(job, reason)
@@ -262,6 +271,20 @@ class _Grid:
         origin = {**machine.describe(), **outcome.result.machine}
         result = replace(outcome.result, timing=times, machine=origin, peak_memory=reply.peak or None)
         return replace(outcome, result=result)
+
+    def _salvaged(self, job: Job, death: Death, reply: Reply | Death) -> Answer:
+        """The row of a job that was killed, and what it had by then: an answer if the clock ended it, else a proof."""
+        nothing = self._fail(job, death.reason, death.seconds)
+        had = reply.value if isinstance(reply, Reply) else nothing
+        if had.result.status is Status.FAILED:
+            return nothing
+        if death.kind == "time":
+            reason = f"{death.reason}; what it had by then is kept"
+            return replace(had, result=replace(had.result, reason=reason, seconds=death.seconds))
+        if had.certificate is None:
+            return nothing
+        reason = f"{death.reason}; the proof that it had by then is kept"
+        return replace(nothing, result=replace(nothing.result, reason=reason), certificate=had.certificate)
 
     def _fail(self, job: Job, reason: str, seconds: float | None = None) -> Answer:
         return Answer(
@@ -282,7 +305,7 @@ class _Grid:
         self.tell(JobEnded(result, reused))
         done, eta = self.summary.done + self.summary.reused, None
         if self.total is not None and self.summary.done:
-            eta = (time.monotonic() - self.began) / self.summary.done * self._left()
+            eta = (time.monotonic() - self.began) / self.summary.done * (self.total - done)
         self.tell(Progress(done, self.total, eta))
 
 
@@ -326,54 +349,3 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-# --- in the worker ---------------------------------------------------------------------------------------------------
-
-_held: list[Problem] = []
-
-
-def execute(problem: Problem | None, order: tuple[str, str, int, bool, Settings]) -> Answer:
-    """One job, in the worker: warm up, measure the reference load, run, measure it again.
-
-    Args:
-        problem: None for the one of the job before.
-        order: collection, spec, seed, whether to warm up, settings.
-    """
-    if problem is not None:
-        _held[:] = [problem]
-    problem, (collection, text, seed, warm_up, settings) = _held[0], order
-    line = pipeline.resolve(text)
-    common: dict[str, Any] = {
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "seed": seed,
-        "collection": collection,
-    }
-    if warm_up:
-        pipeline.warm_up(line, problem, device=settings.device, dtype=settings.dtype)
-    times = {"reference_before": timing.reference(max_age=1.0), "load": timing.load_average()}
-    before = checksum(problem)
-    isolate.started()
-    limits: dict[str, Any] = {"threads": settings.threads, "time_limit": settings.time_limit}
-    outcome = pipeline.run(problem, line, on_solved=isolate.judging, **limits, **common)
-    times |= {"reference_after": timing.reference(), "blas_threads": timing.blas_threads()}
-    result = outcome.result
-    if checksum(problem) != before:
-        result = pipeline.failed(problem, line, "it changed the problem's arrays in place", **common)
-        outcome = Answer(result)
-    result = replace(result, timing={**result.timing, **times}, machine=_accelerator(settings.device))
-    return Answer(result, outcome.keep, certificate=outcome.certificate)
-
-
-def checksum(problem: Problem) -> int:
-    """Of W and G; tells whether a solver wrote into them."""
-    return zlib.crc32(problem.G.data, zlib.crc32(problem.W.data))
-
-
-def _accelerator(device: str) -> dict[str, object]:
-    if not device.startswith("cuda"):
-        return {}
-    import torch
-
-    return {"accelerator": torch.cuda.get_device_name(device)}

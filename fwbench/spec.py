@@ -1,4 +1,4 @@
-"""Solver specs as text: ``wanda+fw(steps=1000,step=linesearch)+swap``.
+"""Solver specs as text: ``wanda+fw(steps=1000,step=linesearch)+swap``; and lists of numbers: ``3,7,100-120``.
 
 The grammar is ``stage ("+" stage)*`` with ``stage = name | name(key=literal, ...)``, which is a Python expression, so
 Python's own parser reads it. This module knows no registry: stores and reports read specs without loading a solver.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import keyword
 import math
+import re
 from dataclasses import dataclass
 
 Literal = str | int | float | bool | None
+SEEDS = range(2**32)  # what every generator of random numbers takes
 
 
 class SpecError(ValueError):
@@ -88,6 +90,21 @@ def _value(node: ast.expr, where: str) -> Literal:
     if not isinstance(value, str | int | float | bool | None):
         raise SpecError(f"{where}: a {type(value).__name__} is not allowed, only numbers, words, True, False and None")
     return value
+
+
+def numbers(text: str) -> list[int]:
+    """Read a list of numbers from 0 such as ``3,7,100-120``: ascending, each once; ``7,`` is that one.
+
+    Raises:
+        SpecError: anything else, or a number of more than seven digits: what is meant are rows and blocks.
+    """
+    found: set[int] = set()
+    for part in text.removesuffix(",").split(","):
+        match = re.fullmatch(r"\s*(\d{1,7})\s*(?:-\s*(\d{1,7})\s*)?", part)
+        if not match or int(match[1]) > (last := int(match[2] or match[1])):
+            raise SpecError(f"{text!r} is no list of numbers from 0 such as 3,7,100-120")
+        found |= set(range(int(match[1]), last + 1))
+    return sorted(found)
 
 
 def _literal_text(value: Literal) -> str:

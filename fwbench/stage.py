@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -85,6 +85,9 @@ class Context:
     seed: int = 0
     threads: int = 1
     started: float = field(default_factory=time.monotonic)
+    # a stage that works for long part by part may call it with a part that is done, under a name of its own: should the
+    # run be killed, the stage's ``salvage`` gets them back. Parts are pickled; any thread may call it
+    hand_in: Callable[[Hashable, object], None] = field(default=lambda key, part: None, repr=False, compare=False)
     listener: Callable[[TracePoint], None] | None = field(default=None, repr=False)  # hears each point as it is made
 
     def point(
@@ -136,6 +139,14 @@ class Stage:
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         raise NotImplementedError(self.name)
+
+    def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
+        """What a run of this stage that was killed is worth: ``state``, which it was given, made better by ``parts``.
+
+        Args:
+            parts: what it had handed in (``Context.hand_in``), by their names; at least one.
+        """
+        return state
 
 
 _USUAL = {

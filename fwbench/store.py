@@ -17,29 +17,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
+from fwbench import schema
+from fwbench.patterns import Rows
 from fwbench.problem import Problem
 from fwbench.result import Answer, Certificate, Proof, Result, Status, pack_mask, unpack_mask
+from fwbench.schema import SCHEMA
 
-SCHEMA = 1
-APPLICATION = 0x46574245  # "FWBE", in the file's header: this database is ours
-_TABLES = """
-CREATE TABLE results (
-    key TEXT PRIMARY KEY, problem_hash TEXT NOT NULL, collection TEXT NOT NULL, solver TEXT NOT NULL,
-    status TEXT NOT NULL, created TEXT NOT NULL, attempts INTEGER NOT NULL, json TEXT NOT NULL);
-CREATE INDEX results_of_problem ON results (problem_hash);
-CREATE TABLE masks (
-    key TEXT PRIMARY KEY REFERENCES results (key), rows INTEGER NOT NULL, n INTEGER NOT NULL, bits BLOB NOT NULL);
-CREATE TABLE certificates (
-    problem_hash TEXT NOT NULL, source TEXT NOT NULL, bound REAL NOT NULL, proof TEXT NOT NULL,
-    created TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (problem_hash, source));
-CREATE TABLE problems (
-    hash TEXT PRIMARY KEY, name TEXT NOT NULL, collection TEXT NOT NULL, pattern TEXT NOT NULL,
-    rows INTEGER NOT NULL, n INTEGER NOT NULL, meta TEXT NOT NULL, total REAL NOT NULL);
-"""
+SUFFIXES = (".sqlite", ".db")
 
 
 class StoreError(Exception):
@@ -48,6 +37,18 @@ class StoreError(Exception):
 
 class AlreadyStored(StoreError):
     """The key has a good result, which is not overwritten."""
+
+
+def is_store(path: Path | str) -> bool:
+    """Whether a path means a store: an SQLite file of any name, or a name that ends in one of ``SUFFIXES``."""
+    path = Path(path)
+    if path.suffix in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return False
 
 
 class Store:
@@ -157,9 +158,11 @@ class Store:
             return self._put_certificate(certificate, bound)
 
     def add_problem(self, problem: Problem, collection: str) -> None:
-        """Record what a problem's hash stands for; the first to be recorded stays."""
-        with self._transaction():
-            self._put_problem(problem, collection)
+        """Record what a problem's hash stands for, and where it was read last; its first name stays."""
+        known = self._one("SELECT collection, origin FROM problems WHERE hash = ?", (problem.hash,))
+        if known != (collection, problem.origin):
+            with self._transaction():
+                self._put_problem(problem, collection)
 
     def _put_certificate(self, certificate: Certificate, bound: float) -> bool:
         bound = float(bound)
@@ -175,7 +178,9 @@ class Store:
     def _put_problem(self, problem: Problem, collection: str) -> None:
         row = (problem.hash, problem.name, collection, str(problem.pattern), problem.rows, problem.n)
         meta = json.dumps(dict(problem.meta), default=str)
-        self._db.execute("INSERT OR IGNORE INTO problems VALUES (?,?,?,?,?,?,?,?)", (*row, meta, problem.total))
+        counts = problem.pattern.pruned.astype("<i8").tobytes() if isinstance(problem.pattern, Rows) else None
+        packed = None if counts is None else zlib.compress(counts)
+        self._db.execute(schema.PUT_PROBLEM, (*row, meta, problem.total, problem.origin, packed))
 
     # --- reading
 
@@ -218,11 +223,28 @@ class Store:
         """The best verified lower bound on a problem, from any source; or None."""
         return self._one("SELECT max(bound) FROM certificates WHERE problem_hash = ?", (problem_hash,))[0]
 
-    def problems(self) -> list[dict[str, object]]:
-        """What is known of each problem: hash, name, collection, pattern, rows, n, meta, total."""
-        names = ("hash", "name", "collection", "pattern", "rows", "n", "meta", "total")
-        found = [dict(zip(names, row, strict=True)) for row in self._all("SELECT * FROM problems ORDER BY rowid")]
-        return [{**row, "meta": json.loads(row["meta"])} for row in found]
+    def problems(self) -> list[dict[str, Any]]:
+        """What is known of each problem: hash, name, collection, pattern, rows, n, meta, total, origin, counts.
+
+        ``origin`` is the file it was read from, empty if of none; ``counts`` what a pattern ``rows:`` prunes of each
+        row, int64 ``(rows,)``, else None. Of a problem that was never recorded, what its first row says.
+        """
+        names = [column for _, column, *_ in self._all("PRAGMA table_info(problems)")]
+        rows = self._all("SELECT * FROM problems ORDER BY rowid")
+        found = [{"origin": "", "counts": None} | dict(zip(names, row, strict=True)) for row in rows]
+        found += [_unrecorded(*other) for other in self._all(schema.UNRECORDED)]
+        for item in found:
+            item["meta"] = json.loads(item["meta"])
+            if item["counts"] is not None:
+                item["counts"] = np.frombuffer(zlib.decompress(item["counts"]), "<i8").astype(np.int64)
+            elif item["pattern"].startswith("rows:"):  # an older fwbench did not keep them, but any mask shows them
+                item["counts"] = self._counts(item["hash"])
+        return found
+
+    def _counts(self, problem_hash: str) -> np.ndarray | None:
+        query = "SELECT key FROM masks JOIN results USING (key) WHERE problem_hash = ? LIMIT 1"
+        key = self._one(query, (problem_hash,))
+        return None if key is None else (~self.mask(key[0])).sum(axis=1)  # type: ignore[operator]
 
     # --- the file
 
@@ -239,29 +261,43 @@ class Store:
     def _check_or_create(self) -> None:
         with self._errors():
             application = self._one("PRAGMA application_id")[0]
-            schema = self._one("PRAGMA user_version")[0]
+            version = self._schema()
             blank = not self._one("SELECT count(*) FROM sqlite_master")[0]
         if application == 0 and blank and not self.readonly:
             self._create()
-        elif application != APPLICATION:
+        elif application != schema.APPLICATION:
             raise StoreError(f"{self.path}: is a database, but not a store of fwbench")
-        elif schema > SCHEMA:
+        elif version > SCHEMA:
             raise StoreError(
-                f"{self.path}: was written by a newer fwbench (schema {schema}, known {SCHEMA}): upgrade fwbench"
+                f"{self.path}: was written by a newer fwbench (schema {version}, known {SCHEMA}): upgrade fwbench"
             )
         if not self.readonly:
             with self._errors():
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
+            self._upgrade()
 
     def _create(self) -> None:
         with self._transaction():
             if self._one("SELECT count(*) FROM sqlite_master")[0]:
                 return  # another process was faster
-            for statement in _TABLES.split(";"):
+            for statement in schema.TABLES.split(";"):
                 self._db.execute(statement)
-            self._db.execute(f"PRAGMA application_id = {APPLICATION}")
+            self._db.execute(f"PRAGMA application_id = {schema.APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def _upgrade(self) -> None:
+        """Give a store of an older fwbench what it lacks; its rows stay as they are."""
+        if self._schema() == SCHEMA:
+            return
+        with self._transaction():
+            for version in range(self._schema(), SCHEMA):  # none, if another process was faster
+                for statement in schema.UPGRADES[version].split(";"):
+                    self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def _schema(self) -> int:
+        return self._one("PRAGMA user_version")[0]
 
     def _one(self, query: str, values: tuple = ()) -> tuple:
         with self._errors():
@@ -292,6 +328,16 @@ class Store:
             yield
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{self.path}: {_reason(error, self.path)}") from error
+
+
+def _unrecorded(problem_hash: str, row: str | None) -> dict[str, Any]:
+    """A problem that only rows, or only certificates, are of."""
+    result = Result.from_json(row) if row else None
+    known = {"hash": problem_hash, "meta": "{}", "total": None, "origin": "", "counts": None}
+    if result is None:
+        return known | {"name": "", "collection": "", "pattern": "", "rows": 0, "n": 0}
+    shape = {"rows": result.rows, "n": result.n}
+    return known | {"name": result.problem, "collection": result.collection, "pattern": result.pattern} | shape
 
 
 def replaceable(old: Result, new: Result) -> bool:

@@ -1,12 +1,14 @@
 """Collections: named sets of problems, and how a selector on the command line finds them.
 
 A selector is ``NAME`` or ``NAME/GLOB`` with NAME one of ``mini``, ``smollm2`` (``smollm2@65536`` for another number of
-calibration tokens) and ``synthetic``; or the path of a problem file or of a folder of them.
+calibration tokens) and ``synthetic``; or the path of a problem file or of a folder of them. A file ``mini/x`` that is
+there comes before the collection's problem ``x``; a folder that is called like a collection is written ``./mini``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -19,6 +21,7 @@ from fwbench.problem import Problem, ProblemError
 from fwbench.problems import files, resources, synthetic
 from fwbench.problems.text import EXTRACTION, SEQUENCE, TOKENS, load_text
 
+NAMES = ("mini", "smollm2", "synthetic")
 CALIBRATION = "lee"
 MINI = Path(__file__).with_name("mini")
 BLOCKS = 30
@@ -97,15 +100,20 @@ def check(selector: str | Path, patterns: Sequence[Pattern | str] | None = None)
 
     What is at hand is read; of ``smollm2`` the names and the patterns are checked, nothing is extracted.
     """
-    head, _, glob = str(selector).partition("/")
-    if head.partition("@")[0] != "smollm2":
+    if named(selector) != "smollm2":
         for _ in load(selector, patterns):
             pass
         return
     _load(str(selector), None)
+    head, _, glob = str(selector).partition("/")
     for name in _matching(head, SMOLLM2, glob):
         for pattern in patterns or ():
             parse(pattern).counts(SHAPES[name.rpartition(".")[2]])
+
+
+def there(selector: str | Path) -> None:
+    """Raise CollectionError unless there is such a collection, file or folder; nothing of it is read."""
+    _load(str(selector), None)
 
 
 def one(
@@ -117,13 +125,21 @@ def one(
         CollectionError: it selects several, besides what :func:`load` raises.
     """
     head, _, glob = str(selector).partition("/")
-    found: list = _matching(head, SMOLLM2, glob) if head.partition("@")[0] == "smollm2" else []  # extracts nothing
+    found: list = _matching(head, SMOLLM2, glob) if named(selector) == "smollm2" else []  # extracts nothing
     if len(found) < 2:
         found = list(islice(load(selector, None if pattern is None else [pattern], progress), 2))
         if len(found) == 1:
             return found[0]
-    names = [item if isinstance(item, str) else item[1].name for item in found[:2]]
+    names = [item if isinstance(item, str) else item[1].origin or item[1].name for item in found[:2]]
     raise CollectionError(f"{selector}: selects {names[0]}, {names[1]} and perhaps more: name one problem")
+
+
+def named(selector: str | Path) -> str:
+    """Which of ``NAMES`` a selector means; empty for a path."""
+    head, _, glob = str(selector).partition("/")
+    name, at, _ = head.partition("@")
+    known = name in NAMES and (not at or name == "smollm2") and not (glob and os.path.exists(selector))
+    return name if known else ""
 
 
 def repattern(problem: Problem, pattern: Pattern) -> Problem:
@@ -135,13 +151,13 @@ def repattern(problem: Problem, pattern: Pattern) -> Problem:
 
 def _load(selector: str, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
     head, _, glob = selector.partition("/")
-    name, at, tokens = head.partition("@")
-    if at and name == "smollm2" and not (tokens.isdecimal() and int(tokens)):
-        raise CollectionError(f"{selector}: {tokens!r} is not a number of tokens; write smollm2@65536")
-    if name in ("mini", "synthetic") and not at:
-        return _mini(glob) if name == "mini" else _synthetic(glob)
-    if name == "smollm2":
+    collection, (name, at, tokens) = named(selector), head.partition("@")
+    if collection == "smollm2":
+        if at and not (tokens.isdecimal() and int(tokens)):
+            raise CollectionError(f"{selector}: {tokens!r} is not a number of tokens; write smollm2@65536")
         return _smollm2(head, glob, int(tokens or TOKENS), progress)
+    if collection:
+        return _mini(glob) if collection == "mini" else _synthetic(glob)
     path = Path(selector)
     if path.is_dir():
         label = path.resolve().name
@@ -165,7 +181,7 @@ def _matching(collection: str, names: Sequence[str], glob: str) -> list[str]:
 def _mini(glob: str) -> Iterator[tuple[str, Problem]]:
     paths = {files.read_name(path): path for path in files.problem_paths(MINI)}
     for name in _matching("mini", list(paths), glob):
-        yield "mini", files.read_problem(paths[name])
+        yield "mini", replace(files.read_problem(paths[name]), origin="")
 
 
 def _synthetic(glob: str) -> Iterator[tuple[str, Problem]]:
@@ -191,7 +207,7 @@ def smollm2(names: Sequence[str], tokens: int = TOKENS, progress: Progress | Non
         except ProblemError:  # damaged in the cache: build it once more
             _extract([name], folder, tokens, progress)
             problem = files.read_problem(path)
-        yield problem
+        yield replace(problem, origin="")  # found again by its name, whatever becomes of the cache
 
 
 def _smollm2(collection: str, glob: str, tokens: int, progress: Progress | None) -> Iterator[tuple[str, Problem]]:

@@ -7,6 +7,7 @@ masks ``keep_NAME (rows, n)``; the metadata are strings: ``name``, ``pattern``, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from fwbench.patterns import Pattern, PatternError, Rows, parse
 from fwbench.problem import Problem, ProblemError
 
 SUFFIX = ".safetensors"
+LONGEST = 180  # bytes of a stem: file systems take names of 255, some fewer, and suffixes follow
 FLOATS = {"F32": np.float32, "F64": np.float64}
 DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "bool": "BOOL"}
 
@@ -76,7 +78,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}.", delete=False) as file:
             temporary = Path(file.name)
             file.writelines([data] if isinstance(data, bytes) else data)
         temporary.chmod(0o644)
@@ -89,7 +91,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 def read_problem(path: Path | str, pattern: Pattern | str | None = None) -> Problem:
-    """Read and check a problem file.
+    """Read and check a problem file; the problem's ``origin`` is its path.
 
     Args:
         path: a safetensors file.
@@ -114,7 +116,7 @@ def read_problem(path: Path | str, pattern: Pattern | str | None = None) -> Prob
         raise ProblemError(f"{path}: the file names no pattern; give one")
     try:
         with np.errstate(over="ignore"):  # a W beyond float32 becomes infinite, and is refused as such
-            problem = Problem(name, tensors["W"], tensors["G"], parse(pattern), meta)
+            problem = Problem(name, tensors["W"], tensors["G"], parse(pattern), meta, str(path.resolve()))
         problem.check_psd(FLOATS[dtypes["G"]])
     except (ProblemError, PatternError) as error:
         raise ProblemError(f"{path}: {error}") from None
@@ -127,8 +129,15 @@ def read_name(path: Path | str) -> str:
 
 
 def file_stem(name: str) -> str:
-    """A problem's name as every file system takes it: what is no letter, digit, dot, dash or underscore is a dash."""
-    return re.sub(r"[^\w.-]", "-", name)
+    """A problem's name as every file system takes it, different for different long names.
+
+    What is no letter, digit, dot, dash or underscore is a dash; beyond ``LONGEST`` bytes a digest stands for the rest.
+    """
+    stem = re.sub(r"[^\w.-]", "-", name)
+    if len(stem.encode()) <= LONGEST:
+        return stem
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{stem.encode()[: LONGEST - 13].decode(errors='ignore')}-{digest}"
 
 
 def read_keeps(path: Path | str) -> dict[str, np.ndarray]:

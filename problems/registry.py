@@ -8,8 +8,6 @@ hides the other.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Mapping
@@ -19,13 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
+from fwbench import sheet
 from fwbench.judge import judge
-from fwbench.problem import Problem
+from fwbench.problem import Problem, labels
 from fwbench.problems.files import file_stem, write_atomic
 from fwbench.result import Certificate, Proof, pack_mask, unpack_mask
 
 FOLDER = Path(__file__).parent
 TABLE, MASKS, CERTIFICATES, SOLU = "best_known.csv", "best_masks", "certificates", "best_known.solu"
+REGISTERED = ("mini", "smollm2")  # collections of which the suite's own registry keeps problems
 WIDTH = 100  # hex digits of a line
 MARGIN = 1e-9  # relative: less is no improvement, and a lower bound may exceed the upper by as much
 
@@ -85,18 +85,41 @@ def best_known(folder: Path | str = FOLDER) -> dict[str, BestKnown]:
     table = Path(folder) / TABLE
     entries = {}
     try:
-        with table.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames != COLUMNS:
-                raise ValueError(f"its columns are not {','.join(COLUMNS)}")
-            for row in reader:
-                entry = _entry(row)
-                if entry.upper is not None:
-                    entry = replace(entry, mask=_read_mask(_mask_path(Path(folder), entry), entry))
-                entries[entry.hash] = entry
+        columns, lines = sheet.read(table.read_bytes().decode())
+        if columns != COLUMNS:
+            raise ValueError(f"its columns are not {','.join(COLUMNS)}")
+        for line in lines:
+            entry = _entry(line)
+            if entry.upper is not None:
+                entry = replace(entry, mask=_read_mask(_mask_path(Path(folder), entry), entry))
+            entries[entry.hash] = entry
     except (OSError, ValueError, TypeError) as error:
         raise RegistryError(f"{table}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     return entries
+
+
+def to_improve(folder: Path | str = FOLDER) -> dict[str, BestKnown]:
+    """The registry that shall be improved: :func:`best_known`, or nothing yet where a new one begins.
+
+    Raises:
+        RegistryError: it cannot be read, or the folder holds what saving a new one would remove.
+    """
+    folder = Path(folder)
+    if (folder / TABLE).exists():
+        return best_known(folder)
+    if taken := next((name for name in (MASKS, CERTIFICATES) if (folder / name).exists()), None):
+        raise RegistryError(f"{folder}: holds {taken} but no {TABLE}: a new registry begins in a folder without")
+    return {}
+
+
+def refusal(problem: Problem, collection: str, folder: Path | str = FOLDER) -> str:
+    """Why a registry does not take a problem of a collection, in one line; empty if it does.
+
+    The suite's own keeps what anybody can load again by name; any other folder keeps whatever its owner likes.
+    """
+    if Path(folder).resolve() != FOLDER.resolve() or (collection in REGISTERED and not problem.origin):
+        return ""
+    return f"the suite's registry keeps {' and '.join(REGISTERED)} only; --folder names one of your own"
 
 
 def improve(
@@ -169,13 +192,8 @@ def save(
         digits = entry.mask.hex()
         lines = [digits[start : start + WIDTH] for start in range(0, len(digits), WIDTH)]
         write_atomic(path, ("\n".join(lines) + "\n").encode())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for entry in ordered:
-        values = [getattr(entry, column) for column in COLUMNS]
-        writer.writerow("" if value is None else repr(value) if isinstance(value, float) else value for value in values)
-    write_atomic(folder / TABLE, text.getvalue().encode())
+    text = sheet.write(COLUMNS, ([getattr(entry, column) for column in COLUMNS] for entry in ordered))
+    write_atomic(folder / TABLE, text.encode())
     write_atomic(folder / SOLU, solu(entries).encode())
     proofs = {_certificate_path(folder, entry) for entry in ordered if entry.verified is not None}
     for path in {*(folder / MASKS).glob("*.txt"), *(folder / CERTIFICATES).glob("*.npz")} - set(paths) - proofs:
@@ -188,9 +206,9 @@ def solu(entries: Mapping[str, BestKnown]) -> str:
     ``=opt=`` is written where a verified bound meets the error; claims of solvers are left out. A problem of which
     nothing is known is ``=unkn= name``.
     """
-    lines = []
+    lines, names = [], names_of(entries)
     for entry in sorted(entries.values(), key=lambda entry: (entry.name, entry.hash)):
-        name, upper, lower = re.sub(r"\s", "_", entry.name), entry.upper, entry.verified
+        name, upper, lower = re.sub(r"\s", "_", names[entry.hash]), entry.upper, entry.verified
         if upper is not None and lower is not None and upper - lower <= MARGIN * abs(upper):
             lines.append(f"=opt= {name} {upper!r}")
             continue
@@ -198,6 +216,11 @@ def solu(entries: Mapping[str, BestKnown]) -> str:
         lines += [] if lower is None else [f"=bestdual= {name} {lower!r}"]
         lines += [f"=unkn= {name}"] if upper is None and lower is None else []
     return "".join(f"{line}\n" for line in lines)
+
+
+def names_of(entries: Mapping[str, BestKnown]) -> dict[str, str]:
+    """What to call each entry, by hash, so that no two are called the same."""
+    return labels((entry.hash, entry.name, entry.pattern) for entry in entries.values())
 
 
 def certificate(entry: BestKnown, folder: Path | str = FOLDER) -> Certificate:

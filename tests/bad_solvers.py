@@ -48,6 +48,18 @@ class Raises(Stage):
 
 @register
 @dataclass(frozen=True)
+class Declines(Stage):
+    """Declines whatever it is given."""
+
+    name: ClassVar[str] = "bad_declines"
+    role: ClassVar[Role] = Role.START
+
+    def supports(self, problem: Problem) -> str | None:
+        return "it likes no problem"
+
+
+@register
+@dataclass(frozen=True)
 class Nan(Stage):
     """Changes a kept weight to NaN."""
 

@@ -133,16 +133,16 @@ def test_a_store(tmp_path):
         cite.claims(str(tmp_path / "empty.sqlite"))
 
 
-def test_a_problem_of_the_registry(monkeypatch):
+def test_a_problem_of_the_registry(tmp_path, monkeypatch):
     problem = synthetic.correlated(rows=2, n=16)
     monkeypatch.setattr(cite.collections, "one", lambda what: ("mini", problem))
-    monkeypatch.setattr(registry, "best_known", dict)
+    registry.save({}, tmp_path)
     with pytest.raises(CiteError, match="the registry has no mask of it"):
-        cite.claims("mini/x")
+        cite.claims("mini/x", tmp_path)
     keep = ~problem.pattern.prune(np.arange(32.0).reshape(2, 16))
     entries = registry.improve({}, problem, "wanda", keep=keep, lower=1e-3, proof=Proof.CLAIMED)
-    monkeypatch.setattr(registry, "best_known", lambda: entries)
-    (claim,) = cite.claims("mini/x")
+    registry.save(entries, tmp_path)
+    (claim,) = cite.claims("mini/x", tmp_path)
     assert (claim.error, claim.lower, claim.proof, claim.bound_by) == (
         problem.error(keep),
         1e-3,

@@ -12,15 +12,15 @@ ROOT = Path(__file__).parents[1]
 # from the ground up; a folder is one entry and free inside, but for `solvers`, which has floors of its own; what shares
 # a floor does not import one another
 FLOORS = (
-    "spec metrics patterns machine notes",
+    "spec metrics patterns machine notes child schema sheet",
     "result",
     "problem timing events",
     "judge verify",
     "bounds stage",
     "solvers problems",
     "pipeline store isolate perplexity live",
-    "runner contract prove imports report",
-    "prune cite",
+    "job contract prove imports report",
+    "runner prune cite",
     "cli api",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

@@ -1,6 +1,7 @@
 """Masks from outside: every format, judged, stored and registered; what is wrong is refused in one line."""
 
 import gzip
+from dataclasses import replace
 
 import gurobipy
 import highspy
@@ -174,9 +175,25 @@ def test_judged_stored_and_registered(tmp_path, problem):
     assert not register(outcome, problem, tmp_path)
     entry = registry.best_known(tmp_path)[problem.hash]
     assert (entry.upper, entry.upper_by) == (row.error, "Gurobi 13, by hand")
-    other = import_solution(problem, tmp_path / "a.npy", "x", "own")
-    with pytest.raises(SolutionError, match="keeps problems of mini and smollm2 only"):
-        register(other, problem, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("collection", "origin", "takes"),
+    [("mini", "", True), ("smollm2", "", True), ("smollm2@512", "", False), ("own", "", False), ("mini", "/x", False)],
+)
+def test_what_the_suites_registry_takes(tmp_path, problem, monkeypatch, collection, origin, takes):
+    problem = replace(problem, origin=origin)
+    np.save(tmp_path / "a.npy", best_mask(problem)[1])
+    outcome = import_solution(problem, tmp_path / "a.npy", "x", collection)
+    monkeypatch.setattr(registry, "FOLDER", tmp_path / "suite")
+    if takes:
+        assert register(outcome, problem, tmp_path / "suite")
+    else:
+        with pytest.raises(
+            SolutionError, match=r"registry keeps mini and smollm2 only; --folder names one of your own"
+        ):
+            register(outcome, problem, tmp_path / "suite")
+    assert register(outcome, problem, tmp_path / "own")  # begun by this
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import time
 from multiprocessing.connection import wait
 
@@ -79,13 +80,36 @@ def test_too_slow_in_its_preparations(worker):
     assert time.monotonic() - began < 10
 
 
-JUDGED = "[(m := __import__('fwbench.isolate').isolate).started(), m.judging(), __import__('time').sleep({})] and 7"
+CHILD = "m := __import__('fwbench.child').child"
+JUDGED = f"[({CHILD}).started(), m.judging(), __import__('time').sleep({{}})] and 7"
 
 
 def test_what_is_judged_has_a_limit_of_its_own(worker):
     assert call(worker, "builtins:eval", JUDGED.format(0.5), seconds=0.1, grace=0.1).value == 7
     reply = call(worker, "builtins:eval", JUDGED.format(60), judging_seconds=0.2)
     assert (reply.kind, reply.started, reply.reason) == ("time", True, "killed: it was not judged within 0.2 s")
+
+
+HANDED = f"[({CHILD}).started(), m.hand_in('a'), m.hand_in('b', True), m.hand_in((1, 2)), {{}}]"
+
+
+@pytest.mark.parametrize(
+    ("ends", "kind", "has"),
+    [
+        ("__import__('time').sleep(60)", "time", ["b", (1, 2)]),
+        ("__import__('os')._exit(3)", "died", ["b", (1, 2)]),
+        ("1 / 0", "raised", ["b", (1, 2)]),
+        ("m.judging(), __import__('time').sleep(60)", "time", []),  # what is judged is all that it had
+    ],
+)
+def test_what_a_job_handed_in_outlives_it(worker, ends, kind, has):
+    code = HANDED.format(ends)
+    reply = call(worker, "builtins:eval", code, seconds=0.2, grace=0.1, judging_seconds=0.2)
+    assert (reply.kind, list(map(pickle.loads, reply.handed))) == (kind, has)
+
+
+def test_a_job_that_answers_needs_nothing_that_it_handed_in(worker):
+    assert call(worker, "builtins:eval", HANDED.format(7)).value[-1] == 7
 
 
 def test_memory_taken_bit_by_bit(worker):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from layers import PATTERNS, hostile_layers, integer_layer, pattern_of, random_layer
 
 from fwbench.patterns import PatternError
-from fwbench.problem import Problem, ProblemError, gradient, row_errors, shrunk
+from fwbench.problem import Problem, ProblemError, gradient, labels, row_errors, shrunk
 
 
 def with_inputs(rows: int = 3, n: int = 8, tokens: int = 20, seed: int = 0) -> tuple[Problem, np.ndarray]:
@@ -222,8 +222,9 @@ def test_rows_and_columns_are_told_apart():
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_pickle(pattern):
-    problem = replace(random_layer(pattern), meta={"model": "tiny"})
+    problem = replace(random_layer(pattern), meta={"model": "tiny"}, origin="/a/file")
     back = pickle.loads(pickle.dumps(problem))
+    assert back.origin == "/a/file"
     assert (back.hash, back.name, back.pattern, dict(back.meta)) == (
         problem.hash,
         problem.name,
@@ -241,6 +242,14 @@ def test_with_pattern_changes_nothing_else():
     assert np.array_equal(other.G, problem.G)
     assert problem.counts.tolist() == [4, 4, 4]
     assert other.pattern.counts(other.shape).tolist() == [0, 4, 8]
+
+
+def test_no_two_problems_are_called_the_same():
+    a, b, c, d, e = (letter * 64 for letter in "abcde")
+    known = [(a, "x", "0.5"), (b, "x", "2:4"), (c, "y", "0.5"), (d, "z", "0.5"), (e, "z", "0.5"), (a, "x", "0.5")]
+    last = {c: "y", d: f"z (0.5, {d[:12]})", e: f"z (0.5, {e[:12]})"}
+    assert labels(known) == {a: "x (0.5)", b: "x (2:4)"} | last
+    assert labels(known, pattern_shown=True) == {a: "x", b: "x"} | last
 
 
 def test_shrunk_keeps_the_diagonal_and_scales_the_rest():

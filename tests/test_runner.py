@@ -16,8 +16,9 @@ import psutil
 import pytest
 from layers import random_layer
 
-from fwbench import machine, timing
-from fwbench.events import JobEnded, JobStarted, Progress
+from fwbench import isolate, machine, runner, timing
+from fwbench.events import MOST_REASONS, JobEnded, JobStarted, Progress, Summary
+from fwbench.problem import ProblemError
 from fwbench.result import Status
 from fwbench.runner import grace, run_grid
 from fwbench.spec import SpecError
@@ -112,6 +113,92 @@ def test_the_same_job_twice_runs_once(store):
 def test_seeds_are_jobs_of_their_own_and_a_generator_will_do(store):
     summary = run_grid((pair for pair in layers(2)), ["random"], store, seeds=(0, 1, 2))
     assert summary.done == len(store.results()) == 6
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_no_more_workers_than_jobs_are_started(store, kind, monkeypatch):
+    run_grid(layers(2), ["wanda"], store)
+    started = []
+    monkeypatch.setattr(runner, "Worker", lambda *args, **more: started.append(1) or isolate.Worker(*args, **more))
+    summary = run_grid(kind(layers(6)), ["wanda"], store, jobs=50)
+    assert (summary.done, summary.reused) == (4, 2)
+    assert len(started) <= 4
+
+
+def test_no_more_problems_are_read_than_workers_can_take(store):
+    """Problems are large: they are taken as workers get free."""
+    held, most = 0, []
+
+    def problems():
+        nonlocal held
+        for pair in layers(8):
+            held += 1
+            yield pair
+
+    def listen(event):
+        nonlocal held
+        if isinstance(event, JobEnded):
+            most.append(held)
+            held -= 1
+
+    run_grid(problems(), ["wanda"], store, jobs=2, on_event=listen)
+    assert max(most) <= 4  # two in the workers, one for each that gets free
+
+
+def test_the_total_of_a_generator_is_told_once_it_is_known(store):
+    events = []
+    run_grid(iter(layers(3)), ["wanda"], store, on_event=events.append)
+    told = [(event.done, event.total) for event in events if isinstance(event, Progress)]
+    assert told[-1] == (3, 3)
+    assert {total for _, total in told} <= {None, 3}
+
+
+def test_what_was_read_before_an_error_runs_first(store):
+    def problems():
+        yield from layers(3)
+        raise ProblemError("the fourth is damaged")
+
+    with pytest.raises(ProblemError, match="the fourth is damaged"):
+        run_grid(problems(), ["wanda"], store, jobs=2)
+    assert len(store.results()) == 3
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_refused_before_anything_runs(store, seed):
+    with pytest.raises(ValueError, match=f"seed {seed} is not in 0..4294967295"):
+        run_grid(layers(1), ["random"], store, seeds=(0, seed))
+    assert store.results() == []
+
+
+def test_reasons_are_grouped_and_failures_of_before_say_how_to_go_on(store):
+    specs = ["bad_raises", "bad_declines", "wanda"]
+    first = run_grid(layers(3), specs, store, files=[BAD])
+    declined = "3 skipped by bad_declines: bad_declines: it likes no problem"
+    assert first.lines() == [declined]  # failures are told of one by one as they end
+    again = run_grid(layers(4), specs, store, files=[BAD])
+    assert again.lines() == [
+        declined.replace("3", "4"),
+        "3 failed before by bad_raises: bad_raises raised ArithmeticError: on purpose",
+        "--retry-failed runs again what failed before",
+    ]
+    assert run_grid(layers(1), specs, store, files=[BAD], retry_failed=True).lines() == [declined.replace("3", "1")]
+
+
+def test_reasons_beyond_the_first_ones_are_counted():
+    rows = [pipeline_row_failed(f"reason {i}") for i in range(MOST_REASONS + 2)]
+    summary = Summary()
+    for row in [rows[0], *rows]:
+        summary = summary.count(row, reused=True)
+    lines = summary.lines()
+    assert lines[0] == "2 failed before by wanda: reason 0"
+    assert lines[MOST_REASONS] == "and 2 more reasons; 'fwbench results' has those of all rows"
+    assert len(lines) == MOST_REASONS + 2
+
+
+def pipeline_row_failed(reason):
+    from fwbench import pipeline
+
+    return pipeline.failed(random_layer("0.5"), pipeline.resolve("wanda"), reason)
 
 
 def test_nothing_to_do(store):

@@ -23,6 +23,7 @@ def test_export_solve_import_compare(fwbench, tmp_path, file):
     path, problem = file
     code, out, err = fwbench("export", path, "-o", "row.mps", "--rows", "1")
     assert (code, out) == (0, "row.mps: tiny, 1 of 2 rows\n"), err
+    assert fwbench("export", path, "-o", "both.mps", "--rows", "0-1")[1] == "both.mps: tiny, 2 of 2 rows\n"
     assert fwbench("export", path, "-o", "all.lp", "--pattern", "2:4")[0] == 0
     assert "count_3: u_1_4" in (tmp_path / "all.lp").read_text()
     assert fwbench("export", path, "-o", "relaxed.lp", "--relaxed")[0] == 0

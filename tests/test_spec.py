@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwbench.spec import Spec, SpecError, StageSpec, parse
+from fwbench.spec import Spec, SpecError, StageSpec, numbers, parse
 
 FW = StageSpec("fw", (("step", "linesearch"), ("steps", 1000)))
 
@@ -133,3 +133,27 @@ def test_solvers_are_found_without_what_only_a_gpu_or_an_extra_needs():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]
     assert int(done.stdout.split()[0]) >= 20
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("3", [3]),
+        ("7,", [7]),
+        ("0-1", [0, 1]),
+        ("3,7,100-102", [3, 7, 100, 101, 102]),
+        (" 4 , 1 - 2,2", [1, 2, 4]),
+        ("9-9,0", [0, 9]),
+    ],
+)
+def test_numbers(text, found):
+    assert numbers(text) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "1,,2", "3-1", "1-", "-4", "x", "1.5", "all", "1-2-3", "0-99999999999", "1;2"]
+)
+def test_what_is_no_list_of_numbers(text):
+    with pytest.raises(SpecError) as error:
+        numbers(text)
+    assert str(error.value) == f"{text!r} is no list of numbers from 0 such as 3,7,100-120"

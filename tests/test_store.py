@@ -16,8 +16,10 @@ import pytest
 from layers import random_layer
 
 from fwbench import pipeline
+from fwbench.problems import files
 from fwbench.result import Certificate, Proof, Status, Verdict
-from fwbench.store import SCHEMA, AlreadyStored, Store, StoreError
+from fwbench.schema import SCHEMA, UPGRADES
+from fwbench.store import AlreadyStored, Store, StoreError, is_store
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,114 @@ def test_a_reader_sees_what_a_writer_has_committed(path, problem, outcome):
         assert len(reader.results()) == 1
         with pytest.raises(StoreError, match="reading only"):
             reader.add(failed(problem, "magnitude"))
+
+
+# --- problems and where they are from --------------------------------------------------------------------------------
+
+
+def from_file(folder, problem):
+    files.write_problem(problem, folder / "of ours.safetensors")
+    return files.read_problem(folder / "of ours.safetensors")
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "rows"])
+def test_a_problem_s_origin_and_counts_come_back(path, tmp_path, pattern):
+    problem = from_file(tmp_path, random_layer(pattern))
+    with Store(path) as store:
+        store.add_problem(problem, "own")
+        [known] = store.problems()
+    assert known["origin"] == str(tmp_path / "of ours.safetensors")
+    assert (known["counts"] is None) == (pattern == "0.5")
+    if pattern == "rows":
+        assert known["counts"].tolist() == problem.pattern.pruned.tolist()
+
+
+def test_where_a_problem_was_read_last_is_kept(path, tmp_path, problem, outcome):
+    (tmp_path / "later").mkdir()
+    first, later = from_file(tmp_path, problem), from_file(tmp_path / "later", problem)
+    with Store(path) as store:
+        store.add(outcome, problem=first)
+        store.add_problem(replace(later, name="another"), "elsewhere")
+        [known] = store.problems()
+        assert (known["origin"], known["collection"], known["name"]) == (later.origin, "elsewhere", problem.name)
+        store.add_certificate(certificate(problem, 1.0), 1.0, later)
+        assert store.problems() == [known]
+
+
+def test_problems_that_were_never_recorded_are_not_forgotten(path, problem, outcome):
+    with Store(path) as store:
+        store.add(outcome)
+        store.add_certificate(replace(certificate(problem, 1.0), problem="ab" * 32), 1.0)
+        nameless, known = sorted(store.problems(), key=lambda item: item["name"])
+    assert (known["hash"], known["name"], known["collection"]) == (problem.hash, problem.name, "tests")
+    assert (known["pattern"], known["rows"], known["n"]) == ("0.5", *problem.shape)
+    assert (nameless["hash"], nameless["name"]) == ("ab" * 32, "")
+
+
+def to_schema_1(path):
+    """Make a store what the fwbench before this one wrote."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "ALTER TABLE problems DROP COLUMN origin; ALTER TABLE problems DROP COLUMN counts; PRAGMA user_version = 1"
+        )
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "rows"])
+def test_an_old_store_opens_and_is_upgraded_when_it_is_written(path, tmp_path, pattern):
+    problem = random_layer(pattern)
+    row = pipeline.run(problem, pipeline.resolve("wanda"), collection="own")
+    with Store(path) as store:
+        store.add(row, problem=problem)
+        before = store.results(), store.problems()
+    to_schema_1(path)
+    old = path.read_bytes()
+    with Store(path, readonly=True) as store:
+        [item], [known] = store.problems(), before[1]
+        assert {key: item[key] for key in known if key != "counts"} == {k: known[k] for k in known if k != "counts"}
+        assert np.array_equal(item["counts"], known["counts"])  # of a pattern rows: by its mask
+        assert (store.results(), np.array_equal(store.mask(row.result.key), row.keep)) == (before[0], True)
+    assert path.read_bytes() == old
+    with Store(path) as store:
+        assert store.results() == before[0]
+        store.add_problem(from_file(tmp_path, problem), "own")
+        assert store.problems()[0]["origin"].endswith("of ours.safetensors")
+        assert store._one("PRAGMA user_version") == (SCHEMA,)
+    Store(path).close()
+
+
+def test_two_who_upgrade_at_once(path):
+    with Store(path):
+        pass
+    to_schema_1(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        script = f"from fwbench.store import Store; Store({str(path)!r}).close()"
+        with subprocess.Popen([sys.executable, "-c", script]) as late:
+            for statement in UPGRADES[1].split(";"):
+                other.execute(statement)
+            other.execute("PRAGMA user_version = 2")
+            with pytest.raises(subprocess.TimeoutExpired):
+                late.wait(timeout=3)  # it waits for the lock
+            other.execute("COMMIT")
+            assert late.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.sqlite", None, True),
+        ("a.db", b"no database", True),  # opening it says what it is
+        ("s", b"SQLite format 3\0 and more", True),
+        ("s", b"SQLite", False),
+        ("s", None, False),
+        ("x.safetensors", b"\0" * 100, False),
+    ],
+)
+def test_what_means_a_store(tmp_path, name, content, says):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert is_store(tmp_path / name) is says
+    assert not is_store(tmp_path)
 
 
 # --- bad files -------------------------------------------------------------------------------------------------------

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fwbench.cli.progress import Report, progress
+from fwbench.spec import SEEDS
+
+if TYPE_CHECKING:
+    from fwbench.events import Summary
 
 
 def _chain(selectors: tuple[str, ...], patterns: tuple[str, ...], report: Report) -> Iterator[tuple]:
@@ -30,6 +34,17 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> int | None
         raise click.BadParameter(f"{text!r} is not a size such as 4G or 512M") from None
 
 
+def numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
+    """``3,7,100-120``."""
+    from fwbench.spec import SpecError
+    from fwbench.spec import numbers as read
+
+    try:
+        return None if text is None else read(text)
+    except SpecError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _usable(_: click.Context, __: click.Parameter, device: str) -> str:
     from fwbench.machine import device_error
 
@@ -38,6 +53,7 @@ def _usable(_: click.Context, __: click.Parameter, device: str) -> str:
     return device
 
 
+SEED = click.IntRange(SEEDS.start, SEEDS.stop - 1)
 device_option = click.option(
     "--device", default="cpu", show_default=True, callback=_usable, help="Where torch computes, such as cuda."
 )
@@ -56,7 +72,7 @@ trust_option = click.option(
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds for each job.")
 @click.option("--memory-limit", callback=_size, help="Resident memory of a worker, such as 4G.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Workers at a time.")
-@click.option("--seed", "seeds", default=(0,), multiple=True, type=int, help="Seed; may be repeated. [default: 0]")
+@click.option("--seed", "seeds", default=(0,), multiple=True, type=SEED, help="Seed; may be repeated. [default: 0]")
 @device_option
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
 @click.option("--file", "files", multiple=True, type=click.Path(path_type=Path), help="Python file with solvers.")
@@ -104,11 +120,17 @@ def run(
             files=files,
             on_event=_listener(report),
         )
+    say_reasons(summary)
     click.echo(
         f"{path}: {summary.done} run, {summary.reused} reused; {summary.solved} solved, "
         f"{summary.skipped} skipped, {summary.failed} failed"
     )
     return 0 if summary.solved else 1
+
+
+def say_reasons(summary: Summary) -> None:
+    for line in summary.lines():
+        click.echo(line, err=True)
 
 
 def _listener(report: Report):  # type: ignore[no-untyped-def]
@@ -132,24 +154,19 @@ def _listener(report: Report):  # type: ignore[no-untyped-def]
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the problem files.")
 @click.option("--text", default="lee", show_default=True, help="Calibration: a file, folder, pypi: resource or name.")
-@click.option("--blocks", help="Decoder blocks, such as 7,22. [default: all]")
+@click.option("--blocks", callback=numbers, help="Decoder blocks, such as 0-3,22. [default: all]")
 @click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=1))
 @click.option("--pattern", default="0.5", show_default=True)
 @trust_option
 def extract(
-    model: str, output: Path, text: str, blocks: str | None, tokens: int, pattern: str, trust_remote_code: bool
+    model: str, output: Path, text: str, blocks: list[int] | None, tokens: int, pattern: str, trust_remote_code: bool
 ) -> None:
     """Extract the problems of a causal language model's layers into a folder of problem files."""
+    from fwbench import patterns
     from fwbench.problems.extract import extract as extract_problems
     from fwbench.problems.files import SUFFIX, file_stem, write_problem
     from fwbench.problems.models import load_model
     from fwbench.problems.text import load_text
-
-    try:
-        chosen = [int(number) for number in blocks.split(",")] if blocks else None
-    except ValueError:
-        raise click.BadParameter(f"--blocks {blocks!r}: write numbers from 0, such as 7,22") from None
-    from fwbench import patterns
 
     patterns.parse(pattern)
     source = load_text(text)
@@ -157,7 +174,7 @@ def extract(
     count = 0
     with progress() as report:
         for problem in extract_problems(
-            loaded, source, chosen, tokens, pattern, lambda done, total, what: report(done, total, what, None)
+            loaded, source, blocks, tokens, pattern, lambda done, total, what: report(done, total, what, None)
         ):
             output.mkdir(parents=True, exist_ok=True)
             write_problem(problem, output / f"{file_stem(problem.name)}{SUFFIX}")

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from fwbench.cli.make import _chain, _listener, device_option
+from fwbench.cli.make import _chain, _listener, device_option, say_reasons
 from fwbench.cli.progress import progress
 
+if TYPE_CHECKING:
+    from fwbench.store import Store
+
 WORDS = {True: "holds", False: "FAILS", None: "open "}  # of a finding
+
+
+places_option = click.option(
+    "--problem",
+    "places",
+    multiple=True,
+    metavar="PATH",
+    help="Where problems are now: a file, a folder or a collection; may be repeated. [default: where they were read]",
+)
 
 
 @click.command()
@@ -26,69 +39,89 @@ WORDS = {True: "holds", False: "FAILS", None: "open "}  # of a finding
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Time for each problem.")
 @click.option("--store", "path", default="fwbench.sqlite", show_default=True, type=click.Path(path_type=Path))
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
+@places_option
 @device_option
 def certify(
-    what: tuple[str, ...], bound: str, rows: str, seconds: float | None, path: Path, jobs: int, device: str
+    what: tuple[str, ...],
+    bound: str,
+    rows: str,
+    seconds: float | None,
+    path: Path,
+    jobs: int,
+    retry_failed: bool,
+    places: tuple[str, ...],
+    device: str,
 ) -> int:
     """Prove lower bounds for the problems of a store or of collections; the certificates go into the store."""
     from fwbench import pipeline
     from fwbench.problems.collections import check
-    from fwbench.prove import problems_of
-    from fwbench.result import Status
-    from fwbench.runner import JobEnded, run_grid
+    from fwbench.runner import run_grid
     from fwbench.spec import StageSpec
-    from fwbench.store import Store
+    from fwbench.store import Store, is_store
 
     given = {"kind": bound, "rows": int(rows) if rows.isdecimal() else rows, "seconds": seconds}
     params = tuple((key, value) for key, value in sorted(given.items()) if value not in (None, "all"))
     line = pipeline.resolve(str(StageSpec("bound", params)))
-    stores = [Path(item) for item in what if Path(item).suffix in (".sqlite", ".db")]
+    stores = [Path(item) for item in what if is_store(item)]
     if stores and len(what) > 1:
         raise click.UsageError("give one store, or collections")
+    if places and not stores:
+        raise click.UsageError("--problem says where a store's problems are: give a store")
     for item in () if stores else what:
         check(item)
-    with progress() as report, Store(stores[0] if stores else path) as store:
-        if stores:
-            known = problems_of(store)
-            found: Iterator[tuple] = ((name, problem) for _, problem, name in known if problem is not None)
+    lost: list[str] = []
+    where = stores[0] if stores else path
+    if stores and not where.exists():
+        raise click.UsageError(f"{where}: no such store")
+    with progress() as report, Store(where) as store:
+        found = _of_store(store, places, lost) if stores else _chain(what, (), report)
+        listen = _listener(report)
+        summary = run_grid(found, [line], store, jobs=jobs, device=device, retry_failed=retry_failed, on_event=listen)
+    say_reasons(summary)
+    certified, there = summary.fresh, summary.solved - summary.fresh
+    missing = f", {len(lost)} not found" if lost else ""
+    click.echo(f"{where}: {certified} certified, {there} were there, {summary.skipped} skipped{missing}")
+    if not summary.done + summary.reused + len(lost):
+        click.echo(f"{where}: it holds no problem yet: run solvers on some, or name collections", err=True)
+    return 1 if summary.failed or lost or not summary.solved else 0
+
+
+def _of_store(store: Store, places: tuple[str, ...], lost: list[str]) -> Iterator[tuple]:
+    """Problems of a store with their collections; what is not found is said, and noted in ``lost``."""
+    from fwbench.prove import problems_of
+
+    for found in problems_of(store, places):
+        if found.problem is not None:
+            yield found.wanted.collection, found.problem
         else:
-            found = _chain(what, (), report)
-        listen, without = _listener(report), 0
-
-        def tell(event: object) -> None:
-            nonlocal without
-            if isinstance(event, JobEnded) and event.result.status in (Status.SKIPPED, Status.FAILED):
-                without += not event.reused
-                if event.result.status is Status.SKIPPED:
-                    click.echo(f"skipped: {event.result.problem}: {event.result.reason}", err=True)
-            listen(event)
-
-        summary = run_grid(found, [line], store, jobs=jobs, device=device, on_event=tell)
-    where, done, there = stores[0] if stores else path, summary.done - without, summary.reused
-    click.echo(f"{where}: {done} certified, {there} were there, {summary.skipped} skipped")
-    return 1 if summary.failed or not done + there else 0
+            lost.append(found.wanted.name or found.wanted.hash[:12])
+            click.echo(f"{lost[-1]}: not found: {found.reason}", err=True)
 
 
 @click.command()
 @click.argument("what", metavar="STORE|CERTIFICATE|FOLDER", type=click.Path(path_type=Path, exists=True))
-@click.option("--problem", "selectors", multiple=True, help="Where a certificate's problem is. [default: mini]")
+@places_option
+@click.option("--pattern", help="Of a certificate's problem, where it is not the file's own.")
 @click.option("-q", "--quiet", is_flag=True, help="Only what does not hold, and the total.")
-def verify(what: Path, selectors: tuple[str, ...], quiet: bool) -> int:
+def verify(what: Path, places: tuple[str, ...], pattern: str | None, quiet: bool) -> int:
     """Replay proofs: the certificates and masks of a store, one certificate file, or a folder with a registry."""
     from fwbench import prove
     from fwbench.result import Certificate
     from fwbench.store import Store
 
+    if pattern and what.suffix != ".npz":
+        raise click.UsageError("--pattern is for a certificate file: a store and a registry know their patterns")
     if what.is_dir():
-        findings = prove.verify_registry(what)
+        findings = prove.verify_registry(what, places)
     elif what.suffix == ".npz":
         certificate = Certificate.read(what)
-        problem = prove.find_problem(certificate.problem, selectors or ("mini",))
-        if problem is None:
-            raise click.UsageError(f"{what}: its problem {certificate.problem[:12]} is not found; name it by --problem")
-        findings = iter([prove.check_certificate(problem, certificate)])
+        found = prove.find_problem(certificate.problem, places or ("mini",), pattern)
+        if found.problem is None:
+            raise click.UsageError(f"{what}: its problem {certificate.problem[:12]} is not found: {found.reason}")
+        findings = iter([prove.check_certificate(found.problem, certificate)])
     else:
-        findings = prove.verify_store(Store(what, readonly=True))
+        findings = prove.verify_store(Store(what, readonly=True), places)
     count: Counter[bool | None] = Counter()
     for item in findings:
         count[item.ok] += 1
@@ -103,8 +136,13 @@ def verify(what: Path, selectors: tuple[str, ...], quiet: bool) -> int:
 @click.argument("action", required=False, type=click.Choice(["update", "solu"]))
 @click.argument("store", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--folder", default=None, type=click.Path(path_type=Path), help="Registry to use. [default: the suite's]")
-def registry(action: str | None, store: Path | None, folder: Path | None) -> None:
-    """Show the best known values, as a table or as a .solu file (solu), or take in what a store knows better."""
+@places_option
+def registry(action: str | None, store: Path | None, folder: Path | None, places: tuple[str, ...]) -> int:
+    """Show the best known values, as a table or as a .solu file (solu), or take in what a store knows better.
+
+    The suite's own registry takes problems of mini and smollm2; a --folder of one's own, begun where there is none,
+    takes any.
+    """
     from fwbench.problems import registry as module
     from fwbench.prove import update_registry
     from fwbench.store import Store
@@ -112,15 +150,22 @@ def registry(action: str | None, store: Path | None, folder: Path | None) -> Non
     folder = folder or module.FOLDER
     if action == "solu":
         click.echo(module.solu(module.best_known(folder)), nl=False)
-        return
+        return 0
     if action is None:
-        for entry in sorted(module.best_known(folder).values(), key=lambda entry: entry.name):
+        known = module.best_known(folder)
+        names = module.names_of(known)
+        for entry in sorted(known.values(), key=lambda entry: (entry.name, entry.hash)):
             gap = "open" if entry.gap is None else f"{entry.gap:.3%}"
-            click.echo(f"{entry.name}  best {entry.upper}  bound {entry.lower}  gap {gap}  {entry.proof}")
-        return
+            click.echo(f"{names[entry.hash]}  best {entry.upper}  bound {entry.lower}  gap {gap}  {entry.proof}")
+        return 0
     if store is None:
         raise click.UsageError("registry update needs a store")
-    improvements = update_registry(Store(store, readonly=True), folder)
-    for line in improvements:
+    with Store(store, readonly=True) as opened:
+        update = update_registry(opened, folder, places)
+    for line in update.left:
+        click.echo(f"not taken: {line}", err=True)
+    for line in update.improved:
         click.echo(line)
-    click.echo(f"{folder}: {len(improvements)} improved")
+    left = f", {len(update.left)} not taken" if update.left else ""
+    click.echo(f"{folder}: {len(update.improved)} improved{left}")
+    return 1 if update.left else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from fwbench import notes
-from fwbench.cli.make import device_option, trust_option
+from fwbench.cli.make import SEED, device_option, trust_option
 from fwbench.cli.progress import progress
 
 
@@ -49,7 +49,7 @@ from fwbench.cli.progress import progress
     "--skip", default="", help="Regular expression: layers whose name, or path in the model, it finds stay dense."
 )
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds for each layer.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--evaluate", default="lee-heldout", show_default=True, help="Text of the perplexities, or 'none'.")
 @trust_option
 def prune(

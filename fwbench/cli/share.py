@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fwbench.cli.make import numbers
 from fwbench.cli.progress import progress
 
 
@@ -16,18 +17,10 @@ def _one(selector: str, pattern: str | None) -> tuple:
         return one(selector, pattern, lambda done, total, what: report(done, total, what, None))
 
 
-def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
-    """``3,7``."""
-    try:
-        return None if text is None else [int(number) for number in text.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: write numbers from 0, such as 3,7") from None
-
-
 @click.command()
 @click.argument("problem")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help=".lp, .mps, .qplib or .npz.")
-@click.option("--rows", callback=_numbers, help="Rows to write, such as 3,7. [default: all]")
+@click.option("--rows", callback=numbers, help="Rows to write, such as 3,7,100-120. [default: all]")
 @click.option("--pattern", help="Pattern in place of the problem's own.")
 @click.option("--relaxed", is_flag=True, help="Variables between 0 and 1 in place of binary ones.")
 def export(problem: str, output: Path, rows: list[int] | None, pattern: str | None, relaxed: bool) -> None:
@@ -99,11 +92,13 @@ def compare(old: Path, new: Path) -> int:
 @click.command()
 @click.argument("what", metavar="STORE|PROBLEM")
 @click.option("--format", "form", default="md", show_default=True, type=click.Choice(["md", "latex", "bibtex"]))
-def cite(what: str, form: str) -> None:
+@click.option("--folder", type=click.Path(path_type=Path), help="Registry to use. [default: the suite's]")
+def cite(what: str, form: str, folder: Path | None) -> None:
     """Say how to cite the best masks of a store, or the best known mask of one problem.
 
     A sentence with the certified gap, a table, and BibTeX of the suite, the model, the text and each solver's paper.
     """
     from fwbench.cite import cite as write
+    from fwbench.problems.registry import FOLDER
 
-    click.echo(write(what, form), nl=False)
+    click.echo(write(what, form, folder or FOLDER), nl=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fwbench.cli.make import device_option
+from fwbench.cli.make import SEED, device_option
 from fwbench.cli.progress import progress
 
 
@@ -17,7 +17,7 @@ from fwbench.cli.progress import progress
 @click.option("--csv", "table", is_flag=True, help="Write the numbers too, to the same name with .csv.")
 @click.option("--pattern", help="Pattern in place of the problem's own.")
 @click.option("--time-limit", default=float("inf"), type=click.FloatRange(min=0, min_open=True), help="Of each solver.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @device_option
 @click.option("--dtype", default="float64", show_default=True, type=click.Choice(["float32", "float64"]))
 def trace(

@@ -16,7 +16,7 @@ from fwbench.pipeline.resolving import (
     resolve,
     skip_reason,
 )
-from fwbench.pipeline.running import StageError, run, warm_up
+from fwbench.pipeline.running import StageError, run, salvage, warm_up
 
 __all__ = [
     "Answer",
@@ -31,6 +31,7 @@ __all__ = [
     "presets",
     "resolve",
     "run",
+    "salvage",
     "skip_reason",
     "wanda_error",
     "wanda_errors",

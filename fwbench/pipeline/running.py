@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from fwbench.patterns import Pattern, Rows
 from fwbench.pipeline.judging import Answer, failed, judged
 from fwbench.pipeline.resolving import Solver, skip_reason
 from fwbench.problem import Problem
-from fwbench.result import Certificate, StageRecord, Status, TracePoint
+from fwbench.result import Certificate, Result, StageRecord, Status, TracePoint
 from fwbench.stage import Context, Role, Stage, State
 
 WARM_UP_LIMIT, WARM_UPS = 1.0, 12  # seconds a try, tries
@@ -66,6 +66,7 @@ def run(
     time_limit: float = math.inf,
     on_solved: Callable[[], None] | None = None,
     on_point: Callable[[str, TracePoint], None] | None = None,
+    hand_in: Callable[[Done | Part, bool], None] | None = None,
 ) -> Answer:
     """Run a pipeline on a problem and judge the answer.
 
@@ -75,6 +76,8 @@ def run(
             what does not stop.)
         on_solved: called when the last stage has ended and its mask and proof are about to be checked.
         on_point: called with a stage's name and what is known, while it runs and when it has ended.
+        hand_in: called with what :func:`salvage` makes an outcome of, should this run be killed, from any thread; True
+            beside it says that it takes the place of all before.
     """
     blank = failed(problem, pipeline, "", collection=collection, device=device, dtype=dtype, seed=seed)
     try:
@@ -88,7 +91,7 @@ def run(
     state = State()
     records: list[StageRecord] = []
     skipped: list[str] = []
-    for stage in pipeline.stages:
+    for index, stage in enumerate(pipeline.stages):
         if context.expired() and stage.role in (Role.REFINE, Role.RELAX, Role.BOUND) and state.keep is not None:
             skipped.append(stage.name)
             continue
@@ -96,21 +99,72 @@ def run(
             continue  # its relaxation was skipped
         hear = partial(on_point, stage.name) if on_point else None
         try:
-            state, record = _run_stage(problem, stage, state, replace(context, listener=hear))
+            within = replace(_handing(context, index, hand_in), listener=hear)
+            state, record = _run_stage(problem, stage, state, within)
         except Exception as error:
             return Answer(replace(blank, reason=_blame(stage, error), stages=tuple(records)))
         records.append(record)
         if hear:
             hear(TracePoint(context.seconds(), record.error, state.lower, relaxed=record.relaxed_error))
-    row = replace(
-        blank,
-        stages=tuple(records),
-        counters=dict(state.counters),
-        trace=tuple(TracePoint(*point) for point in state.trace),
-    )
+        if hand_in is not None and stage is not pipeline.stages[-1]:
+            hand_in(Done(replace(state, relaxed=None), tuple(records)), True)
     if on_solved is not None:
         on_solved()
-    return judged(problem, row, state, skipped)
+    return judged(problem, _ran(blank, records, state), state, skipped)
+
+
+def _ran(blank: Result, records: Sequence[StageRecord], state: State) -> Result:
+    """A row with what its stages did."""
+    trace = tuple(TracePoint(*point) for point in state.trace)
+    return replace(blank, stages=tuple(records), counters=dict(state.counters), trace=trace)
+
+
+@dataclass(frozen=True)
+class Done:
+    """Handed in when a stage has ended: the state after it, but for the fractional point, and all records so far."""
+
+    state: State
+    records: tuple[StageRecord, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Handed in by the stage at ``index`` while it is running."""
+
+    index: int
+    key: Hashable
+    value: object
+
+
+def _handing(context: Context, index: int, hand_in: Callable[[Done | Part, bool], None] | None) -> Context:
+    if hand_in is None:
+        return context
+    return replace(context, hand_in=lambda key, value: hand_in(Part(index, key, value), False))
+
+
+def salvage(
+    problem: Problem,
+    pipeline: Solver,
+    handed: Iterable[Done | Part],
+    *,
+    collection: str = "",
+    device: str = "cpu",
+    dtype: str = "float32",
+    seed: int = 0,
+) -> Answer:
+    """What a run that was killed had by then, from what it had handed in, judged as if the clock had ended it."""
+    blank = failed(problem, pipeline, "", collection=collection, device=device, dtype=dtype, seed=seed)
+    state, records, parts, index = State(), (), dict[Hashable, object](), 0
+    for item in handed:
+        if isinstance(item, Done):
+            state, records, parts = item.state, item.records, {}
+        else:
+            parts[item.key], index = item.value, item.index
+    if parts:
+        stage = pipeline.stages[index]
+        state = _checked(problem, stage, stage.salvage(problem, state, parts))
+    state = replace(state, proven=False, stopped="killed")
+    return judged(problem, _ran(blank, records, state), state, [])
 
 
 class StageError(Exception):

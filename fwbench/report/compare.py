@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fwbench.problem import labels
 from fwbench.report import text
 from fwbench.report.rows import Row, load
 from fwbench.result import Status
@@ -101,9 +102,12 @@ def lines(comparison: Comparison) -> list[str]:
     for pair in comparison.pairs:
         groups[pair.new["solver"]].append(pair)
     found = [f"{text.clip(solver, 80)}: {_line(pairs)}" for solver, pairs in groups.items()]
+    news = [pair.new for pair in comparison.pairs]
+    names = labels((row["problem_hash"], row["problem"], row["pattern"]) for row in news)
     for pair in comparison.regressions:
         row = pair.new
-        found.append(f"worse: {row['problem']}  {text.clip(row['solver'], 80)}  seed {row['seed']}: {pair.regression}")
+        who = f"{names[row['problem_hash']]}  {text.clip(row['solver'], 80)}  seed {row['seed']}"
+        found.append(f"worse: {who}: {pair.regression}")
     alone = f"; {comparison.only_old} only in the first store, {comparison.only_new} only in the second"
     return [*found, f"{_line(comparison.pairs)}{alone}"]
 

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from fwbench.problem import labels
 from fwbench.report import latex, rows, summary, text, view
 from fwbench.report.rows import Row
 
@@ -63,6 +64,8 @@ def build(
     registry: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that a page shows, as text; the templates only lay it out."""
+    names = labels(((row["problem_hash"], row["problem"], row["pattern"]) for row in results), pattern_shown=True)
+    results = [{**row, "problem": names[row["problem_hash"]]} for row in results]
     solvers = [row for row in results if not rows.bounds_only(row)]  # certifying runs have lent the others their bounds
     groups = summary.groups(solvers)
     style, drawn = _figures(solvers, groups)

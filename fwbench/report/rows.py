@@ -6,8 +6,6 @@ the store, its certificates, the registry of best-known values. The rows are JSO
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections import defaultdict
@@ -16,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fwbench import metrics, spec, timing
+from fwbench import metrics, sheet, spec, timing
 from fwbench.result import RELAXATIONS, Certificate, Proof, Result, StageRecord, Status
 
 Row = dict[str, Any]
@@ -233,16 +231,11 @@ def to_json(rows: Iterable[Row]) -> str:
 def to_csv(rows: Iterable[Row]) -> str:
     """CSV with a header line; what is not known is empty, and what is nested is JSON. Stages and traces stay out."""
     columns = [name for name in COLUMNS if name not in ("stages", "trace")]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(plain(row.get(name))) for name in columns])
-    return buffer.getvalue()
+    return sheet.write(columns, ([_cell(plain(row.get(name))) for name in columns] for row in rows))
 
 
 def _cell(value: Any) -> Any:
-    return "" if value is None else _text(value) if isinstance(value, dict | list) else value
+    return _text(value) if isinstance(value, dict | list) else value
 
 
 def _text(value: Any) -> str:

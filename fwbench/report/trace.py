@@ -7,8 +7,6 @@ next one.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fwbench import sheet
 from fwbench import spec as specs
 from fwbench.report.figures import COLOURS, MARKERS
 from fwbench.report.text import clip
@@ -182,10 +181,6 @@ def check(path: Path) -> None:
 
 def to_csv(found: Iterable[Curve]) -> str:
     """A line for each moment, with a header; what is not known is empty. Values are sums over the layer."""
-    buffer = io.StringIO()
-    out = csv.writer(buffer, lineterminator="\n")
-    out.writerow(["solver", *TracePoint._fields, "primal_gap", "fw_gap", "ratio_to_wanda"])
-    for curve in found:
-        for moment, *parts in zip(curve.moments, curve.primal, curve.gap, curve.error, strict=True):
-            out.writerow([curve.solver, *("" if x is None else x for x in (*moment, *parts))])
-    return buffer.getvalue()
+    columns = ["solver", *TracePoint._fields, "primal_gap", "fw_gap", "ratio_to_wanda"]
+    parts = ((curve.solver, zip(curve.moments, curve.primal, curve.gap, curve.error, strict=True)) for curve in found)
+    return sheet.write(columns, ([solver, *moment, *rest] for solver, points in parts for moment, *rest in points))

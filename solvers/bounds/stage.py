@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from fwbench.solvers.semidefinite.pentagons import pentagons
 from fwbench.solvers.semidefinite.row import RowForm, RowProof, row_certificate
 from fwbench.solvers.semidefinite.shor import Shor, shor
 from fwbench.solvers.semidefinite.triangles import triangles
+from fwbench.spec import SpecError, numbers
 from fwbench.stage import Context, Role, Stage, State, register
 
 LADDER = ("shor", "dnn", "mccormick", "triangles", "pentagons")  # each starts where the one before it ended
@@ -86,6 +87,7 @@ class Bound(Stage):
             shared = FrankWolfe(convexify="shared", steps=500).run(problem, replace(state, certificate=None), host)
         after = replace(state, trace=shared.trace, counters=shared.counters, stopped=shared.stopped)
         assert shared.certificate is not None
+        context.hand_in("shared", shared.certificate)
         after = after.bound(shared.certificate.bound, shared.certificate)
         if self.kind == "shared" or not problem.pattern.separable:
             return after
@@ -97,6 +99,14 @@ class Bound(Stage):
         certificate = layer.certificate(f"bound(kind={self.kind})")
         after = replace(after, trace=(*after.trace, *layer.trace), stopped="" if finished else "deadline")
         return after.bound(certificate.bound, certificate).count(row_proofs=layer.count)
+
+    def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
+        shared, proofs = parts["shared"], {row: proof for row, proof in parts.items() if row != "shared"}
+        lower = np.maximum(bounds.group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
+        for row, proof in proofs.items():
+            lower[row] = proof.bound
+        certificate = row_certificate(shared, proofs, float(lower.sum()), f"bound(kind={self.kind})")
+        return state.bound(certificate.bound, certificate)
 
     def _prover(self, kind: str, context: Context) -> Prover:
         if _in_batches(kind, context):
@@ -141,17 +151,13 @@ def _listed(text: int | str | None) -> int | list[int] | None:
     if text is None or text == "all":
         return None
     text = str(text)
-    if text.isdecimal():
-        if int(text) > 0:
-            return int(text)
-        raise ValueError("rows must be all, a number or a list such as 3,7,100-120, not 0")
-    found: set[int] = set()
-    for part in text.removesuffix(",").split(","):
-        first, dash, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last.isdecimal() if dash else not last)) or (dash and int(first) > int(last)):
-            raise ValueError(f"rows must be all, a number or a list such as 3,7,100-120, not {text!r}")
-        found |= set(range(int(first), int(last or first) + 1))
-    return sorted(found)
+    try:
+        found = numbers(text)
+    except SpecError:
+        found = []
+    if not found or (text.isdecimal() and found == [0]):
+        raise ValueError(f"rows must be all, a number or a list such as 3,7,100-120, not {text!r}")
+    return found[0] if text.isdecimal() else found
 
 
 class _Layer:
@@ -191,6 +197,7 @@ class _Layer:
             done += 1
             if found.proof.lower > self.lower[row]:
                 self.lower[row], self.proofs[row] = found.proof.lower, found.proof
+                self.context.hand_in(row, found.proof)
             if len(self.solved) < room:
                 self.solved[row] = replace(found, X=found.X.astype(np.float32))
             self.trace.append(self.context.point(lower=float(self.lower.sum())))

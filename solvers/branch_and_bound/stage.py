@@ -8,8 +8,9 @@ within, every subtree with a convexification made for what is still free in it. 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -64,6 +65,7 @@ class BranchAndBound(Stage):
         pruned = (~state.mask).reshape(blocks, -1)
         clock = _Clock(context, context.seconds() + context.left(self.seconds), blocks, max(1, context.threads))
         layer = _Layer(problem, pruned, context)
+        context.hand_in("start", pruned)
 
         def solve(block: int) -> _Solution:
             end = clock.share()
@@ -87,13 +89,19 @@ class BranchAndBound(Stage):
                 )
             clock.left -= 1
             layer.note(block, answer)
+            context.hand_in(block, answer)
             return answer
 
         with rows_pool(min(clock.threads, blocks)) as pool:
             answers = list(pool.map(solve, range(blocks)))
-        return self._joined(problem, state, answers, layer)
+        return self._joined(problem, state, answers, tuple(layer.trace))
 
-    def _joined(self, problem: Problem, state: State, answers: list[_Solution], layer: _Layer) -> State:
+    def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
+        start = parts["start"]
+        answers = [parts.get(block) or _Solution.unsolved(pruned) for block, pruned in enumerate(start)]
+        return self._joined(problem, state, answers, ())
+
+    def _joined(self, problem: Problem, state: State, answers: list[_Solution], trace: tuple[TracePoint, ...]) -> State:
         lower = math.fsum(a.lower for a in answers)
         stopped = next((a.stopped for a in answers if a.stopped), "")
         after = replace(
@@ -103,7 +111,7 @@ class BranchAndBound(Stage):
             weights=None,
             proven=not stopped and self.gap == 0,
             stopped=stopped,
-            trace=(*state.trace, *layer.trace),
+            trace=(*state.trace, *trace),
         )
         after = after.bound(lower, certificate(problem, [a.tree for a in answers], lower, self._spec()))
         return after.count(nodes=sum(a.nodes for a in answers), diagonals=sum(a.diagonals for a in answers))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -74,6 +75,7 @@ class External(Stage):
         e, own = self._diagonals(problem, keep, context)
         progress = Progress.of(problem, ~keep, context)
         pruned, proven, stopped, nodes = ~keep, True, "", 0
+        context.hand_in("start", keep)
         left = problem.rows if problem.pattern.separable else 1
         for block in blocks(problem, e, own):
             share = context.left() / left
@@ -85,6 +87,8 @@ class External(Stage):
             proven, nodes = proven and answer.proven, nodes + answer.nodes
             stopped = stopped or answer.stopped
             left -= 1
+            context.hand_in(block.rows.start, answer.pruned)
+            context.hand_in("lower", progress.lower)
         after = replace(
             state,
             keep=~pruned,
@@ -95,6 +99,13 @@ class External(Stage):
             trace=(*state.trace, *progress.points),
         )
         return after.bound(progress.lower).count(nodes=nodes)
+
+    def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
+        keep = parts["start"].copy()
+        for row, pruned in parts.items():
+            if isinstance(row, int):
+                keep[row : row + len(pruned)] = ~pruned
+        return replace(state, keep=keep, relaxed=None, weights=None).bound(parts.get("lower", 0.0))
 
     def _diagonals(
         self, problem: Problem, keep: np.ndarray, context: Context

@@ -94,6 +94,17 @@ def test_a_folder(tmp_path):
     assert model.tokenizer("a b c d")["input_ids"] == [1, 2, 3, 0]
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"), [("my-model", "."), ("my-model/deep", ".."), (".", "my-model/deep/.."), (".", "my-model/.")]
+)
+def test_a_folder_by_a_path_that_does_not_name_it(tmp_path, monkeypatch, folder, name):
+    (tmp_path / "my-model" / "deep").mkdir(parents=True)
+    tiny.save(tmp_path / "my-model")
+    monkeypatch.chdir(tmp_path / folder)
+    model = models.load_model(name)
+    assert (model.label, model.source) == ("my-model", "my-model")
+
+
 def test_what_is_no_model(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()

@@ -144,6 +144,33 @@ def test_no_file(tmp_path):
         next(files.read_folder(tmp_path / "x"))
 
 
+def test_the_origin_is_the_file(tmp_path, problem, monkeypatch):
+    files.write_problem(problem, tmp_path / "a.safetensors")
+    monkeypatch.chdir(tmp_path)
+    read = files.read_problem("a.safetensors")
+    assert (problem.origin, read.origin, read.hash) == ("", f"{tmp_path}/a.safetensors", problem.hash)
+    assert read.with_pattern("2:4").origin == read.origin
+    files.write_problem(read, tmp_path / "b.safetensors")  # it says nothing of one's machine
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("letter", ["x", "й", "\N{MUSICAL SYMBOL G CLEF}", "/", "\ud800"])
+def test_long_names_are_files_of_their_own(tmp_path, letter):
+    names = [letter * 300, letter * 299 + "y", "y" + letter * 300, letter * 400]
+    stems = [files.file_stem(name) for name in names]
+    assert len(set(stems)) == len(names)
+    assert all(len(stem.encode()) <= files.LONGEST for stem in stems)
+    for stem in stems:
+        files.write_atomic(tmp_path / f"{stem}{files.SUFFIX}", b"")
+    assert files.file_stem("smollm2.07.q_proj/2:4") == "smollm2.07.q_proj-2-4"
+
+
+def test_a_path_as_long_as_the_system_allows(tmp_path, problem):
+    path = tmp_path / f"{'x' * 240}{files.SUFFIX}"
+    files.write_problem(problem, path)
+    assert files.read_problem(path).hash == problem.hash
+
+
 def test_a_mask_of_the_wrong_shape(tmp_path, problem):
     for keep in (np.zeros((3, 7), bool), np.zeros((3, 8))):
         with pytest.raises(ProblemError, match="keep_k is"):

@@ -1,5 +1,7 @@
 """The registry: it only improves, believes nobody, and comes back from disk as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -145,6 +147,32 @@ def test_solu(tmp_path, problem):
         "=opt= planted 0.0",
         "=bestdual= ties-32 0.25",
     ]
+
+
+def test_names_that_a_spreadsheet_would_run_come_back(tmp_path, problem):
+    odd = replace(problem, name="=1+1")
+    entries = improve({}, odd, "@me", keep=masks(problem)[0])
+    save(entries, tmp_path)
+    assert "\n'=1+1," in (tmp_path / "best_known.csv").read_text()
+    assert best_known(tmp_path) == entries
+
+
+def test_equal_names_in_a_solu(problem):
+    good, _ = masks(problem)
+    other = problem.with_pattern("2:4")
+    entries = improve({}, problem, "x", keep=good)
+    entries = improve(entries, other, "x", keep=~other.pattern.prune(np.abs(other.W)))
+    names = {line.split()[1] for line in registry.solu(entries).splitlines()}
+    assert names == {"odd/name:_2:4_(0.5)", "odd/name:_2:4_(2:4)"}
+
+
+def test_a_registry_to_be_begun(tmp_path, problem):
+    assert registry.to_improve(tmp_path / "nowhere") == {}
+    save(improve({}, problem, "x", keep=masks(problem)[0]), tmp_path)
+    assert registry.to_improve(tmp_path) == best_known(tmp_path)
+    (tmp_path / "best_known.csv").unlink()
+    with pytest.raises(RegistryError, match=r"holds best_masks but no best_known\.csv"):
+        registry.to_improve(tmp_path)
 
 
 def test_the_committed_solu_is_the_table():

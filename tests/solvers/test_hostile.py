@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from layers import extreme_layers, random_layer
 
 from fwbench import bounds, contract, isolate, pipeline, spec, verify
-from fwbench.isolate import Reply, Limits, Worker
+from fwbench.isolate import Limits, Reply, Worker
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.result import Proof, Status
