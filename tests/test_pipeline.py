@@ -300,10 +300,12 @@ def test_a_lie_about_the_error_fails(made, claim):
 
 
 @pytest.mark.parametrize("lower", [ERROR * 1.001, ERROR * 100, math.inf])
-def test_a_bound_above_the_error_fails(made, lower):
-    row = made(returns(lower=lower)).result
-    assert (row.status, row.verdict, row.lower_bound) == (Status.FAILED, Verdict.ERROR_MISMATCH, None)
+def test_a_bound_above_the_error_costs_the_bound_and_not_the_mask(made, lower):
+    row = made(returns(lower=lower, proven=True), role=Role.EXACT).result
+    assert (row.status, row.verdict, row.proof) == (Status.FEASIBLE, Verdict.FEASIBLE, Proof.REFUTED)
+    assert (row.error, row.lower_bound) == (pytest.approx(ERROR), None)
     assert "exceeds the error" in row.reason
+    assert all(record.lower_bound is None for record in row.stages)
 
 
 def test_a_claimed_bound_is_never_verified(made):
@@ -324,10 +326,12 @@ GOOD = bounds.certificate(PROBLEM, relaxed_minimum(PROBLEM)[1])
         (replace(GOOD, arrays={"u": [0.5], "e": None}), "no array"),
     ],
 )
-def test_a_false_certificate_fails(made, certificate, reason):
+def test_a_false_certificate_is_dropped_and_not_the_mask(made, certificate, reason):
     outcome = made(returns(lower=0.0, certificate=certificate))
-    assert (outcome.result.status, outcome.result.verdict) == (Status.FAILED, Verdict.ERROR_MISMATCH)
-    assert reason in outcome.result.reason
+    row = outcome.result
+    assert (row.verdict, row.proof, row.lower_bound) == (Verdict.FEASIBLE, Proof.REFUTED, None)
+    assert row.error == pytest.approx(ERROR)
+    assert reason in row.reason
     assert outcome.certificate is None
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from layers import random_layer
 
-from fwbench import isolate, machine, runner, timing
+from fwbench import isolate, machine, pipeline, runner, timing
 from fwbench.events import MOST_REASONS, JobEnded, JobStarted, Progress, Summary
 from fwbench.problem import ProblemError
 from fwbench.result import Status
@@ -60,7 +60,7 @@ def test_the_kit_of_bad_solvers_beside_good_ones(store):
     )
     rows = {row.solver: row for row in store.results()}
     for name, reason in KIT.items():
-        row = rows[f"wanda+{name}" if name == "bad_worse" else name]
+        row = rows[pipeline.resolve(name).text]
         assert (row.status, row.solved) == (Status.FAILED, False)
         assert reason in row.reason
         assert store.mask(row.key) is None

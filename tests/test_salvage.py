@@ -127,7 +127,7 @@ def test_a_killed_job_keeps_what_its_finished_rows_had(tmp_path):
         summary = run_grid([("own", problem)], specs, store, time_limit=2.0, files=[file])
         rows = {row.solver: row for row in store.results()}
         assert (summary.solved, summary.failed) == (2, 2)
-        row, keep = rows["hanging"], store.mask(rows["hanging"].key)
+        row, keep = rows["wanda+swap+hanging"], store.mask(rows["wanda+swap+hanging"].key)
         best = best_mask(problem)[1]
         assert np.array_equal(problem.row_errors(~keep)[[0, 2]], problem.row_errors(~best)[[0, 2]])
         assert row.status is Status.TIMEOUT
@@ -144,7 +144,7 @@ def test_a_killed_job_keeps_what_its_finished_rows_had(tmp_path):
             None,
         )
         proofs = {proof.source: proof for proof in store.certificates(problem.hash)}
-        assert set(proofs) == {"hanging", "wanda+fw+round+dies"}
+        assert set(proofs) == {"wanda+swap+hanging", "wanda+fw+round+dies"}
         assert all(verify.check(problem, proof).ok for proof in proofs.values())
         assert rows["wanda+dies"].reason == "the process died: exit code 3"  # nothing to prove, and a mask is no answer
         longer = run_grid([("own", problem)], ["wanda+sleeps"], store, time_limit=2.5, files=[file])
