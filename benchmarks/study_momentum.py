@@ -24,7 +24,8 @@ from benchmarks.csv_lines import append, read
 from benchmarks.study_masks import sample
 from fwbench.problem import Problem
 from fwbench.problems import extract
-from fwbench.problems.models import load_model, weight_of
+from fwbench.problems.models import load_model
+from fwbench.problems.structure import weight_of
 from fwbench.problems.text import TOKENS, load_text, sequences
 from fwbench.solvers import frank_wolfe as loop
 from fwbench.solvers.momentum import Options, iterates

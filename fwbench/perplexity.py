@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from fwbench.problems.models import Model, ModelError
+from fwbench.problems.models import Model
+from fwbench.problems.structure import ModelError, PreTrainedModel, body_of, on_text
 from fwbench.problems.text import SEQUENCE, Text, TextError
 
 TOKENS = 16384  # evaluated at most, where nobody asks for more
@@ -99,14 +100,28 @@ def perplexity(
 
 
 def _scored(network: Any, ids: torch.Tensor, first: int) -> float:
-    """Negative log-likelihood of the successors of a window's positions from ``first`` on.
+    """Negative log-likelihood of the successors of a window's positions from ``first`` on. Raises ModelError."""
+    with on_text(network):
+        total = _in_pieces(network, ids, first)
+        if total is None:
+            logits = network(input_ids=ids[None], use_cache=False).logits[0]
+            total = _negative_log_likelihood(logits[first:-1], ids[1 + first :])
+    return total
 
-    The logits of a whole window are larger than many a layer. So the body runs once, and then the model's own forward
-    is called on a few positions at a time, with a body that hands out their hidden states.
+
+def _in_pieces(network: Any, ids: torch.Tensor, first: int) -> float | None:
+    """The same without the logits of a whole window, which are larger than many a layer.
+
+    The body runs once, and then the model's own forward is called on a few positions at a time, with a body that hands
+    out their hidden states. None if the model has no such body, or calls another one.
     """
-    body, called, total = network.get_decoder(), False, 0.0
+    parts = (network.get_decoder(), body_of(network))  # the first may be the head, or the model itself
+    body = next((part for part in parts if isinstance(part, PreTrainedModel) and part is not network), None)
+    if body is None:
+        return None
+    total = 0.0
     output = body(input_ids=ids[None], use_cache=False)
-    step = max(1, PIECE // network.get_output_embeddings().weight.shape[0])
+    step = max(1, PIECE // network.config.get_text_config(decoder=True).vocab_size)
 
     def stub(*_: Any, **__: Any) -> Any:
         nonlocal called
@@ -116,14 +131,13 @@ def _scored(network: Any, ids: torch.Tensor, first: int) -> float:
     try:
         body.forward = stub
         for start in range(first, len(ids) - 1, step):
-            piece = slice(start, min(start + step, len(ids) - 1))
+            piece, called = slice(start, min(start + step, len(ids) - 1)), False
             logits = network(input_ids=ids[None, piece], use_cache=False).logits[0]
+            if not called:
+                return None
             total += _negative_log_likelihood(logits, ids[1:][piece])
     finally:
         body.__dict__.pop("forward", None)
-    if not called:  # this model calls another body than it names
-        logits = network(input_ids=ids[None], use_cache=False).logits[0]
-        return _negative_log_likelihood(logits[first:-1], ids[1 + first :])
     return total
 
 

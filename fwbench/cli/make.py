@@ -130,7 +130,13 @@ def _listener(report: Report):  # type: ignore[no-untyped-def]
 @click.option("--blocks", help="Decoder blocks, such as 7,22. [default: all]")
 @click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=1))
 @click.option("--pattern", default="0.5", show_default=True)
-def extract(model: str, output: Path, text: str, blocks: str | None, tokens: int, pattern: str) -> None:
+@click.option(
+    "--layers", default="", help="Regular expression: only layers whose name, or path in the model, it finds."
+)
+@click.option("--skip", default="", help="Regular expression: no layers whose name, or path in the model, it finds.")
+def extract(
+    model: str, output: Path, text: str, blocks: str | None, tokens: int, pattern: str, layers: str, skip: str
+) -> None:
     """Extract the problems of a causal language model's layers into a folder of problem files."""
     from fwbench.problems.extract import extract as extract_problems
     from fwbench.problems.files import SUFFIX, file_stem, write_problem
@@ -149,7 +155,15 @@ def extract(model: str, output: Path, text: str, blocks: str | None, tokens: int
     count = 0
     with progress() as report:
         for problem in extract_problems(
-            loaded, source, chosen, tokens, pattern, lambda done, total, what: report(done, total, what, None)
+            loaded,
+            source,
+            chosen,
+            tokens,
+            pattern,
+            lambda done, total, what: report(done, total, what, None),
+            layers=layers,
+            skip=skip,
+            notice=lambda line: click.echo(line, err=True),
         ):
             output.mkdir(parents=True, exist_ok=True)
             write_problem(problem, output / f"{file_stem(problem.name)}{SUFFIX}")

@@ -15,7 +15,7 @@ from fwbench import pipeline, verify
 from fwbench.patterns import NM, PerRow
 from fwbench.pipeline import Outcome
 from fwbench.problem import Problem, shrunk
-from fwbench.problems.models import weight_of
+from fwbench.problems.structure import weight_of
 from fwbench.prune.plan import Layer, Plan, PruneError
 from fwbench.result import Proof, pack_mask
 from fwbench.stage import Role

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ),
         ),
         ("seed", str(summary["seed"])),
-        ("left dense", summary["skip"] or "nothing but embeddings, head, norms and biases"),
+        ("left dense", _left_dense(summary["skip"], summary["left_out"])),
         ("saved as", summary["save_dtype"]),
         ("time", f"{text.seconds(seconds.get('total'))} ({parts})"),
         ("peak memory", f"{summary['peak_memory'] / 2**30:.2f} GiB" if summary["peak_memory"] else text.NOTHING),
@@ -121,6 +121,15 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("resumed", f"{text.plural(summary['blocks_resumed'], 'block')} came from an earlier, stopped run")
         )
     return facts
+
+
+def _left_dense(skip: str, left_out: Sequence[str]) -> str:
+    parts = ["embeddings, head, norms and biases"]
+    if skip:
+        parts.append(f"layers that {skip} finds")
+    if left_out:
+        parts.append(f"{text.plural(len(left_out), 'weight')} beside the blocks' linear layers, first {left_out[0]}")
+    return "; ".join(parts)
 
 
 def _order(mode: str) -> str:

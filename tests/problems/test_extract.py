@@ -9,7 +9,7 @@ import torch
 
 from fwbench.patterns import PatternError
 from fwbench.problem import ProblemError
-from fwbench.problems import extract, models
+from fwbench.problems import extract, gram, models, structure
 from fwbench.problems.models import ModelError
 from fwbench.problems.text import Text, TextError
 
@@ -48,7 +48,7 @@ def test_gram_of_the_residual_stream(family):
         streams = model.network(input_ids=ids, output_hidden_states=True).hidden_states
     layers = extract.named_layers(model)
     found = extract.grams(model.network, layers, batches())
-    for number, block in enumerate(models.find_blocks(model.network)):
+    for number, block in enumerate(structure.find_blocks(model.network)):
         X = norm(block)(streams[number]).reshape(ids.numel(), -1).double().numpy().T
         np.testing.assert_allclose(found[f"{family}.{number:02}.{name}"], X @ X.T / ids.numel(), rtol=1e-4, atol=1e-6)
 
@@ -70,7 +70,7 @@ def test_every_layer_s_output_power(family):
         y = torch.cat([out.reshape(-1, out.shape[-1]) for _, out in outputs[name]]).double()
         if layer.bias is not None:
             y = y - layer.bias.double()
-        W = models.weight_of(layer).astype(np.float64)
+        W = structure.weight_of(layer).astype(np.float64)
         np.testing.assert_allclose(((W @ found[name]) * W).sum(1), y.square().mean(0).numpy(), rtol=1e-4)
 
 
@@ -108,8 +108,8 @@ def test_it_repeats():
 
 
 def test_panels_of_a_wide_input():
-    X = torch.randn(64, 2 * extract.PANEL + 5, generator=torch.Generator().manual_seed(2))
-    item = extract.GramSum("wide")
+    X = torch.randn(64, 2 * gram.PANEL + 5, generator=torch.Generator().manual_seed(2))
+    item = gram.GramSum("wide")
     item.add(X[:40].reshape(2, 20, -1))
     item.add(X[40:])
     expected = X.double().numpy().T @ X.double().numpy() / 64
@@ -119,7 +119,7 @@ def test_panels_of_a_wide_input():
 def test_stops_after_the_last_layer_asked_for():
     model = tiny.model("llama")
     ran = []
-    for number, block in enumerate(models.find_blocks(model.network)):
+    for number, block in enumerate(structure.find_blocks(model.network)):
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
     layers = {name: layer for name, layer in extract.named_layers(model, [1]).items() if "q_proj" in name}
     extract.shared_inputs(model.network, layers, batches()[0])
@@ -160,7 +160,7 @@ def test_tokens_are_counted_exactly():
     for part in ids.split(32):
         with torch.no_grad():
             X = (
-                models.find_blocks(model.network)[0]
+                structure.find_blocks(model.network)[0]
                 .input_layernorm(model.network.get_input_embeddings()(part))
                 .double()
             )
@@ -195,7 +195,7 @@ def test_activations_that_are_not_finite():
 
 def test_a_layer_that_runs_twice():
     model = tiny.model("llama")
-    blocks = models.find_blocks(model.network)
+    blocks = structure.find_blocks(model.network)
     blocks[1].mlp = blocks[0].mlp
     with pytest.raises(ModelError, match="runs 2 times"):
         next(extract.extract(model, TEXT, [0], tokens=64))
