@@ -101,7 +101,7 @@ def perplexity(
 
 def _scored(network: Any, ids: torch.Tensor, first: int) -> float:
     """Negative log-likelihood of the successors of a window's positions from ``first`` on. Raises ModelError."""
-    with on_text(network):
+    with on_text(network, ids):
         total = _in_pieces(network, ids, first)
         if total is None:
             logits = network(input_ids=ids[None], use_cache=False).logits[0]
@@ -119,14 +119,17 @@ def _in_pieces(network: Any, ids: torch.Tensor, first: int) -> float | None:
     body = next((part for part in parts if isinstance(part, PreTrainedModel) and part is not network), None)
     if body is None:
         return None
-    total = 0.0
-    output = body(input_ids=ids[None], use_cache=False)
+    try:
+        output = body(input_ids=ids[None], use_cache=False)
+        total, states = 0.0, output.last_hidden_state
+    except Exception:  # it does not run, or not so, without what the model does around it
+        return None
     step = max(1, PIECE // network.config.get_text_config(decoder=True).vocab_size)
 
     def stub(*_: Any, **__: Any) -> Any:
         nonlocal called
         called = True
-        return type(output)(last_hidden_state=output.last_hidden_state[:, piece])
+        return type(output)(last_hidden_state=states[:, piece])
 
     try:
         body.forward = stub

@@ -111,7 +111,7 @@ class Recorder:
         """Check that each layer has read one input for each token. Raises ModelError."""
         calls = {name: self._rows.get(id(layer.weight), []) for name, layer in self.layers.items()}
         if wrong := {name: rows for name, rows in calls.items() if rows != [tokens]}:
-            raise ModelError(_say_calls(wrong, tokens, list(calls)))
+            raise ModelError(_say_calls(wrong, tokens, self._places()))
         self._rows.clear()
         self._held.clear()
         self._followers = Counter(leader for name, leader in self.leaders.items() if name != leader)
@@ -127,6 +127,11 @@ class Recorder:
         """Gram matrix, float64 ``(n, n)``, of each input, with the names of those that read it; sums are given up."""
         for names in self.groups():
             yield names, self.sums.pop(names[0]).gram()
+
+    def _places(self) -> dict[str, str]:
+        """Name and path in the network of each layer."""
+        paths = {id(module): path for path, module in self._network.named_modules()} if self._network else {}
+        return {name: f"{name} {paths.get(id(layer), name)}.weight" for name, layer in self.layers.items()}
 
     def _hook(self, name: str | None) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -161,8 +166,14 @@ class Recorder:
                 del self._held[leader]
 
 
-def _say_calls(wrong: Mapping[str, Sequence[int]], tokens: int, every: Sequence[str]) -> str:
-    """One line on layers that do not read one input for each token, and how to leave them out."""
+def _say_calls(wrong: Mapping[str, Sequence[int]], tokens: int, places: Mapping[str, str]) -> str:
+    """One line on layers that do not read one input for each token, and how to leave them out.
+
+    Args:
+        wrong: how many inputs a layer reads in each call.
+        tokens: in the pass.
+        places: of every layer, what ``--skip`` looks at.
+    """
     name, rows = next(iter(wrong.items()))
     if not rows:
         what = "does not run in a forward pass on text"
@@ -170,19 +181,19 @@ def _say_calls(wrong: Mapping[str, Sequence[int]], tokens: int, every: Sequence[
         what = f"runs {len(rows)} times in a forward pass, not once"
     else:
         what = f"reads {rows[0]} inputs for {tokens} tokens, not one for each"
-    if len(wrong) == len(every):
-        return f"layer {name} {what}{'; no layer does' if len(every) > 1 else ''}"
-    expression, found = _expression(list(wrong), every)
-    return f"layer {name} {what}" + (f"; --skip {expression!r} leaves such layers out" if found < len(every) else "")
+    if len(wrong) == len(places):
+        return f"layer {name} {what}{'; no layer does' if len(places) > 1 else ''}"
+    expression, found = _expression([places[name] for name in wrong], list(places.values()))
+    return f"layer {name} {what}" + (f"; --skip '{expression}' leaves such layers out" if found < len(places) else "")
 
 
-def _expression(names: Sequence[str], every: Sequence[str]) -> tuple[str, int]:
-    """A short regular expression that finds some of the layers' names and few of the others; how many it finds."""
-    parts = [name.split(".")[1:] for name in names]
-    common = [part for part in parts[0] if all(part in own for own in parts) and not re.fullmatch(r"\d", part)]
-    forms = [form for part in common for form in (part, rf"\.{part}\b")]
-    forms.append("|".join(dict.fromkeys(own[-1] for own in parts)))
-    forms.append("|".join(dict.fromkeys(rf"\.{own[0]}\." for own in parts)))
-    found = {form: sum(bool(re.search(form, name)) for name in every) for form in forms}
+def _expression(wrong: Sequence[str], every: Sequence[str]) -> tuple[str, int]:
+    """A short regular expression that finds some places and few of the others; how many it finds in all."""
+    parts = [re.split(r"[. ]", place) for place in wrong]
+    common = [part for part in parts[0] if all(part in own for own in parts)]
+    forms = [rf"\.{part}\." if part.isdigit() else part for part in common]
+    forms.append("|".join(dict.fromkeys(own[-2] for own in parts)))  # the last is "weight"
+    forms.append("|".join(dict.fromkeys(rf"\.{own[1]}\." for own in parts)))
+    found = {form: sum(bool(re.search(form, place)) for place in every) for form in forms}
     best = min(found, key=lambda form: (found[form], len(form)))
     return best, found[best]

@@ -56,21 +56,23 @@ def body_of(network: Any) -> Any:
 
 
 @contextlib.contextmanager
-def on_text(network: Any) -> Iterator[None]:
-    """Say in one line what a forward pass raises that gets nothing but tokens."""
+def on_text(network: Any, ids: torch.Tensor) -> Iterator[None]:
+    """Say in one line what a forward pass raises that gets nothing but token ids, as ModelError."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:  # each model raises its own
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"{type(network).__name__}: a forward pass on text alone fails ({reason})") from error
+        raise ModelError(
+            f"{type(network).__name__}: a forward pass on {ids.shape[-1]} tokens and nothing else fails ({reason})"
+        ) from error
 
 
 @torch.no_grad()
 def run_body(network: Any, ids: torch.Tensor) -> None:
     """A forward pass without the head on token ids, int64 ``(sequences, length)``. Raises ModelError if it fails."""
-    with on_text(network):
+    with on_text(network, ids):
         body_of(network)(input_ids=ids.to(next(network.parameters()).device), use_cache=False)
 
 
@@ -148,9 +150,10 @@ def runs(network: Any) -> list[str]:
         for path, module in network.named_modules()
         if _prunable(module)
     ]
+    ids = few_tokens(network)
     try:
-        with on_text(network):
-            network(input_ids=few_tokens(network), use_cache=False)
+        with on_text(network, ids):
+            network(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -225,5 +228,6 @@ def _check_outside(block: nn.Module, linear: int) -> None:
         shape = " x ".join(map(str, parameter.shape))
         raise ModelError(
             f"{path} ({shape}, of {type(module).__name__}) is no linear layer's weight, and such hold "
-            f"{weights / (weights + linear):.0%} of its block; mixtures of experts and the like are not supported"
+            f"{weights / (weights + linear):.0%} of its block; such models, mixtures of experts among them, are not "
+            "supported"
         )

@@ -308,7 +308,7 @@ def test_refusals(place, tmp_path, case):
 
 
 def test_mixtures_binary_text_and_quantised_layers(place, tmp_path, monkeypatch):
-    with pytest.raises(models.ModelError, match="experts are not supported"):
+    with pytest.raises(models.ModelError, match="mixtures of experts among them, are not supported"):
         prune(str(saved(place, "mixture")), tmp_path / "out", options(place))
     (tmp_path / "binary").write_bytes(b"\0\1\2")
     with pytest.raises(ValueError, match="binary, not text"):

@@ -21,6 +21,7 @@ from fwbench.problems.extract import batch, chosen_layers, shared_inputs
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.structure import FEW, Conv1D, ModelError, find_blocks, left_out, weight_of
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, sequences
+from fwbench.prune.walk import check_chain
 
 FORMAT = "fwbench-prune-1"
 CALIBRATION, HELD_OUT = "lee", "lee-heldout"
@@ -113,8 +114,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     _check_layers(layers, pattern, line)
     length = min(options.length, model.max_length)
     batches = batch(sequences(model.tokenizer, text, options.tokens, length), BATCH)
-    _check_runs(model, layers, batches[0])
     missed = left_out(model.network)
+    _check_runs(model, layers, batches[0])
     save_dtype = _save_dtype(name, options.save_dtype)
     record = {
         "format": FORMAT,
@@ -176,9 +177,10 @@ def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pip
 
 
 def _check_runs(model: Model, layers: Sequence[Sequence[Layer]], ids: torch.Tensor) -> None:
-    """Every layer reads each token once; before the work, not after it."""
+    """Every layer reads each token once, and the blocks are a chain; before the work, not after it."""
     modules = {layer.name: layer.module for block in layers for layer in block}
     shared_inputs(model.network, modules, ids[:1, :FEW])
+    check_chain(model.network, find_blocks(model.network), ids)
 
 
 def _save_dtype(name: str, asked: str) -> torch.dtype:

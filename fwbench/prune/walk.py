@@ -98,7 +98,7 @@ def begin(network: Any, batches: Sequence[torch.Tensor], device: str = "cpu", of
         OSError: no room in ``offload``.
     """
     blocks = find_blocks(network)
-    outputs = _check_chain(network, blocks, batches[0][:1, :FEW])
+    outputs = check_chain(network, blocks, batches[0])
     walk = Walk(blocks, [], [], [ids.numel() for ids in batches], device)
     shared = _Shared()
     for ids in batches:
@@ -210,8 +210,13 @@ class _Shared:
 
 
 @torch.no_grad()
-def _check_chain(network: Any, blocks: Sequence[nn.Module], ids: torch.Tensor) -> dict[int, Any]:
-    """What each block that runs gives on a few tokens; refuses a model that is not a plain chain of its blocks."""
+def check_chain(network: Any, blocks: Sequence[nn.Module], ids: torch.Tensor) -> dict[int, Any]:
+    """What each block that runs gives on a few tokens.
+
+    Raises:
+        ModelError: the model is not a plain chain of its blocks.
+    """
+    ids = ids[:1, :FEW]
     inputs: list[tuple[int, Any]] = []
     outputs: dict[int, Any] = {}
 

@@ -12,63 +12,42 @@ NAMES = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 LIMIT = 3_000_000  # parameters of a form that is called tiny
 
-SIZES: dict[str, Any] = {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0, "is_decoder": True}
-
-
-def sizes(value: Any, names: str) -> None:
-    SIZES.update(dict.fromkeys(names.split(), value))
-
-
-sizes(
-    tiny.VOCABULARY, "vocab_size vocab_size_per_layer_input audio_vocab_size shape_vocab_size pronunciation_vocab_size"
-)
-sizes(
-    tiny.VOCABULARY, "decoder_vocab_size make_ngram_vocab_size_divisible_by ngram_vocab_size_base unpadded_vocab_size"
-)
-sizes(tiny.HIDDEN, "hidden_size d_model n_embd emb_dim embedding_dim embedding_size out_hidden_size input_size")
-sizes(
-    tiny.HIDDEN,
-    "backbone_hidden_size lru_width adapter_out_dim adapter_in_dim adapter_input_size input_embedding_size output_embedding_size",
-)
-sizes(tiny.HIDDEN, "vision_output_dim output_proj_dims mm_embed_dim hidden_size_global")
-sizes(
-    4,
-    "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_encoder_layers num_decoder_layers",
-)
-sizes(4, "num_blocks depth conf_num_hidden_layers num_global_layers")
-sizes(4, "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads attention_heads")
-sizes(4, "num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads linear_num_value_heads")
-sizes(4, "conf_num_attention_heads linear_num_heads mamba_n_heads mamba_num_heads index_n_heads")
-sizes(2, "num_key_value_heads swa_num_key_value_heads linear_num_key_heads n_mamba_heads")
-sizes(8, "head_dim v_head_dim qk_nope_head_dim swa_head_dim linear_key_head_dim linear_value_head_dim linear_head_dim")
-sizes(8, "index_head_dim d_kv dim_head kv_channels mamba_head_dim mamba_d_head attention_head_size rotary_dim")
-sizes(4, "qk_rope_head_dim")
-sizes(
-    40,
-    "intermediate_size moe_intermediate_size decoder_ffn_dim encoder_ffn_dim ffn_dim shared_expert_intermediate_size",
-)
-sizes(
-    40, "shared_intermediate_size dff d_ff dim_ff d_inner intermediate_size_mlp expert_ffn_hidden_size ffn_hidden_size"
-)
-sizes(40, "dense_intermediate_size moe_shared_expert_intermediate_size shared_experts_intermediate_size mlp_dim")
-sizes(40, "feed_forward_size")
-sizes(12, "q_lora_rank kv_lora_rank o_lora_rank laurel_rank hc_lowrank adapter_rank gated_norm_rank loop_gate_rank")
-sizes(
-    64, "max_position_embeddings n_positions n_ctx max_seq_len context_length max_target_positions max_source_positions"
-)
-sizes(4, "num_experts n_routed_experts num_local_experts moe_num_experts")
-sizes(2, "num_experts_per_tok moe_topk moe_k top_k_experts")
-sizes(1, "n_group topk_group")
-sizes(
-    16,
-    "sliding_window sliding_window_size window_size block_size local_attention index_topk chunk_size mamba_chunk_size",
-)
-sizes(16, "attention_window_size attention_chunk_size")
-sizes(8, "mamba_d_state ssm_state_size state_size hidden_size_per_layer_input router_hidden_size d_rel")
-sizes(2, "n_groups")
-sizes(3, "max_window_layers")
-sizes(32, "image_size")
-sizes(8, "patch_size num_mel_bins")
+# small values of the fields of configuration classes: a value, and the fields that get it
+_SIZES = """
+97 vocab_size vocab_size_per_layer_input audio_vocab_size shape_vocab_size pronunciation_vocab_size
+97 decoder_vocab_size make_ngram_vocab_size_divisible_by ngram_vocab_size_base unpadded_vocab_size
+32 hidden_size d_model n_embd emb_dim embedding_dim embedding_size out_hidden_size input_size
+32 backbone_hidden_size lru_width adapter_out_dim adapter_in_dim adapter_input_size input_embedding_size
+32 output_embedding_size vision_output_dim output_proj_dims mm_embed_dim hidden_size_global image_size
+4 num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_encoder_layers
+4 num_decoder_layers num_blocks depth conf_num_hidden_layers num_global_layers
+4 num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads
+4 attention_heads num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads
+4 linear_num_value_heads conf_num_attention_heads linear_num_heads mamba_n_heads mamba_num_heads index_n_heads
+2 num_key_value_heads swa_num_key_value_heads linear_num_key_heads n_mamba_heads n_groups
+8 head_dim v_head_dim qk_nope_head_dim swa_head_dim linear_key_head_dim linear_value_head_dim linear_head_dim
+8 index_head_dim d_kv dim_head kv_channels mamba_head_dim mamba_d_head attention_head_size rotary_dim
+8 mamba_d_state ssm_state_size state_size hidden_size_per_layer_input router_hidden_size d_rel
+8 patch_size num_mel_bins
+4 qk_rope_head_dim
+40 intermediate_size moe_intermediate_size decoder_ffn_dim encoder_ffn_dim ffn_dim d_inner dff d_ff dim_ff mlp_dim
+40 shared_expert_intermediate_size shared_intermediate_size intermediate_size_mlp expert_ffn_hidden_size
+40 ffn_hidden_size dense_intermediate_size moe_shared_expert_intermediate_size shared_experts_intermediate_size
+40 feed_forward_size
+12 q_lora_rank kv_lora_rank o_lora_rank laurel_rank hc_lowrank adapter_rank gated_norm_rank loop_gate_rank
+64 max_position_embeddings n_positions n_ctx max_seq_len context_length max_target_positions max_source_positions
+16 sliding_window sliding_window_size window_size block_size local_attention index_topk chunk_size
+16 mamba_chunk_size attention_window_size attention_chunk_size
+4 num_experts n_routed_experts num_local_experts moe_num_experts
+2 num_experts_per_tok moe_topk moe_k top_k_experts
+3 max_window_layers
+1 n_group topk_group bos_token_id
+2 eos_token_id
+0 pad_token_id
+"""
+SIZES: dict[str, Any] = {
+    name: int(value) for value, *names in map(str.split, _SIZES.split("\n")[1:-1]) for name in names
+} | {"is_decoder": True}
 
 MAMBA = {"mamba_n_heads": 8, "mamba_n_groups": 2}
 NOTE = {
