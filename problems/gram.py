@@ -151,7 +151,7 @@ class Recorder:
     def _follow(self, name: str, X: torch.Tensor) -> None:
         """Find the leader of a layer by its input, or check that it is the same again."""
         # a reshaped view is the same input; one that was written to in between is not
-        key = (X.data_ptr(), X.numel(), X.shape[-1], X.stride(), X._version)
+        key = (X.data_ptr(), X.numel(), X.shape[-1], X.is_contiguous() or X.stride(), X._version)
         leader = self.leaders.get(name)
         if leader is None:
             self.leaders[name] = next((other for other, (known, _) in self._held.items() if known == key), name)

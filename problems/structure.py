@@ -212,11 +212,11 @@ def _stacks(lists: dict[str, nn.ModuleList], ran: list[str]) -> list[list[str]]:
 
 
 def _outside(block: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-    """Parameters of two dimensions and more that are no linear layer's, with their modules and paths."""
+    """Weights of two dimensions and more that are no linear layer's: path, module, parameter."""
     for path, module in block.named_modules():
         if not isinstance(module, nn.Linear | Conv1D | nn.Embedding | nn.modules.conv._ConvNd):
             for name, parameter in module.named_parameters(recurse=False):
-                if sum(size > 1 for size in parameter.shape) > 1:
+                if sum(size > 1 for size in parameter.shape) > 1 and not name.endswith("bias"):
                     yield f"{path}.{name}".lstrip("."), module, parameter
 
 

@@ -211,7 +211,7 @@ def _on_device(plan: Plan) -> Iterator[None]:
 
 @torch.no_grad()
 def sample(model: Any, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> str:
-    """What the model makes of a prompt, always its likeliest next token."""
+    """What the model makes of a prompt, always its likeliest next token; a model that cannot generate says why."""
     network = model.network
     ids = torch.tensor([model.tokenizer(prompt, verbose=False)["input_ids"]], device=next(network.parameters()).device)
     given = ids.shape[1]
@@ -220,7 +220,10 @@ def sample(model: Any, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> str
         return ""
     with quiet():
         options = {"do_sample": False, "max_new_tokens": room, "pad_token_id": 0}
-        said = network.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, given:]
+        try:
+            said = network.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, given:]
+        except Exception as error:  # some models of transformers cannot, each in its own way; they can be pruned
+            return f"(transformers cannot generate with it: {' '.join(str(error).split()) or type(error).__name__})"
     return str(model.tokenizer.decode(said, skip_special_tokens=True))
 
 
