@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from fwbench.problems.models import Model
-from fwbench.problems.structure import ModelError, PreTrainedModel, body_of, on_text
+from fwbench.problems.structure import ModelError, PreTrainedModel, body_of, few_tokens, on_text
 from fwbench.problems.text import SEQUENCE, Text, TextError
 
 TOKENS = 16384  # evaluated at most, where nobody asks for more
 PIECE = 1 << 22  # logits in float32 at a time: positions x vocabulary
 CHUNK = 1 << 18  # logits in float64 at a time: positions x vocabulary
+CAUSAL = 1e-3  # relative to the largest logit: what later tokens may change, by rounding
 
 Progress = Callable[[int, int, str], None]  # done, total, what
 
@@ -81,8 +82,9 @@ def perplexity(
 
     Raises:
         TextError: see :func:`windows`.
-        ModelError: the model's logits are not finite.
+        ModelError: a forward pass fails, the model looks at later tokens, or its logits are not finite.
     """
+    check_causal(model.network)
     rows = windows(model, text, length, stride, tokens)
     length, device = rows.shape[1], next(model.network.parameters()).device
     stride = length if stride is None else stride
@@ -97,6 +99,23 @@ def perplexity(
         raise ModelError(f"{model.label}: its logits are not finite on {text.name}")
     value = math.exp(min(total / scored, 700.0))
     return Perplexity(value, scored, len(rows), length, stride, text.name, text.sha256)
+
+
+@torch.no_grad()
+def check_causal(network: Any) -> None:
+    """Refuse a model whose logits of a position change with later tokens. Raises ModelError."""
+    ids = few_tokens(network)
+    half = ids.shape[1] // 2
+    with on_text(network, ids):
+        first, second = (
+            network(input_ids=given, use_cache=False).logits[0, :half].float()
+            for given in (ids, torch.cat([ids[:, :half], ids[:, half:].flip(1)], 1))
+        )
+    if float((first - second).abs().max()) > CAUSAL * float(first.abs().max()):
+        raise ModelError(
+            f"{type(network).__name__}: what it says of a token depends on later ones (a masked model, or its "
+            "config.json lacks is_decoder), so a perplexity would mean nothing; prune takes it with --evaluate none"
+        )
 
 
 def _scored(network: Any, ids: torch.Tensor, first: int) -> float:
