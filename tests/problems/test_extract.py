@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import tiny
+import tiny_architectures
 import torch
 
 from fwbench.patterns import PatternError
@@ -191,6 +192,81 @@ def test_activations_that_are_not_finite():
         model.network.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(ProblemError, match="not finite"):
         next(extract.extract(model, TEXT, [0], tokens=64))
+
+
+NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CHOSEN = {  # --layers, --skip: what of a block comes
+    ("mlp", ""): NAMES[4:],
+    ("", "mlp"): NAMES[:4],
+    ("_proj", "q_proj|layers.[02].mlp"): [*NAMES[1:4]],
+    (r"\.01\.", ""): [],
+    (r"layers\.0\.self_attn", "o_proj"): NAMES[:3],
+}
+
+
+@pytest.mark.parametrize(("layers", "skip"), CHOSEN)
+def test_layers_are_chosen_by_name_or_path(layers, skip):
+    """With the Gram matrices that they have among all layers."""
+    every = {p.name: p for p in extract.extract(tiny.model("llama"), TEXT, tokens=64)}
+    found = list(extract.extract(tiny.model("llama"), TEXT, tokens=64, layers=layers, skip=skip))
+    assert [p.name for p in found if ".00." in p.name] == [f"llama.00.{name}" for name in CHOSEN[layers, skip]]
+    for problem in found:
+        assert np.array_equal(problem.G, every[problem.name].G)
+    assert [p.name for p in found] == [name for name in every if name in {p.name for p in found}]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"layers": "("}, r"--layers '\(' is not a regular expression"),
+        ({"skip": "["}, r"--skip '\[' is not a regular expression"),
+        (
+            {"layers": "lm_head"},
+            r"--layers 'lm_head' finds no layer; one is llama\.00\.q_proj, in the model model\.lay",
+        ),
+        ({"skip": "norm"}, r"--skip 'norm' finds no layer; .* stay dense anyway"),
+        ({"skip": "."}, r"--skip '\.' leaves no layer to prune"),
+        ({"layers": "mlp", "skip": "_proj"}, r"--skip '_proj' leaves no layer of --layers"),
+    ],
+)
+def test_expressions_that_choose_nothing(given, reason):
+    with pytest.raises(ModelError, match=reason) as error:
+        next(extract.extract(tiny.model("llama"), TEXT, tokens=64, **given))
+    assert "\n" not in str(error.value)
+
+
+# Families whose unused layers the refusal names, and what is left with it
+UNUSED = {"mamba": ("dt_proj", 3), "bart": ("encoder_attn", 6), "gemma3n_text": ("modality_router", 13)}
+
+
+@pytest.mark.parametrize("family", UNUSED)
+def test_layers_that_do_not_run_once_are_left_out_as_the_refusal_says(family):
+    skip, count = UNUSED[family]
+    model = models.wrap(family, tiny_architectures.network(family), tiny.tokenizer)
+    with pytest.raises(ModelError, match=f"forward pass.*; --skip '{skip}' leaves such layers out$"):
+        next(extract.extract(model, TEXT, tokens=64))
+    assert len(list(extract.extract(model, TEXT, [1], tokens=64, skip=skip))) == count
+
+
+def test_one_weight_in_two_blocks():
+    """Zamba's blocks share their attention: also where only one of them is asked for."""
+    model = models.wrap("zamba", tiny_architectures.network("zamba"), tiny.tokenizer)
+    for blocks in (None, [1]):
+        with pytest.raises(ModelError, match=r"zamba\.01\.q_proj runs 2 times .*; --skip 'shared_transf' leaves"):
+            next(extract.extract(model, TEXT, blocks, tokens=64))
+    assert len(list(extract.extract(model, TEXT, tokens=64, skip="shared_transf"))) == 10
+
+
+def test_what_is_left_out_is_said_before_the_work():
+    said, model = [], models.wrap("opt", tiny.network("opt"), tiny.tokenizer)
+    next(extract.extract(model, TEXT, [0], tokens=64, notice=said.append, progress=lambda *at: said.append(at)))
+    assert said[0] == (
+        "opt: left out, besides embeddings and head: 2 weights that text runs through, "
+        "the first is model.decoder.project_in.weight"
+    )
+    said = []
+    next(extract.extract(tiny.model("llama"), TEXT, [0], tokens=64, notice=said.append))
+    assert said == []
 
 
 def test_a_layer_that_runs_twice():
