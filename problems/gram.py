@@ -82,7 +82,7 @@ class Recorder:
         """Watch what the layers read in here."""
         names = {id(layer): name for name, layer in self.layers.items()}
         weights = {id(layer.weight) for layer in self.layers.values()}
-        modules = self._network.modules() if self._network else self.layers.values()
+        modules = self.layers.values() if self._network is None else self._network.modules()
         handles = [
             module.register_forward_pre_hook(self._hook(names.get(id(module))), with_kwargs=True)
             for module in modules
@@ -130,7 +130,8 @@ class Recorder:
 
     def _places(self) -> dict[str, str]:
         """Name and path in the network of each layer."""
-        paths = {id(module): path for path, module in self._network.named_modules()} if self._network else {}
+        modules = () if self._network is None else self._network.named_modules()
+        paths = {id(module): path for path, module in modules}
         return {name: f"{name} {paths.get(id(layer), name)}.weight" for name, layer in self.layers.items()}
 
     def _hook(self, name: str | None) -> Callable:

@@ -132,7 +132,7 @@ def left_out(network: Any) -> list[str]:
     head = paths.get(id(network.get_output_embeddings()))
     found = [f"{path}.weight" for path in ran if path not in inside and path != head]
     for block in blocks:
-        if any(paths[id(layer)] in ran for layer in block.modules() if id(layer) in paths):
+        if any(paths.get(id(layer)) in ran for layer in block.modules()):
             found += [names[id(parameter)] for _, _, parameter in _outside(block) if id(parameter) in names]
     return found
 

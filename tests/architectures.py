@@ -92,7 +92,7 @@ def measure(name: str) -> Row:
         cells = [
             _refusals(said, lambda skip: _perplexity(model, text)),
             _refusals(said, lambda skip: _extract(model, text, skip)),
-            _refusals(said, lambda skip: _prune(folder, skip)),
+            _refusals(said, lambda skip: _prune(folder, skip, said)),
         ]
         return Row(name, *cells, " / ".join(dict.fromkeys(said)))
 
@@ -186,6 +186,9 @@ def _extract(model: Model, text: Text, skip: str) -> str:
         np.testing.assert_allclose(problem.G, G, rtol=1e-3, atol=1e-5 * np.abs(G).max(), err_msg=problem.name)
         W = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
         assert np.array_equal(problem.W, W.detach().numpy()), problem.name
+        x = X[:5].float()  # and the layer is that product, and nothing more
+        y = x @ torch.from_numpy(problem.W).T + (layer.bias if layer.bias is not None else 0)
+        torch.testing.assert_close(layer(x), y, msg=problem.name)
     inside = {paths[id(layer)] for layer in layers.values()}
     missed = [path for path in inputs if path not in inside and not _is_head(model, path)]
     assert len(notices) <= 1
@@ -204,7 +207,7 @@ def _cell(count: int, left: int) -> str:
     return f"{EXACT}, {count} layers" + (f" ({weights} left out)" if left else "")
 
 
-def _prune(folder: Path, skip: str) -> str:
+def _prune(folder: Path, skip: str, said: list[str]) -> str:
     cells = set()
     for sequential in (False, True):
         out = folder.with_name(f"{folder.name}-{sequential}-{len(skip)}")
@@ -217,7 +220,8 @@ def _prune(folder: Path, skip: str) -> str:
         try:
             pruned = load_model(out).network.state_dict()
         except ModelError as error:
-            return f"saved, but not loaded again: {error}".replace(f"{folder.parent}/", "")
+            said.append(str(error).replace(str(out), "the output"))
+            return "saved, not loaded again"
         _check_pruned(folder, pruned, load_masks(out), summary["layers"], sequential)
         cells.add(_cell(len(summary["layers"]), len(summary["left_out"])))
     [cell] = cells  # one-shot and sequential
