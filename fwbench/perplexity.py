@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
-from fwbench.problems.models import Model, ModelError
+from fwbench.problems.models import Model
+from fwbench.problems.structure import ModelError, PreTrainedModel, body_of, few_tokens, on_text
 from fwbench.problems.text import SEQUENCE, Text, TextError, first_ids, opening, opening_words
 
 TOKENS = 16384  # evaluated at most, where nobody asks for more
 PIECE = 1 << 22  # logits in float32 at a time: positions x vocabulary
 CHUNK = 1 << 18  # logits in float64 at a time: positions x vocabulary
+CAUSAL = 1e-3  # relative to the largest logit: what later tokens may change, by rounding
 
 Progress = Callable[[int, int, str], None]  # done, total, what
 
@@ -84,8 +86,9 @@ def perplexity(
 
     Raises:
         TextError: see :func:`windows`.
-        ModelError: the model's logits are not finite.
+        ModelError: a forward pass fails, the model looks at later tokens, or its logits are not finite.
     """
+    check_causal(model.network)
     rows = windows(model, text, length, stride, tokens)
     length, device = rows.shape[1], next(model.network.parameters()).device
     given = len(opening(model.tokenizer))
@@ -103,32 +106,65 @@ def perplexity(
     return Perplexity(value, scored, len(rows), length, stride, text.name, text.sha256, tuple(begin))
 
 
-def _scored(network: Any, ids: torch.Tensor, first: int) -> float:
-    """Negative log-likelihood of the successors of a window's positions from ``first`` on.
+@torch.no_grad()
+def check_causal(network: Any) -> None:
+    """Refuse a model whose logits of a position change with later tokens. Raises ModelError."""
+    ids = few_tokens(network)
+    half = ids.shape[1] // 2
+    with on_text(network, ids):
+        first, second = (
+            network(input_ids=given, use_cache=False).logits[0, :half].float()
+            for given in (ids, torch.cat([ids[:, :half], ids[:, half:].flip(1)], 1))
+        )
+    if float((first - second).abs().max()) > CAUSAL * float(first.abs().max()):
+        raise ModelError(
+            f"{type(network).__name__}: what it says of a token depends on later ones (a masked model, or its "
+            "config.json lacks is_decoder), so a perplexity would mean nothing; prune takes it with --evaluate none"
+        )
 
-    The logits of a whole window are larger than many a layer. So the body runs once, and then the model's own forward
-    is called on a few positions at a time, with a body that hands out their hidden states.
+
+def _scored(network: Any, ids: torch.Tensor, first: int) -> float:
+    """Negative log-likelihood of the successors of a window's positions from ``first`` on. Raises ModelError."""
+    with on_text(network, ids):
+        total = _in_pieces(network, ids, first)
+        if total is None:
+            logits = network(input_ids=ids[None], use_cache=False).logits[0]
+            total = _negative_log_likelihood(logits[first:-1], ids[1 + first :])
+    return total
+
+
+def _in_pieces(network: Any, ids: torch.Tensor, first: int) -> float | None:
+    """The same without the logits of a whole window, which are larger than many a layer.
+
+    The body runs once, and then the model's own forward is called on a few positions at a time, with a body that hands
+    out their hidden states. None if the model has no such body, or calls another one.
     """
-    body, called, total = network.get_decoder(), False, 0.0
-    output = body(input_ids=ids[None], use_cache=False)
-    step = max(1, PIECE // network.get_output_embeddings().weight.shape[0])
+    parts = (network.get_decoder(), body_of(network))  # the first may be the head, or the model itself
+    body = next((part for part in parts if isinstance(part, PreTrainedModel) and part is not network), None)
+    if body is None:
+        return None
+    try:
+        output = body(input_ids=ids[None], use_cache=False)
+        total, states = 0.0, output.last_hidden_state
+    except Exception:  # it does not run, or not so, without what the model does around it
+        return None
+    step = max(1, PIECE // network.config.get_text_config(decoder=True).vocab_size)
 
     def stub(*_: Any, **__: Any) -> Any:
         nonlocal called
         called = True
-        return type(output)(last_hidden_state=output.last_hidden_state[:, piece])
+        return type(output)(last_hidden_state=states[:, piece])
 
     try:
         body.forward = stub
         for start in range(first, len(ids) - 1, step):
-            piece = slice(start, min(start + step, len(ids) - 1))
+            piece, called = slice(start, min(start + step, len(ids) - 1)), False
             logits = network(input_ids=ids[None, piece], use_cache=False).logits[0]
+            if not called:
+                return None
             total += _negative_log_likelihood(logits, ids[1:][piece])
     finally:
         body.__dict__.pop("forward", None)
-    if not called:  # this model calls another body than it names
-        logits = network(input_ids=ids[None], use_cache=False).logits[0]
-        return _negative_log_likelihood(logits[first:-1], ids[1 + first :])
     return total
 
 

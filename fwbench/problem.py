@@ -229,7 +229,7 @@ def _frozen(array: np.ndarray, dtype: type, name: str) -> np.ndarray:
         raise ProblemError(f"{name} must be a matrix of numbers, got {array.dtype} {array.shape}")
     if array.dtype == dtype and array.base is None and array.flags.c_contiguous and not array.flags.writeable:
         return array  # another problem's: two of one input share their Gram matrix
-    with np.errstate(over="ignore"):  # what overflows is refused as infinite
+    with np.errstate(over="ignore", under="ignore"):  # what overflows is refused as infinite
         array = np.array(array, dtype=dtype, order="C")  # a copy: the caller keeps his own
     array.setflags(write=False)
     return array

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from fwbench.notes import note
+from fwbench.problems.structure import ModelError
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -49,10 +50,6 @@ OWN_CODE = (
 VOCABULARIES = ("tokenizer.json", "tokenizer.*.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 LICENCES = ("LICEN[CS]E*", "NOTICE*", "USE_POLICY*", "COPYING*")
 SMALL_FILES = ("*.json", "*.py", "*.txt", "*.model", "*.tiktoken", "*.jinja", *LICENCES)
-
-
-class ModelError(ValueError):
-    """A model that cannot be used; the message is one line."""
 
 
 def load(

@@ -6,28 +6,25 @@ guessed from names. The text streams through in batches; inputs are folded into 
 
 from __future__ import annotations
 
-import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from fwbench.notes import note
 from fwbench.patterns import Pattern, parse
 from fwbench.problem import Problem
-from fwbench.problems.models import Model, ModelError, find_blocks, find_layers, weight_of
+from fwbench.problems.gram import Recorder
+from fwbench.problems.models import Model
+from fwbench.problems.structure import FEW, ModelError, find_blocks, find_layers, left_out, weight_of
 from fwbench.problems.text import EXTRACTION, SEQUENCE, TOKENS, Text, opening_words, sequences
 
 BATCH = 2048  # tokens; with more the products slow down, with fewer the forward pass
-PANEL = 256  # columns of one product
 
 Progress = Callable[[int, int, str], None]  # done, total, what
-
-
-class _Enough(Exception):
-    """Ends a forward pass: no later layer is wanted."""
 
 
 def extract(
@@ -39,6 +36,8 @@ def extract(
     progress: Progress | None = None,
     select: Callable[[str], bool] = lambda name: True,
     length: int = SEQUENCE,
+    layers: str = "",
+    skip: str = "",
 ) -> Iterator[Problem]:
     """Extract problems, in the order of the model's layers.
 
@@ -51,27 +50,30 @@ def extract(
         progress: called with (tokens done, tokens in all, what).
         select: of the problems' names (``smollm2.07.gate_proj``), those wanted.
         length: tokens of a sequence, cut to what the model takes.
+        layers, skip: regular expressions, see :func:`chosen_layers`.
 
     Raises:
-        ModelError: no such block, or layers that are not plain matrices.
+        ModelError: no such block or layer, or layers that are not plain matrices.
         TextError: a text shorter than one sequence.
         PatternError: the pattern does not fit a layer.
         ProblemError: the model's activations are not finite.
     """
     pattern = parse(pattern)
-    layers = {name: layer for name, layer in named_layers(model, blocks).items() if select(name)}
-    if not layers:
+    chosen = {name: layer for name, layer in chosen_layers(model, blocks, layers, skip).items() if select(name)}
+    if not chosen:
         return
-    for layer in layers.values():
+    for layer in chosen.values():
         pattern.counts(weight_of(layer).shape)  # before the work, not after it
     length = min(length, model.max_length)
     rows = sequences(model.tokenizer, text, tokens, length)
     model.check_tokens(rows)
     batches = batch(rows)
     begin = " ".join(opening_words(model.tokenizer))
+    if missed := left_out(model.network):
+        note(f"{model.label}: {say_left_out(missed)}")
     found = sum(ids.numel() for ids in batches)
-    what = f"{model.label}: calibrating {len(layers)} layers"
-    sums = grams(model.network, layers, batches, (lambda done: progress(done, found, what)) if progress else None)
+    what = f"{model.label}: calibrating {len(chosen)} layers"
+    sums = grams(model.network, chosen, batches, (lambda done: progress(done, found, what)) if progress else None)
     meta = {
         "model": model.label,
         "calibration": f"{text.name} sha256:{text.sha256} first {found} tokens in sequences of {length}"
@@ -80,7 +82,7 @@ def extract(
         "license": model.license,
         "source": f"model {model.source}; text {text.source or text.name}; fwbench extraction {EXTRACTION}",
     }
-    for name, layer in layers.items():
+    for name, layer in chosen.items():
         yield Problem(name, weight_of(layer), sums.pop(name), pattern, {**meta, "layer": name.partition(".")[2]})
 
 
@@ -96,6 +98,48 @@ def named_layers(model: Model, blocks: Sequence[int] | None = None) -> dict[str,
         for block in chosen
         for name, layer in find_layers(every[block]).items()
     }
+
+
+def chosen_layers(
+    model: Model, blocks: Sequence[int] | None = None, layers: str = "", skip: str = ""
+) -> dict[str, nn.Module]:
+    """The layers of :func:`named_layers` that two regular expressions leave.
+
+    Args:
+        model, blocks: as for :func:`named_layers`.
+        layers: only those whose name, or path in the model, it finds; empty for all.
+        skip: none of those whose name, or path in the model, it finds.
+
+    Raises:
+        ModelError: an expression that is none, that finds no layer, or both leave none.
+    """
+    every = named_layers(model, blocks)
+    paths = {id(module): f"{path}.weight" for path, module in model.network.named_modules()}
+
+    def found(option: str, expression: str) -> set[str]:
+        try:
+            search = re.compile(expression).search
+        except re.error as error:
+            raise ModelError(f"{option} {expression!r} is not a regular expression ({error})") from None
+        names = {name for name, layer in every.items() if search(name) or search(paths[id(layer)])}
+        if not names:
+            name, layer = next(iter(every.items()))
+            raise ModelError(
+                f"{model.label}: {option} {expression!r} finds no layer; one is {name}, in the model "
+                f"{paths[id(layer)]} (embeddings, head and norms stay dense anyway)"
+            )
+        return names
+
+    names = (found("--layers", layers) if layers else set(every)) - (found("--skip", skip) if skip else set())
+    if every and not names:
+        raise ModelError(f"{model.label}: --skip {skip!r} leaves no layer{' of --layers' if layers else ' to prune'}")
+    return {name: layer for name, layer in every.items() if name in names}
+
+
+def say_left_out(names: Sequence[str]) -> str:
+    """One line about what is neither extracted nor pruned, see :func:`fwbench.problems.structure.left_out`."""
+    count, first = ("1 weight", "") if len(names) == 1 else (f"{len(names)} weights", "the first is ")
+    return f"left out, besides embeddings and head: {count} that text runs through, {first}{names[0]}"
 
 
 def batch(ids: Sequence[Sequence[int]], tokens: int = BATCH) -> list[torch.Tensor]:
@@ -129,27 +173,16 @@ def grams(
     Raises:
         ModelError: a layer that does not run exactly once in a forward pass, or not on every token.
     """
-    inputs = shared_inputs(network, layers, batches[0][:1, :8])
-    sums = [GramSum(names[0]) for names in inputs]
-    handles = [
-        layers[names[0]].register_forward_pre_hook(_adder(item, last=item is sums[-1]))
-        for names, item in zip(inputs, sums, strict=True)
-    ]
+    recorder = Recorder(layers, network)
     done = 0
-    try:
+    with recorder.recording():
+        recorder.look(network, batches[0][:1, :FEW])
         for ids in batches:
-            _forward(network, ids)
+            recorder.add(network, ids)
             done += ids.numel()
-            if wrong := [item.name for item in sums if item.tokens != done]:
-                raise ModelError(f"layer {wrong[0]} does not see every token once")
             if progress:
                 progress(done)
-    finally:
-        for handle in handles:
-            handle.remove()
-    result: dict[str, np.ndarray] = {}
-    for names, item in zip(inputs, sums, strict=True):
-        result |= dict.fromkeys(names, item.gram())
+    result = {name: gram for names, gram in recorder.grams() for name in names}
     return {name: result[name] for name in layers}
 
 
@@ -161,83 +194,9 @@ def shared_inputs(network: Any, layers: Mapping[str, nn.Module], ids: torch.Tens
         ids: any few tokens, int64 ``(sequences, length)``.
 
     Raises:
-        ModelError: a layer runs more than once in a forward pass, or not at all.
+        ModelError: as for :func:`grams`.
     """
-    seen: list[tuple[str, torch.Tensor]] = []  # holds the tensors, so that no address is used twice
-    versions: list[tuple] = []
-
-    def look(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple) -> None:
-            seen.append((name, args[0]))
-            # a reshaped view is the same input; one that was written to in between is not
-            versions.append(
-                (args[0].data_ptr(), args[0].numel(), args[0].shape[-1], args[0].stride(), args[0]._version)
-            )
-
-        return hook
-
-    handles = [layer.register_forward_pre_hook(look(name)) for name, layer in layers.items()]
-    try:
-        _forward(network, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
-    groups: dict[tuple, list[str]] = {}
-    for (name, _), version in zip(seen, versions, strict=True):
-        groups.setdefault(version, []).append(name)
-    names = [name for name, _ in seen]
-    for name in layers:
-        if names.count(name) != 1:
-            raise ModelError(f"layer {name} runs {names.count(name)} times in a forward pass, not once")
-    return list(groups.values())
-
-
-@dataclass
-class GramSum:
-    """``X Xᵀ`` so far, float64, the lower triangle only."""
-
-    name: str  # of a layer that reads this input
-    tokens: int = 0
-    lower: torch.Tensor | None = None
-
-    def add(self, X: torch.Tensor) -> None:
-        # float64 products: G is then positive semidefinite to 1e-15, and a proof loses nothing. By panels of the
-        # lower triangle they cost 1.5 times the full float32 product and no second thread pool beside torch's;
-        # scipy's dsyrk took 1.7 to 2.1 times (its threads and torch's fight), a full float64 product 2.3 times.
-        X = X.reshape(-1, X.shape[-1]).double()
-        n = X.shape[1]
-        if self.lower is None:
-            self.lower = torch.zeros(n, n, dtype=torch.float64, device=X.device)
-        for start in range(0, n, PANEL):
-            end = min(start + PANEL, n)
-            self.lower[start:, start:end].addmm_(X[:, start:].T, X[:, start:end])
-        self.tokens += X.shape[0]
-
-    def gram(self) -> np.ndarray:
-        """The Gram matrix, float64 ``(n, n)``; the sum is given up for it, in place: of a wide layer it is large."""
-        assert self.lower is not None
-        lower, self.lower = self.lower.cpu().div_(self.tokens), None
-        n = len(lower)
-        for start in range(0, n, PANEL):
-            end = min(start + PANEL, n)
-            lower[start:end, end:] = lower[end:, start:end].T
-            corner = lower[start:end, start:end].tril()
-            lower[start:end, start:end] = corner + corner.tril(-1).T
-        return lower.numpy()
-
-
-def _adder(item: GramSum, last: bool) -> Callable:
-    def hook(module: nn.Module, args: tuple) -> None:
-        item.add(args[0])
-        if last:
-            raise _Enough
-
-    return hook
-
-
-@torch.no_grad()
-def _forward(network: Any, ids: torch.Tensor) -> None:
-    """Run the decoder without its head; ends early where a hook has seen enough."""
-    device = next(network.parameters()).device
-    with contextlib.suppress(_Enough):
-        network.base_model(input_ids=ids.to(device), use_cache=False)
+    recorder = Recorder(layers, network)
+    with recorder.recording():
+        recorder.look(network, ids)
+    return recorder.groups()

@@ -1,8 +1,4 @@
-"""Models: any causal language model of transformers, its decoder blocks, and the linear layers in them.
-
-Blocks and layers are found by structure: the blocks are the outermost ``ModuleList`` that holds the most linear
-weights; the layers are the ``nn.Linear`` and ``Conv1D`` modules in a block. Embeddings and head lie outside.
-"""
+"""Models: any causal language model of transformers, from a folder, a GGUF file or the hub."""
 
 from __future__ import annotations
 
@@ -11,24 +7,22 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import numpy as np
 import torch
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
-from torch import nn
 
 from fwbench.problems import resources
-from fwbench.problems.checkpoint import SMALL_FILES, ModelError, listening, load, reason_of
+from fwbench.problems.checkpoint import SMALL_FILES, listening, load, reason_of
+from fwbench.problems.structure import ModelError, longest
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
     warnings.simplefilter("ignore", DeprecationWarning)
-    from transformers.pytorch_utils import Conv1D
 
 SMOLLM2 = "smollm2"
 COPY_LIMIT = 1 << 30  # bytes; a larger GGUF file is read anew each time, its float32 copy would be 8 times as large
@@ -48,7 +42,7 @@ class Model:
     @property
     def max_length(self) -> int:
         """Longest sequence, in tokens, that the model takes."""
-        return int(getattr(self.network.config, "max_position_embeddings", None) or 1 << 30)
+        return longest(self.network)
 
     def check_tokens(self, rows: Iterable[Sequence[int]]) -> None:
         """Raise ModelError for token ids that the model has no embedding for; before any work with them."""
@@ -100,67 +94,6 @@ def wrap(label: str, network: Any, tokenizer: Any = None, source: str = "", lice
     """A model that is already in memory, as :func:`load_model` would give it; the network is cast in place."""
     network.to(torch.float32).eval().requires_grad_(False)
     return Model(label, network, tokenizer, source or label, license)
-
-
-def find_blocks(network: nn.Module) -> list[nn.Module]:
-    """Decoder blocks, in order. Raises ModelError if there are none."""
-    best: list[nn.Module] = []
-    for candidate in _outermost_lists(network):
-        if _linear_weights(candidate) > sum(map(_linear_weights, best)):
-            best = list(candidate)
-    if not best:
-        raise ModelError(f"{type(network).__name__}: no decoder blocks with linear layers found")
-    return best
-
-
-def find_layers(block: nn.Module) -> dict[str, nn.Module]:
-    """Linear layers of a block by name, in the order of definition.
-
-    The name is the last part of the module's path, or the whole path where two layers end alike (GPT-2's ``c_proj``).
-
-    Raises:
-        ModelError: a mixture of experts, or quantised weights: their layers are not plain matrices.
-    """
-    paths = {}
-    for path, module in block.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        kind = type(module).__name__
-        if any(value.ndim > 2 for value in own.values()) and not isinstance(module, nn.modules.conv._ConvNd):
-            raise ModelError(
-                f"layer {path} ({kind}) stacks the weights of experts; mixtures of experts are not supported"
-            )
-        if isinstance(module, nn.ModuleList) and len(module) > 1 and all(map(_linear_weights, module)):
-            raise ModelError(f"layer {path} ({kind}) is a list of experts; mixtures of experts are not supported")
-        if isinstance(module, nn.Linear | Conv1D):
-            if not module.weight.is_floating_point() or module.weight.ndim != 2:
-                raise ModelError(f"layer {path} ({kind}) is quantised; load the model unquantised")
-            paths[path] = module
-        elif hasattr(module, "qweight"):
-            raise ModelError(f"layer {path} ({kind}) is quantised; load the model unquantised")
-    ends = [path.rpartition(".")[2] for path in paths]
-    return {end if ends.count(end) == 1 else path: paths[path] for path, end in zip(paths, ends, strict=True)}
-
-
-def weight_of(layer: nn.Module) -> np.ndarray:
-    """Weights of a layer, float32 ``(rows, n)``, one row per output; ``Conv1D`` stores them transposed."""
-    weight: torch.Tensor = layer.weight.detach()  # type: ignore[operator]
-    if isinstance(layer, Conv1D):
-        weight = weight.T
-    return weight.to("cpu", torch.float32).numpy()
-
-
-def _outermost_lists(module: nn.Module) -> Iterator[nn.ModuleList]:
-    for child in module.children():
-        if isinstance(child, nn.ModuleList):
-            yield child
-        else:
-            yield from _outermost_lists(child)
-
-
-def _linear_weights(module: nn.Module) -> int:
-    """Number of weights that could be pruned; experts and quantised ones count, so that their refusal names them."""
-    linear = [m for m in module.modules() if isinstance(m, nn.Linear | Conv1D) or hasattr(m, "qweight")]
-    return sum(p.numel() for m in linear for p in (*m.parameters(recurse=False), *m.buffers(recurse=False)))
 
 
 def _label(name: str) -> str:

@@ -10,9 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).with_name("problems")))
 import tiny
+import tiny_architectures
 
 from fwbench.prune import Options
 
+__all__ = ["tiny_architectures"]
 t = tiny.t
 FAMILIES = {
     **tiny.CONFIGS,

@@ -75,8 +75,10 @@ def arrows(files: Mapping[str, Path], package: str, depth: int = 0) -> dict[str,
     found: dict[str, set[str]] = {room: set() for room in rooms.values()}
     for name, room in rooms.items():
         for other in imports(name, files):
-            beside = f"{name.rpartition('.')[0]}.{other}"  # what a file that is run by its path finds there
-            found[room] |= {rooms[at] for at in (other, beside) if at in rooms} - {room}
+            found[room] |= {rooms[other]} - {room} if other in rooms else set()
+            if name.startswith("benchmarks."):  # run by its path, a file finds what lies beside it
+                beside = f"{name.rpartition('.')[0]}.{other}"
+                found[room] |= {rooms[beside]} - {room} if beside in rooms else set()
     return found
 
 

@@ -10,9 +10,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).with_name("problems")))
 import tiny
+import tiny_architectures
 
 from fwbench.perplexity import perplexity
-from fwbench.problems.models import ModelError
+from fwbench.problems import models
+from fwbench.problems.structure import ModelError
 from fwbench.problems.text import Text, TextError
 
 TEXT = Text("prose", "".join(chr(40 + (7 * i * i + i // 3) % 80) for i in range(150)))
@@ -46,7 +48,7 @@ def test_the_head_in_pieces(monkeypatch, family):
     sizes, head = [], model.network.get_output_embeddings()
     handle = head.register_forward_hook(lambda module, args, output: sizes.append(output.shape[1]))
     assert perplexity(model, TEXT, length=48, tokens=96).value == pytest.approx(math.exp(loss), rel=1e-5)
-    assert sizes == 2 * [8, 8, 8, 8, 8, 7]
+    assert sizes == [8, 8] + 2 * [8, 8, 8, 8, 8, 7]  # the first two look whether it is causal
     handle.remove()
     other = tiny.model(family).network.get_decoder()
     monkeypatch.setattr(model.network, "get_decoder", lambda: other)
@@ -155,6 +157,46 @@ def test_a_broken_model_is_refused():
         model.network.model.norm.weight.fill_(math.nan)
     with pytest.raises(ModelError, match="not finite"):
         perplexity(model, TEXT)
+
+
+@pytest.mark.parametrize("family", ["modernbert-decoder", "llama4_text", "mllama", "git", "bart"])
+def test_the_head_in_pieces_whatever_is_called_the_decoder(monkeypatch, family):
+    """``get_decoder`` gives the head (ModernBERT), the model itself (Llama 4), or what the body wraps (BART)."""
+    monkeypatch.setattr("fwbench.perplexity.PIECE", 8 * tiny.VOCABULARY)
+    model = models.wrap(family, tiny_architectures.network(family), tiny.tokenizer)
+    rows = torch.tensor(ids_of(TEXT)[:96]).reshape(2, 48)
+    logits = model.network(input_ids=rows, use_cache=False).logits[:, :-1].double()
+    loss = -logits.log_softmax(-1).gather(2, rows[:, 1:, None]).mean()
+    sizes, head = [], model.network.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, output: sizes.append(output.shape[1]))
+    assert perplexity(model, TEXT, length=48, tokens=96).value == pytest.approx(math.exp(loss), rel=1e-5)
+    assert sizes == [8, 8] + 2 * [8, 8, 8, 8, 8, 7]  # the first two look whether it is causal
+
+
+def test_the_longest_window_is_what_positions_leave(model):
+    network = tiny_architectures.network("roberta")
+    assert perplexity(models.wrap("roberta", network, tiny.tokenizer), TEXT).length == 63
+    unlimited = models.wrap("mamba", tiny_architectures.network("mamba"), tiny.tokenizer)
+    assert perplexity(unlimited, TEXT).length == len(ids_of(TEXT))
+
+
+@pytest.mark.parametrize(("family", "given"), [("xlnet", {}), ("bert", {"is_decoder": False}), ("xlm", {})])
+def test_a_model_that_looks_at_later_tokens(family, given):
+    config = tiny_architectures.config(family)
+    for name, value in given.items():
+        setattr(config, name, value)
+    network = tiny.t.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    with pytest.raises(ModelError, match=r"depends on later ones .*; prune takes it with --evaluate none"):
+        perplexity(models.wrap(family, network, tiny.tokenizer), TEXT)
+
+
+def test_a_model_that_needs_more_than_text():
+    network = tiny_architectures.network("gemma4_assistant")
+    with pytest.raises(ModelError, match="and nothing else fails"):
+        perplexity(models.wrap("assistant", network, tiny.tokenizer), TEXT)
 
 
 @pytest.mark.slow

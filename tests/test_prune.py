@@ -17,7 +17,7 @@ from torch.sparse._semi_structured_conversions import (
 
 from fwbench import pipeline
 from fwbench.cli import cli
-from fwbench.problems import extract, models
+from fwbench.problems import extract, gram, models, structure
 from fwbench.problems.text import load_text
 from fwbench.prune import Options, PruneError, engine, load_masks, page, prune, walk
 
@@ -85,8 +85,8 @@ def test_every_family(place, tmp_path, family):
 
 def _parameters(network, label):
     """Problem names and state names of a model's layers, by the model's own listing of its modules."""
-    for block in models.find_blocks(network):
-        for name, layer in models.find_layers(block).items():
+    for block in structure.find_blocks(network):
+        for name, layer in structure.find_layers(block).items():
             [path] = [path for path, module in network.named_modules() if module is layer]
             yield f"{label}.{name}.{path}", f"{path}.weight"
 
@@ -110,7 +110,7 @@ def test_a_block_runs_wholly_on_its_device(place, family):
     model = models.load_model(saved(place, family))
     found = walk.begin(model.network, [torch.ones(2, 9, dtype=torch.long)], device="meta")
     for number, block in enumerate(found.blocks):
-        recorder = walk._Recorder(models.find_layers(block.to("meta")))
+        recorder = gram.Recorder(structure.find_layers(block.to("meta")))
         with recorder.recording():
             assert {output.device.type for output in found.run(number)} == {"meta"}
         assert {item.lower.device.type for item in recorder.sums.values()} == {"meta"}
@@ -311,13 +311,13 @@ def test_refusals(place, tmp_path, case):
 
 
 def test_mixtures_binary_text_and_quantised_layers(place, tmp_path, monkeypatch):
-    with pytest.raises(models.ModelError, match="experts are not supported"):
+    with pytest.raises(models.ModelError, match="mixtures of experts among them, are not supported"):
         prune(str(saved(place, "mixture")), tmp_path / "out", options(place))
     (tmp_path / "binary").write_bytes(b"\0\1\2")
     with pytest.raises(ValueError, match="binary, not text"):
         prune(str(saved(place, "llama")), tmp_path / "out", options(place, text=str(tmp_path / "binary")))
     model = models.load_model(saved(place, "llama"))
-    block = models.find_blocks(model.network)[0]
+    block = structure.find_blocks(model.network)[0]
     block.mlp.up_proj.register_buffer("qweight", torch.zeros(3, dtype=torch.int32))
     block.mlp.up_proj.__class__ = torch.nn.Module
     monkeypatch.setattr("fwbench.prune.plan.load_model", lambda *_: model)
@@ -328,7 +328,7 @@ def test_mixtures_binary_text_and_quantised_layers(place, tmp_path, monkeypatch)
 def test_a_model_that_is_no_plain_chain(place):
     network = models.load_model(saved(place, "llama")).network
     body, ids = network.model, torch.ones(1, 9, dtype=torch.long)
-    with pytest.raises(models.ModelError, match="every token once"):
+    with pytest.raises(models.ModelError, match="layer gate_proj does not run in a forward pass on text"):
         walk.begin(network, [ids]).grams(1, {"gate_proj": body.layers[0].mlp.gate_proj}, False)
 
     def scaled(input_ids, use_cache):

@@ -16,7 +16,7 @@ __all__ = ["place"]  # a fixture
 
 DYING = """
 import os, signal, sys
-from fwbench.problems.extract import GramSum
+from fwbench.problems.gram import GramSum
 from fwbench.prune import Options, engine, output, prune
 where, call, source, out, spec, text, tokens, length = sys.argv[1:]
 owner, name = {

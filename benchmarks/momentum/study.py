@@ -23,7 +23,8 @@ from benchmarks.shared.samples import sample
 from benchmarks.shared.threads import one_thread
 from fwbench.problem import Problem
 from fwbench.problems import extract
-from fwbench.problems.models import load_model, weight_of
+from fwbench.problems.models import load_model
+from fwbench.problems.structure import weight_of
 from fwbench.problems.text import TOKENS, load_text, sequences
 from fwbench.solvers.frank_wolfe import loop
 from fwbench.solvers.frank_wolfe.momentum import Options, iterates

@@ -157,9 +157,21 @@ def _listener(report: Report):  # type: ignore[no-untyped-def]
 @click.option("--blocks", callback=numbers, help="Decoder blocks, such as 0-3,22. [default: all]")
 @click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=1))
 @click.option("--pattern", default="0.5", show_default=True)
+@click.option(
+    "--layers", default="", help="Regular expression: only layers whose name, or path in the model, it finds."
+)
+@click.option("--skip", default="", help="Regular expression: no layers whose name, or path in the model, it finds.")
 @trust_option
 def extract(
-    model: str, output: Path, text: str, blocks: list[int] | None, tokens: int, pattern: str, trust_remote_code: bool
+    model: str,
+    output: Path,
+    text: str,
+    blocks: list[int] | None,
+    tokens: int,
+    pattern: str,
+    layers: str,
+    skip: str,
+    trust_remote_code: bool,
 ) -> None:
     """Extract the problems of a causal language model's layers into a folder of problem files."""
     from fwbench import patterns
@@ -174,7 +186,14 @@ def extract(
     count = 0
     with progress() as report:
         for problem in extract_problems(
-            loaded, source, blocks, tokens, pattern, lambda done, total, what: report(done, total, what, None)
+            loaded,
+            source,
+            blocks,
+            tokens,
+            pattern,
+            lambda done, total, what: report(done, total, what, None),
+            layers=layers,
+            skip=skip,
         ):
             output.mkdir(parents=True, exist_ok=True)
             write_problem(problem, output / f"{file_stem(problem.name)}{SUFFIX}")

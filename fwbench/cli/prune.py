@@ -76,6 +76,7 @@ def prune(
     The folder appears when it is complete; a run that was killed goes on where it was. Zero-shot tasks are for lm-eval:
     lm_eval --model hf --model_args pretrained=FOLDER --tasks hellaswag,arc_easy
     """
+    from fwbench.problems.extract import say_left_out
     from fwbench.prune import Options
     from fwbench.prune import prune as run
     from fwbench.report.text import plural
@@ -99,6 +100,8 @@ def prune(
     )
     with progress() as report:
         summary = run(model, output, options, report)
+    if summary["left_out"]:
+        click.echo(f"{summary['label']}: {say_left_out(summary['left_out'])}", err=True)
     totals, found = summary["totals"], summary["perplexity"]
     click.echo(f"{output}: {totals['pruned']:,} of {totals['weights']:,} weights in {totals['layers']} layers are zero")
     if totals["ratio_to_wanda"] is not None:

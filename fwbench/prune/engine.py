@@ -83,6 +83,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
         pruned = _evaluation(plan, progress)
     summary = {
         **plan.record,
+        "left_out": list(plan.left_out),
         "perplexity": {"dense": dense["perplexity"], "pruned": pruned["perplexity"]},
         "sample": {"prompt": PROMPT, "dense": dense["sample"], "pruned": pruned["sample"]},
         "totals": totals(plan, records),

@@ -15,7 +15,7 @@ from fwbench import pipeline, verify
 from fwbench.patterns import NM, PerRow
 from fwbench.pipeline import Answer
 from fwbench.problem import Problem, shrunk
-from fwbench.problems.models import weight_of
+from fwbench.problems.structure import weight_of
 from fwbench.prune.dtypes import too_large
 from fwbench.prune.plan import Layer, Plan, PruneError
 from fwbench.result import Proof, pack_mask

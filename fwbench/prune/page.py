@@ -115,7 +115,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ),
         ),
         ("seed", str(summary["seed"])),
-        ("left dense", summary["skip"] or "nothing but embeddings, head, norms and biases"),
+        ("left dense", _left_dense(summary["skip"], summary["left_out"])),
         ("saved as", _saved_as(summary)),
         ("time", f"{text.seconds(seconds.get('total'))} ({parts})"),
         ("peak memory", f"{summary['peak_memory'] / 2**30:.2f} GiB" if summary["peak_memory"] else text.NOTHING),
@@ -133,6 +133,15 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _saved_as(summary: Mapping[str, Any]) -> str:
     rounded = text.plural(summary["rounded"], "tensor")
     return summary["save_dtype"] + (f"; {rounded} rounded to it before the work" if summary["rounded"] else "")
+
+
+def _left_dense(skip: str, left_out: Sequence[str]) -> str:
+    parts = ["embeddings, head, norms and biases"]
+    if skip:
+        parts.append(f"layers that {skip} finds")
+    if left_out:
+        parts.append(f"{text.plural(len(left_out), 'weight')} beside the blocks' linear layers, first {left_out[0]}")
+    return "; ".join(parts)
 
 
 def _order(mode: str) -> str:

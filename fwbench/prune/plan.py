@@ -15,10 +15,12 @@ from torch import nn
 from fwbench import __version__, machine, patterns, pipeline
 from fwbench.patterns import Pattern, PatternError
 from fwbench.problem import Problem
-from fwbench.problems.extract import batch, named_layers
-from fwbench.problems.models import Conv1D, Model, ModelError, find_blocks, load_model, weight_of
+from fwbench.problems.extract import batch, chosen_layers, shared_inputs
+from fwbench.problems.models import Model, load_model
+from fwbench.problems.structure import FEW, Conv1D, ModelError, find_blocks, left_out, weight_of
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
 from fwbench.prune import dtypes
+from fwbench.prune.walk import check_chain
 
 FORMAT = "fwbench-prune-1"
 CALIBRATION, HELD_OUT = "lee", "lee-heldout"
@@ -83,6 +85,7 @@ class Plan:
     evaluation: Text | None
     layers: Sequence[Sequence[Layer]] = field(repr=False)  # [block]
     batches: Sequence[torch.Tensor] = field(repr=False)
+    left_out: Sequence[str]  # parameters that text runs through and nobody prunes, see problems.structure
     types: Mapping[str, torch.dtype]  # of the saved tensors, by their names in the model's state
     record: dict[str, Any]
 
@@ -114,6 +117,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     rows = sequences(model.tokenizer, text, options.tokens, length)
     model.check_tokens(rows)
     batches = batch(rows, BATCH)
+    missed = left_out(model.network)
+    _check_runs(model, layers, batches[0])
     record = {
         "format": FORMAT,
         "fwbench": __version__,
@@ -142,7 +147,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "evaluation": (evaluation.source or evaluation.name) if evaluation else None,
         "evaluation_sha256": evaluation.sha256 if evaluation else None,
     }
-    return Plan(model, options, pattern, line, text, evaluation, layers, batches, types, record)
+    return Plan(model, options, pattern, line, text, evaluation, layers, batches, missed, types, record)
 
 
 def default_spec() -> str:
@@ -151,28 +156,10 @@ def default_spec() -> str:
 
 
 def _layers(model: Model, skip: str) -> list[list[Layer]]:
-    try:
-        skipped = re.compile(skip) if skip else None
-    except re.error as error:
-        raise PruneError(f"--skip {skip!r} is not a regular expression ({error})") from None
     paths = {id(module): path for path, module in model.network.named_modules()}
-
-    def stays(name: str, path: str) -> bool:
-        return skipped is not None and bool(skipped.search(name) or skipped.search(path))
-
-    every = [
-        [Layer(name, f"{paths[id(module)]}.weight", module) for name, module in named_layers(model, [number]).items()]
-        for number in range(len(find_blocks(model.network)))
-    ]
-    layers = [[layer for layer in block if not stays(layer.name, layer.parameter)] for block in every]
-    if skip and layers == every:
-        first = every[0][0]
-        raise PruneError(
-            f"{model.label}: --skip {skip!r} finds no layer; one is {first.name}, in the model {first.parameter} "
-            "(embeddings, head and norms stay dense anyway)"
-        )
-    if not any(layers):
-        raise PruneError(f"{model.label}: --skip {skip!r} leaves no layer to prune")
+    layers: list[list[Layer]] = [[] for _ in find_blocks(model.network)]
+    for name, module in chosen_layers(model, skip=skip).items():
+        layers[int(name.split(".")[1])].append(Layer(name, f"{paths[id(module)]}.weight", module))
     return layers
 
 
@@ -215,6 +202,13 @@ def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pip
             raise PatternError(f"layer {layer.name}: {error}; --skip leaves layers out") from None
         if reason := pipeline.skip_reason(Problem(layer.name, W, np.zeros((W.shape[1],) * 2), pattern), line):
             raise PruneError(f"layer {layer.name} cannot be pruned: {reason}")
+
+
+def _check_runs(model: Model, layers: Sequence[Sequence[Layer]], ids: torch.Tensor) -> None:
+    """Every layer reads each token once, and the blocks are a chain; before the work, not after it."""
+    modules = {layer.name: layer.module for block in layers for layer in block}
+    shared_inputs(model.network, modules, ids[:1, :FEW])
+    check_chain(model.network, find_blocks(model.network), ids)
 
 
 def _fingerprint(network: Any) -> str:

@@ -6,7 +6,6 @@ own forward pass, in which the blocks are stubs that do nothing. From then on on
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +17,9 @@ import psutil
 import torch
 from torch import nn
 
-from fwbench.problems.extract import GramSum
-from fwbench.problems.models import ModelError, find_blocks
+from fwbench.problems.gram import Recorder
+from fwbench.problems.structure import FEW, ModelError, find_blocks, run_body
 
-CHECK_TOKENS = 8  # of the check that the model is a plain chain of blocks
 CHECK_TOLERANCE = 1e-4  # relative to the largest activation
 RESIDENT = 0.25  # of the free memory: activations that need more lie in files, which the system pages in and out
 
@@ -32,22 +30,28 @@ class Call:
 
     args: tuple = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    tuple_output: bool = False
 
 
 @dataclass
 class Walk:
-    """Activations on their way through the blocks, one tensor ``(sequences, length, hidden)`` a batch, on the CPU."""
+    """Activations on their way through the blocks, one tensor a batch, on the CPU.
+
+    They are ``(sequences, length, hidden)`` in most models; some keep several streams of them.
+    """
 
     blocks: Sequence[nn.Module]
     hidden: list[torch.Tensor]
-    calls: list[list[Call]]  # [batch][block]
+    calls: list[dict[int, Call]]  # [batch][block]; a block that text does not run through has none
+    tokens: list[int]  # of each batch
     device: str = "cpu"
 
     def run(self, number: int) -> Iterator[torch.Tensor]:
         """Outputs of a block, batch by batch, on its device."""
         for hidden, calls in zip(self.hidden, self.calls, strict=True):
-            yield _call(self.blocks[number], hidden.to(self.device), calls[number], self.device)
+            if number in calls:
+                yield _call(self.blocks[number], hidden.to(self.device, copy=True), calls[number], self.device)
+            else:
+                yield hidden
 
     @torch.no_grad()
     def advance(self, number: int) -> None:
@@ -71,12 +75,10 @@ class Walk:
         Raises:
             ModelError: a layer that does not see every token once.
         """
-        recorder = _Recorder(layers)
-        tokens = 0
+        recorder = Recorder(layers)
         with recorder.recording():
             for index, output in enumerate(self.run(number)):
-                tokens += self.hidden[index].shape[0] * self.hidden[index].shape[1]
-                recorder.end_of_batch(tokens)
+                recorder.end_of_pass(self.tokens[index])
                 if keep_outputs:
                     self.hidden[index].copy_(output)
         return recorder.grams()
@@ -96,19 +98,19 @@ def begin(network: Any, batches: Sequence[torch.Tensor], device: str = "cpu", of
         OSError: no room in ``offload``.
     """
     blocks = find_blocks(network)
-    tuples = _check_chain(network, blocks, batches[0][:1, :CHECK_TOKENS])
-    walk = Walk(blocks, [], [], device)
+    outputs = check_chain(network, blocks, batches[0])
+    walk = Walk(blocks, [], [], [ids.numel() for ids in batches], device)
     shared = _Shared()
     for ids in batches:
-        hidden, calls = _catch(network, blocks, ids, tuples)
+        hidden, calls = _catch(network, blocks, ids, outputs)
         if not walk.hidden:
-            needed = sum(ids.numel() for ids in batches) * hidden.shape[-1] * hidden.itemsize
+            needed = sum(walk.tokens) / ids.numel() * hidden.nbytes
             large = needed > RESIDENT * psutil.virtual_memory().available
         if offload is not None and large:
             hidden = _in_file(hidden, offload / f"{len(walk.hidden):05}")
         walk.hidden.append(hidden)
         walk.calls.append(
-            [Call(shared.of(call.args), shared.of(dict(call.kwargs)), call.tuple_output) for call in calls]
+            {number: Call(shared.of(call.args), shared.of(dict(call.kwargs))) for number, call in calls.items()}
         )
     return walk
 
@@ -125,39 +127,55 @@ def _in_file(hidden: torch.Tensor, path: Path) -> torch.Tensor:
 
 @torch.no_grad()
 def _catch(
-    network: Any, blocks: Sequence[nn.Module], ids: torch.Tensor, tuples: Sequence[bool]
-) -> tuple[torch.Tensor, list[Call]]:
-    """Run the model with stubs for blocks: the first one's input, and each one's other arguments."""
-    seen: list[tuple[torch.Tensor, Call]] = []
+    network: Any, blocks: Sequence[nn.Module], ids: torch.Tensor, outputs: Mapping[int, Any]
+) -> tuple[torch.Tensor, dict[int, Call]]:
+    """Run the model with stubs for blocks: the first one's input, and each one's other arguments.
 
-    def stub(as_tuple: bool) -> Callable:
+    Args:
+        outputs: by block, what it gave in a real pass: the stub gives hidden states in the same wrapping.
+    """
+    inputs: list[torch.Tensor] = []
+    calls: dict[int, Call] = {}
+
+    def stub(number: int) -> Callable:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            hidden, rest, named = _split(args, kwargs)
-            seen.append((hidden, Call(rest, named, as_tuple)))
-            return (hidden,) if as_tuple else hidden
+            hidden, call = _split(args, kwargs)
+            inputs.append(hidden)
+            calls[number] = call
+            return _wrapped(hidden, outputs[number])
 
         return forward
 
     try:
-        for block, as_tuple in zip(blocks, tuples, strict=True):
-            block.forward = stub(as_tuple)  # type: ignore[method-assign]
-        network.base_model(input_ids=ids, use_cache=False)
+        for number in outputs:
+            blocks[number].forward = stub(number)  # type: ignore[method-assign]
+        run_body(network, ids)
     finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
-    return seen[0][0].clone(), [call for _, call in seen]
+        for number in outputs:
+            blocks[number].__dict__.pop("forward", None)
+    if len(inputs) != len(outputs):
+        raise _no_chain(network, "its blocks do not all run once in every forward pass")
+    return inputs[0].clone(), calls
 
 
-def _split(args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor, tuple, dict[str, Any]]:
+def _split(args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor, Call]:
     """Hidden states, and the other arguments."""
     if args:
-        return args[0], args[1:], kwargs
-    return kwargs["hidden_states"], (), {key: value for key, value in kwargs.items() if key != "hidden_states"}
+        return args[0], Call(args[1:], kwargs)
+    first = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+    return kwargs[first], Call((), {key: value for key, value in kwargs.items() if key != first})
+
+
+def _wrapped(hidden: torch.Tensor, like: Any) -> Any:
+    """Hidden states as a block hands them out: alone, or first in a tuple or list; other tensors in it are unknown."""
+    if isinstance(like, tuple | list):
+        return type(like)([hidden, *(None if isinstance(item, torch.Tensor) else item for item in like[1:])])
+    return hidden
 
 
 def _call(block: nn.Module, hidden: torch.Tensor, call: Call, device: str) -> torch.Tensor:
     output = block(hidden, *_moved(call.args, device), **_moved(dict(call.kwargs), device))
-    return output[0] if call.tuple_output else output
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 def _moved(item: Any, device: str) -> Any:
@@ -192,90 +210,64 @@ class _Shared:
 
 
 @torch.no_grad()
-def _check_chain(network: Any, blocks: Sequence[nn.Module], ids: torch.Tensor) -> list[bool]:
-    """Whether each block returns a tuple; refuses a model that is not a plain chain of its blocks."""
-    inputs: list[torch.Tensor] = []
-    outputs: list[Any] = []
+def check_chain(network: Any, blocks: Sequence[nn.Module], ids: torch.Tensor) -> dict[int, Any]:
+    """What each block that runs gives on a few tokens.
 
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        inputs.append(_split(args, kwargs)[0].clone())
+    Raises:
+        ModelError: the model is not a plain chain of its blocks.
+    """
+    ids = ids[:1, :FEW]
+    inputs: list[tuple[int, Any]] = []
+    outputs: dict[int, Any] = {}
 
-    def after(module: nn.Module, args: tuple, output: Any) -> None:
-        outputs.append(output)
+    def before(number: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            hidden = _split(args, kwargs)[0]
+            inputs.append((number, hidden.clone() if isinstance(hidden, torch.Tensor) else None))
 
-    handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
-    handles += [block.register_forward_hook(after) for block in blocks]
+        return hook
+
+    def after(number: int) -> Callable:
+        return lambda module, args, output: outputs.update({number: output})
+
+    handles = [block.register_forward_pre_hook(before(number), with_kwargs=True) for number, block in enumerate(blocks)]
+    handles += [block.register_forward_hook(after(number)) for number, block in enumerate(blocks)]
     try:
-        network.base_model(input_ids=ids, use_cache=False)
+        run_body(network, ids)
     finally:
         for handle in handles:
             handle.remove()
-    tuples = [isinstance(output, tuple) for output in outputs]
-    if len(inputs) != len(blocks) or not _same_inputs(network, blocks, ids, tuples, inputs):
-        raise ModelError(
-            f"{type(network).__name__}: more than hidden states passes between its blocks; "
-            "it cannot be pruned block by block"
-        )
-    return tuples
+    order = [number for number, _ in inputs]
+    if again := [number for number in outputs if order.count(number) > 1]:
+        raise _no_chain(network, f"block {again[0]} runs {order.count(again[0])} times in a forward pass")
+    if not order or order != sorted(order):
+        raise _no_chain(network, "its blocks are no modules that run one after the other")
+    if not _same_inputs(network, blocks, ids, outputs, inputs):
+        raise _no_chain(network, "more than hidden states passes between its blocks")
+    return outputs
+
+
+def _no_chain(network: Any, why: str) -> ModelError:
+    return ModelError(f"{type(network).__name__}: {why}; it cannot be pruned block by block")
 
 
 def _same_inputs(
     network: Any,
     blocks: Sequence[nn.Module],
     ids: torch.Tensor,
-    tuples: Sequence[bool],
-    wanted: Sequence[torch.Tensor],
+    outputs: Mapping[int, Any],
+    wanted: Sequence[tuple[int, Any]],
 ) -> bool:
     """Whether the blocks, called one after the other, get the inputs that the model gives them."""
-    hidden, calls = _catch(network, blocks, ids, tuples)
-    for own, block, call in zip(wanted, blocks, calls, strict=True):
-        scale = float(own.abs().max())
-        if not np.isfinite(scale):
-            return True  # what is not finite is refused where it is found
-        if hidden.shape != own.shape or not float((hidden - own).abs().max()) <= CHECK_TOLERANCE * scale:
-            return False
-        hidden = _call(block, hidden, call, "cpu")
+    try:
+        hidden, calls = _catch(network, blocks, ids, outputs)
+        for number, own in wanted:
+            scale = float(own.abs().max())
+            if not np.isfinite(scale):
+                return True  # what is not finite is refused where it is found
+            if hidden.shape != own.shape or not float((hidden - own).abs().max()) <= CHECK_TOLERANCE * scale:
+                return False
+            hidden = _call(blocks[number], hidden, calls[number], "cpu")
+    except Exception:  # the model, or a block, misses what the stubs do not hand on: each says so in its own way
+        return False
     return True
-
-
-@dataclass
-class _Recorder:
-    """Adds up the Gram matrices of a block's layers; which layers share a tensor is seen in the first batch."""
-
-    layers: Mapping[str, nn.Module]
-    leaders: dict[str, str] = field(default_factory=dict)  # layer -> the one whose sum it shares
-    sums: dict[str, GramSum] = field(default_factory=dict)
-    seen: list[tuple[tuple, torch.Tensor, str]] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        handles = [layer.register_forward_pre_hook(self._hook(name)) for name, layer in self.layers.items()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple) -> None:
-            X = args[0]
-            if name not in self.leaders:
-                # a reshaped view is the same input; one that was written to in between is not
-                key = (X.data_ptr(), X.numel(), X.shape[-1], X.stride(), X._version)
-                self.leaders[name] = next((other for known, _, other in self.seen if known == key), name)
-                self.seen.append((key, X, name))  # holds the tensor, so that no address is used twice
-            if self.leaders[name] == name:
-                self.sums.setdefault(name, GramSum(name)).add(X)
-
-        return hook
-
-    def end_of_batch(self, tokens: int) -> None:
-        """Check that every layer has seen every token so far."""
-        self.seen.clear()
-        for name in self.layers:
-            if name not in self.leaders or self.sums[self.leaders[name]].tokens != tokens:
-                raise ModelError(f"layer {name} does not see every token once")
-
-    def grams(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        for leader in list(self.sums):
-            yield [name for name in self.layers if self.leaders[name] == leader], self.sums.pop(leader).gram()

@@ -5,11 +5,13 @@ import time
 import numpy as np
 import pytest
 import tiny
+import tiny_architectures
 import torch
 
+from fwbench import notes
 from fwbench.patterns import PatternError
 from fwbench.problem import ProblemError
-from fwbench.problems import extract, models
+from fwbench.problems import extract, gram, models, structure
 from fwbench.problems.models import ModelError
 from fwbench.problems.text import Text, TextError
 
@@ -48,7 +50,7 @@ def test_gram_of_the_residual_stream(family):
         streams = model.network(input_ids=ids, output_hidden_states=True).hidden_states
     layers = extract.named_layers(model)
     found = extract.grams(model.network, layers, batches())
-    for number, block in enumerate(models.find_blocks(model.network)):
+    for number, block in enumerate(structure.find_blocks(model.network)):
         X = norm(block)(streams[number]).reshape(ids.numel(), -1).double().numpy().T
         np.testing.assert_allclose(found[f"{family}.{number:02}.{name}"], X @ X.T / ids.numel(), rtol=1e-4, atol=1e-6)
 
@@ -70,7 +72,7 @@ def test_every_layer_s_output_power(family):
         y = torch.cat([out.reshape(-1, out.shape[-1]) for _, out in outputs[name]]).double()
         if layer.bias is not None:
             y = y - layer.bias.double()
-        W = models.weight_of(layer).astype(np.float64)
+        W = structure.weight_of(layer).astype(np.float64)
         np.testing.assert_allclose(((W @ found[name]) * W).sum(1), y.square().mean(0).numpy(), rtol=1e-4)
 
 
@@ -108,8 +110,8 @@ def test_it_repeats():
 
 
 def test_panels_of_a_wide_input():
-    X = torch.randn(64, 2 * extract.PANEL + 5, generator=torch.Generator().manual_seed(2))
-    item = extract.GramSum("wide")
+    X = torch.randn(64, 2 * gram.PANEL + 5, generator=torch.Generator().manual_seed(2))
+    item = gram.GramSum("wide")
     item.add(X[:40].reshape(2, 20, -1))
     item.add(X[40:])
     expected = X.double().numpy().T @ X.double().numpy() / 64
@@ -119,7 +121,7 @@ def test_panels_of_a_wide_input():
 def test_stops_after_the_last_layer_asked_for():
     model = tiny.model("llama")
     ran = []
-    for number, block in enumerate(models.find_blocks(model.network)):
+    for number, block in enumerate(structure.find_blocks(model.network)):
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
     layers = {name: layer for name, layer in extract.named_layers(model, [1]).items() if "q_proj" in name}
     extract.shared_inputs(model.network, layers, batches()[0])
@@ -160,7 +162,7 @@ def test_tokens_are_counted_exactly():
     for part in ids.split(32):
         with torch.no_grad():
             X = (
-                models.find_blocks(model.network)[0]
+                structure.find_blocks(model.network)[0]
                 .input_layernorm(model.network.get_input_embeddings()(part))
                 .double()
             )
@@ -181,7 +183,7 @@ def test_each_sequence_begins_as_the_tokenizer_has_it():
 
     ids = tiny.tokenizer(TEXT.content)["input_ids"]
     rows = [torch.tensor([[1, *ids[start:end]]]) for start, end in ((0, 31), (31, 62), (62, 67))]
-    layer = models.find_blocks(model.network)[2].mlp.down_proj
+    layer = structure.find_blocks(model.network)[2].mlp.down_proj
     handle = layer.register_forward_hook(lambda layer, args, y: inputs.append(args[0][0].double()))
     with torch.no_grad():
         for row in rows:
@@ -224,9 +226,86 @@ def test_activations_that_are_not_finite():
         next(extract.extract(model, TEXT, [0], tokens=64))
 
 
+NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CHOSEN = {  # --layers, --skip: what of a block comes
+    ("mlp", ""): NAMES[4:],
+    ("", "mlp"): NAMES[:4],
+    ("_proj", "q_proj|layers.[02].mlp"): [*NAMES[1:4]],
+    (r"\.01\.", ""): [],
+    (r"layers\.0\.self_attn", "o_proj"): NAMES[:3],
+}
+
+
+@pytest.mark.parametrize(("layers", "skip"), CHOSEN)
+def test_layers_are_chosen_by_name_or_path(layers, skip):
+    """With the Gram matrices that they have among all layers."""
+    every = {p.name: p for p in extract.extract(tiny.model("llama"), TEXT, tokens=64)}
+    found = list(extract.extract(tiny.model("llama"), TEXT, tokens=64, layers=layers, skip=skip))
+    assert [p.name for p in found if ".00." in p.name] == [f"llama.00.{name}" for name in CHOSEN[layers, skip]]
+    for problem in found:
+        assert np.array_equal(problem.G, every[problem.name].G)
+    assert [p.name for p in found] == [name for name in every if name in {p.name for p in found}]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"layers": "("}, r"--layers '\(' is not a regular expression"),
+        ({"skip": "["}, r"--skip '\[' is not a regular expression"),
+        (
+            {"layers": "lm_head"},
+            r"--layers 'lm_head' finds no layer; one is llama\.00\.q_proj, in the model model\.lay",
+        ),
+        ({"skip": "norm"}, r"--skip 'norm' finds no layer; .* stay dense anyway"),
+        ({"skip": "."}, r"--skip '\.' leaves no layer to prune"),
+        ({"layers": "mlp", "skip": "_proj"}, r"--skip '_proj' leaves no layer of --layers"),
+    ],
+)
+def test_expressions_that_choose_nothing(given, reason):
+    with pytest.raises(ModelError, match=reason) as error:
+        next(extract.extract(tiny.model("llama"), TEXT, tokens=64, **given))
+    assert "\n" not in str(error.value)
+
+
+# Families whose unused layers the refusal names, and what is left with it
+UNUSED = {"mamba": ("dt_proj", 3), "bart": ("encoder_attn", 6), "gemma3n_text": ("modality_router", 13)}
+
+
+@pytest.mark.parametrize("family", UNUSED)
+def test_layers_that_do_not_run_once_are_left_out_as_the_refusal_says(family):
+    skip, count = UNUSED[family]
+    model = models.wrap(family, tiny_architectures.network(family), tiny.tokenizer)
+    with pytest.raises(ModelError, match=f"forward pass.*; --skip '{skip}' leaves such layers out$"):
+        next(extract.extract(model, TEXT, tokens=64))
+    assert len(list(extract.extract(model, TEXT, [1], tokens=64, skip=skip))) == count
+
+
+def test_one_weight_in_two_blocks():
+    """Zamba's blocks share their attention: also where only one of them is asked for."""
+    model = models.wrap("zamba", tiny_architectures.network("zamba"), tiny.tokenizer)
+    for blocks in (None, [1]):
+        with pytest.raises(ModelError, match=r"zamba\.01\.q_proj runs 2 times .*; --skip 'shared_transf' leaves"):
+            next(extract.extract(model, TEXT, blocks, tokens=64))
+    assert len(list(extract.extract(model, TEXT, tokens=64, skip="shared_transf"))) == 10
+
+
+def test_what_is_left_out_is_said_before_the_work():
+    said, model = [], models.wrap("opt", tiny.network("opt"), tiny.tokenizer)
+    with notes.heard(said.append):
+        next(extract.extract(model, TEXT, [0], tokens=64, progress=lambda *at: said.append(at)))
+    assert said[0] == (
+        "opt: left out, besides embeddings and head: 2 weights that text runs through, "
+        "the first is model.decoder.project_in.weight"
+    )
+    said = []
+    with notes.heard(said.append):
+        next(extract.extract(tiny.model("llama"), TEXT, [0], tokens=64))
+    assert said == []
+
+
 def test_a_layer_that_runs_twice():
     model = tiny.model("llama")
-    blocks = models.find_blocks(model.network)
+    blocks = structure.find_blocks(model.network)
     blocks[1].mlp = blocks[0].mlp
     with pytest.raises(ModelError, match="runs 2 times"):
         next(extract.extract(model, TEXT, [0], tokens=64))

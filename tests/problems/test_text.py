@@ -122,8 +122,9 @@ def test_tokens_are_counted_exactly():
 def opened(count: int, tokens: int, length: int, begin=(90, 91)) -> list[list[int]]:
     """Sequences of a text of ``count`` different tokens, with some before it and one after it."""
 
-    def tokenizer(content, verbose, **_):
-        return {"input_ids": [*begin, *range(len(content)), 95]}
+    def tokenizer(content, verbose, add_special_tokens=True):
+        ids = list(range(len(content)))
+        return {"input_ids": [*begin, *ids, 95] if add_special_tokens else ids}
 
     return text.sequences(tokenizer, Text("t", "x" * count), tokens, length)
 

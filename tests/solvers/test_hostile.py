@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import extreme_layers, random_layer
 
-from fwbench import bounds, contract, isolate, pipeline, spec, verify
+from fwbench import bounds, child, contract, pipeline, spec, verify
 from fwbench.isolate import Limits, Reply, Worker
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
@@ -55,7 +55,7 @@ def probe(problem: Problem, text: str) -> pipeline.Answer:
     """In the worker; what numpy warns of is an error, as it is in tests."""
     line = pipeline.resolve(text)
     pipeline.warm_up(line, random_layer("0.5", n=8))
-    isolate.started()
+    child.started()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         return pipeline.run(problem, line, seed=1, threads=1, time_limit=SECONDS)

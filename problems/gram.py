@@ -1,0 +1,200 @@
+"""Gram matrices of layers' inputs, added up while a network runs: one sum for layers that read the same tensor."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fwbench.problems.structure import ModelError, run_body
+
+PANEL = 256  # columns of one product
+
+
+class _Enough(BaseException):
+    """Ends a forward pass: no later layer is wanted. No error, so no ``Exception``."""
+
+
+@dataclass
+class GramSum:
+    """``X Xᵀ`` so far, float64, the lower triangle only."""
+
+    name: str  # of a layer that reads this input
+    tokens: int = 0
+    lower: torch.Tensor | None = None
+
+    def add(self, X: torch.Tensor) -> None:
+        # float64 products: G is then positive semidefinite to 1e-15, and a proof loses nothing. By panels of the
+        # lower triangle they cost 1.5 times the full float32 product and no second thread pool beside torch's;
+        # scipy's dsyrk took 1.7 to 2.1 times (its threads and torch's fight), a full float64 product 2.3 times.
+        X = X.reshape(-1, X.shape[-1]).double()
+        n = X.shape[1]
+        if self.lower is None:
+            self.lower = torch.zeros(n, n, dtype=torch.float64, device=X.device)
+        for start in range(0, n, PANEL):
+            end = min(start + PANEL, n)
+            self.lower[start:, start:end].addmm_(X[:, start:].T, X[:, start:end])
+        self.tokens += X.shape[0]
+
+    def gram(self) -> np.ndarray:
+        """The Gram matrix, float64 ``(n, n)``; the sum is given up for it, in place: of a wide layer it is large."""
+        assert self.lower is not None
+        lower, self.lower = self.lower.cpu().div_(self.tokens), None
+        n = len(lower)
+        for start in range(0, n, PANEL):
+            end = min(start + PANEL, n)
+            lower[start:end, end:] = lower[end:, start:end].T
+            corner = lower[start:end, start:end].tril()
+            lower[start:end, start:end] = corner + corner.tril(-1).T
+        return lower.numpy()
+
+
+class Recorder:
+    """Adds up the Gram matrices of layers, one for those that read the very same tensor.
+
+    Which do is seen in the first forward pass, and each later one must agree.
+
+    Args:
+        layers: modules by name.
+        network: they are part of; where it uses one of their weights in another module too, that is a call more.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], network: nn.Module | None = None):
+        self.layers = layers
+        self.leaders: dict[str, str] = {}  # layer -> the one whose sum it shares, in the order of their calls
+        self.sums: dict[str, GramSum] = {}
+        self._network = network
+        self._followers: Counter[str] = Counter()  # of each leader, once the first pass is over
+        self._adding, self._last = True, ""
+        self._rows: dict[int, list[int]] = {}  # in this pass: weight -> inputs of each call
+        self._held: dict[str, tuple[tuple, torch.Tensor]] = {}  # in this pass; no address is used twice meanwhile
+        self._awaited: Counter[str] = Counter()  # in this pass: followers of a leader that are yet to come
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Watch what the layers read in here."""
+        names = {id(layer): name for name, layer in self.layers.items()}
+        weights = {id(layer.weight) for layer in self.layers.values()}
+        modules = self.layers.values() if self._network is None else self._network.modules()
+        handles = [
+            module.register_forward_pre_hook(self._hook(names.get(id(module))), with_kwargs=True)
+            for module in modules
+            if id(getattr(module, "weight", None)) in weights
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def look(self, network: Any, ids: torch.Tensor) -> None:
+        """See who shares an input in a pass on a few tokens that are not added; later passes end at the last layer."""
+        self._adding = False
+        run_body(network, ids)
+        self.end_of_pass(ids.numel())
+        self._adding, self._last = True, list(self.leaders)[-1]
+
+    def add(self, network: Any, ids: torch.Tensor) -> None:
+        """Add the inputs of a pass on token ids, int64 ``(sequences, length)``."""
+        with contextlib.suppress(_Enough):
+            run_body(network, ids)
+        self.end_of_pass(ids.numel())
+
+    def end_of_pass(self, tokens: int) -> None:
+        """Check that each layer has read one input for each token. Raises ModelError."""
+        calls = {name: self._rows.get(id(layer.weight), []) for name, layer in self.layers.items()}
+        if wrong := {name: rows for name, rows in calls.items() if rows != [tokens]}:
+            raise ModelError(_say_calls(wrong, tokens, self._places()))
+        self._rows.clear()
+        self._held.clear()
+        self._followers = Counter(leader for name, leader in self.leaders.items() if name != leader)
+
+    def groups(self) -> list[list[str]]:
+        """Layers that share an input, in the order of the first calls."""
+        found: dict[str, list[str]] = {}
+        for name, leader in self.leaders.items():
+            found.setdefault(leader, []).append(name)
+        return list(found.values())
+
+    def grams(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Gram matrix, float64 ``(n, n)``, of each input, with the names of those that read it; sums are given up."""
+        for names in self.groups():
+            yield names, self.sums.pop(names[0]).gram()
+
+    def _places(self) -> dict[str, str]:
+        """Name and path in the network of each layer."""
+        modules = () if self._network is None else self._network.named_modules()
+        paths = {id(module): path for path, module in modules}
+        return {name: f"{name} {paths.get(id(layer), name)}.weight" for name, layer in self.layers.items()}
+
+    def _hook(self, name: str | None) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            X = next(iter((*args, *kwargs.values())))
+            rows = self._rows.setdefault(id(module.weight), [])
+            rows.append(X.numel() // X.shape[-1])
+            if name is None or len(rows) > 1:  # a weight that runs again is refused when the pass is over
+                return
+            self._follow(name, X)
+            if self.leaders[name] == name and self._adding:
+                self.sums.setdefault(name, GramSum(name)).add(X)
+            if name == self._last:
+                raise _Enough
+
+        return hook
+
+    def _follow(self, name: str, X: torch.Tensor) -> None:
+        """Find the leader of a layer by its input, or check that it is the same again."""
+        # a reshaped view is the same input; one that was written to in between is not
+        key = (X.data_ptr(), X.numel(), X.shape[-1], X.is_contiguous() or X.stride(), X._version)
+        leader = self.leaders.get(name)
+        if leader is None:
+            self.leaders[name] = next((other for other, (known, _) in self._held.items() if known == key), name)
+            self._held[name] = (key, X)
+        elif leader == name and self._followers[name]:
+            self._held[name], self._awaited[name] = (key, X), self._followers[name]
+        elif leader != name:
+            if leader not in self._held or self._held[leader][0] != key:
+                raise ModelError(f"layer {name} reads the input of {leader} in one forward pass and not in another")
+            self._awaited[leader] -= 1
+            if not self._awaited[leader]:
+                del self._held[leader]
+
+
+def _say_calls(wrong: Mapping[str, Sequence[int]], tokens: int, places: Mapping[str, str]) -> str:
+    """One line on layers that do not read one input for each token, and how to leave them out.
+
+    Args:
+        wrong: how many inputs a layer reads in each call.
+        tokens: in the pass.
+        places: of every layer, what ``--skip`` looks at.
+    """
+    name, rows = next(iter(wrong.items()))
+    if not rows:
+        what = "does not run in a forward pass on text"
+    elif len(rows) > 1:
+        what = f"runs {len(rows)} times in a forward pass, not once"
+    else:
+        what = f"reads {rows[0]} inputs for {tokens} tokens, not one for each"
+    if len(wrong) == len(places):
+        return f"layer {name} {what}{'; no layer does' if len(places) > 1 else ''}"
+    expression, found = _expression([places[name] for name in wrong], list(places.values()))
+    return f"layer {name} {what}" + (f"; --skip '{expression}' leaves such layers out" if found < len(places) else "")
+
+
+def _expression(wrong: Sequence[str], every: Sequence[str]) -> tuple[str, int]:
+    """A short regular expression that finds some places and few of the others; how many it finds in all."""
+    parts = [re.split(r"[. ]", place) for place in wrong]
+    common = [part for part in parts[0] if all(part in own for own in parts)]
+    forms = [rf"\.{part}\." if part.isdigit() else part for part in common]
+    forms.append("|".join(dict.fromkeys(own[-2] for own in parts)))  # the last is "weight"
+    forms.append("|".join(dict.fromkeys(rf"\.{own[1]}\." for own in parts)))
+    found = {form: sum(bool(re.search(form, place)) for place in every) for form in forms}
+    best = min(found, key=lambda form: (found[form], len(form)))
+    return best, found[best]

@@ -1,0 +1,31 @@
+"""Every causal architecture of transformers in a tiny form: what fwbench gives is right, what it refuses is said."""
+
+import architectures
+import pytest
+from architectures import DOCUMENT, NAMES, measure
+
+# kinds of blocks, of what they hand on, of what runs in them, and of refusals
+SAMPLE = {
+    "gptj", "phi3", "falcon", "stablelm", "gemma3", "git", "xlm", "openai-gpt", "bamba", "bart", "mamba", "cpmant",
+    "modernbert-decoder", "gemma3n_text", "mixtral",
+}  # fmt: skip
+
+
+def committed() -> dict[str, str]:
+    """Lines of the committed table by architecture."""
+    lines = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines[2:]}
+
+
+@pytest.mark.filterwarnings("default")  # of transformers' own code
+@pytest.mark.parametrize(
+    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_architecture(name):
+    assert str(measure(name)) == committed()[name]
+
+
+def test_the_table_is_whole():
+    assert set(NAMES) >= SAMPLE
+    assert list(committed()) == NAMES
+    assert architectures.t.__version__ in DOCUMENT.read_text(encoding="utf-8")
