@@ -145,7 +145,7 @@ def _in_pieces(network: Any, ids: torch.Tensor, first: int) -> float | None:
         return None
     try:
         output = body(input_ids=ids[None], use_cache=False)
-        total, states = 0.0, output.last_hidden_state
+        total, states, called = 0.0, output.last_hidden_state, False
     except Exception:  # it does not run, or not so, without what the model does around it
         return None
     step = max(1, PIECE // network.config.get_text_config(decoder=True).vocab_size)

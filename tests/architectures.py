@@ -189,7 +189,7 @@ def _extract(model: Model, text: Text, skip: str) -> str:
         W = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
         assert np.array_equal(problem.W, W.detach().numpy()), problem.name
         x = X[:5].float()  # and the layer is that product, and nothing more
-        y = x @ torch.from_numpy(problem.W).T + (layer.bias if layer.bias is not None else 0)
+        y = x @ torch.tensor(problem.W).T + (layer.bias if layer.bias is not None else 0)
         torch.testing.assert_close(layer(x), y, msg=problem.name)
     inside = {paths[id(layer)] for layer in layers.values()}
     missed = [path for path in inputs if path not in inside and not _is_head(model, path)]

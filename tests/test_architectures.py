@@ -17,7 +17,6 @@ def committed() -> dict[str, str]:
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines[2:]}
 
 
-@pytest.mark.filterwarnings("default")  # of transformers' own code
 @pytest.mark.parametrize(
     "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
