@@ -63,8 +63,9 @@ def judge(
         return Judgement(Verdict.NONFINITE, reason="the error is not finite")
     if error < 0 <= error + problem.rounding(keep, weights):
         error = 0.0  # rows cancel, and a square is not negative
-    near = claimed is None or abs(claimed - error) <= CLAIM_TOLERANCE * max(error, 1e-12 * problem.total)
-    if not near and not abs(claimed - error) <= problem.rounding(keep, weights):
+    off = 0.0 if claimed is None else abs(claimed - error)
+    near = off <= CLAIM_TOLERANCE * max(error, 1e-12 * problem.total)
+    if not near and not off <= problem.rounding(keep, weights):
         return Judgement(
             Verdict.ERROR_MISMATCH, error, f"it claims an error of {claimed:.6g}, the judge finds {error:.6g}"
         )

@@ -148,7 +148,7 @@ def _in_pieces(network: Any, ids: torch.Tensor, first: int) -> float | None:
         total, states, called = 0.0, output.last_hidden_state, False
     except Exception:  # it does not run, or not so, without what the model does around it
         return None
-    step = max(1, PIECE // network.config.get_text_config(decoder=True).vocab_size)
+    step, called = max(1, PIECE // network.config.get_text_config(decoder=True).vocab_size), False
 
     def stub(*_: Any, **__: Any) -> Any:
         nonlocal called

@@ -231,7 +231,8 @@ class Store:
         """
         names = [column for _, column, *_ in self._all("PRAGMA table_info(problems)")]
         rows = self._all("SELECT * FROM problems ORDER BY rowid")
-        found = [{"origin": "", "counts": None} | dict(zip(names, row, strict=True)) for row in rows]
+        blank: dict[str, Any] = {"origin": "", "counts": None}
+        found = [blank | dict(zip(names, row, strict=True)) for row in rows]
         found += [_unrecorded(*other) for other in self._all(schema.UNRECORDED)]
         for item in found:
             item["meta"] = json.loads(item["meta"])

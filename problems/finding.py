@@ -42,7 +42,7 @@ class Wanted:
             return problem
         other = Rows(self.counts) if self.counts is not None else self.pattern or problem.pattern
         try:
-            return replace(problem, name=name, pattern=other)
+            return replace(problem, name=name).with_pattern(other)
         except PatternError:  # it does not fit, or is one of ``rows:`` whose counts nobody knows
             return None
 
@@ -79,9 +79,9 @@ def find(wanted: Iterable[Wanted], places: Sequence[str | Path] = ()) -> Iterato
     for place in places:
         for _, problem in collections.load(place) if missing else ():
             for key, lost in list(missing.items()):
-                if found := _match(lost.wanted, problem):
+                if (match := _match(lost.wanted, problem)) is not None:
                     del missing[key]
-                    yield found
+                    yield match
     elsewhere = f"; nor is it in {', '.join(map(str, places))}" if places else ""
     for lost in missing.values():
         yield replace(lost, reason=f"{lost.reason}{elsewhere}; --problem PATH says where it is")

@@ -81,7 +81,8 @@ def load_model(name: str | Path, trust_remote_code: bool = False) -> Model:
     if not path.is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(f"{name}: no such model folder or GGUF file")
     if path.is_dir():
-        folder, options, source, license = path, {}, Path(os.path.abspath(path)).name, ""
+        options: dict[str, Any] = {}
+        folder, source, license = path, Path(os.path.abspath(path)).name, ""
         label = _label(source)
     else:
         folder, options, source, license = _on_hub(name)

@@ -154,7 +154,8 @@ def salvage(
 ) -> Answer:
     """What a run that was killed had by then, from what it had handed in, judged as if the clock had ended it."""
     blank = failed(problem, pipeline, "", collection=collection, device=device, dtype=dtype, seed=seed)
-    state, records, parts, index = State(), (), dict[Hashable, object](), 0
+    state, parts, index = State(), dict[Hashable, object](), 0
+    records: tuple[StageRecord, ...] = ()
     for item in handed:
         if isinstance(item, Done):
             state, records, parts = item.state, item.records, {}
@@ -201,8 +202,8 @@ def _run_stage(problem: Problem, stage: Stage, state: State, context: Context) -
         error = error if math.isfinite(error) else None
         if stage.role is Role.REFINE and state.keep is not None:
             former = problem.error(state.keep)
-            worse = error is not None and error > former + 1e-9 * abs(former)
-            if worse and error > former + problem.rounding(state.keep) + problem.rounding(after.keep):
+            slack = max(1e-9 * abs(former), problem.rounding(state.keep) + problem.rounding(after.keep))
+            if error is not None and error > former + slack:
                 raise StageError(f"{stage.name} made the mask worse: {former:.6g} before, {error:.6g} after")
     counters = {k: v - before.get(k, 0) for k, v in after.counters.items() if v != before.get(k, 0)}
     lower = after.lower if after.lower != state.lower else None

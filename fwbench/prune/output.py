@@ -85,6 +85,7 @@ def _save_model(plan: Plan, work: Work, folder: Path) -> None:
         with _writing(folder / "tokenizer.json", work):
             model.tokenizer.save_pretrained(folder)
     for file in _companions(model):
+        assert model.folder is not None  # where they are
         target = folder / file.relative_to(model.folder)
         with _writing(target, work):
             target.parent.mkdir(exist_ok=True)

@@ -36,7 +36,8 @@ class Layer:
     @classmethod
     def of(cls, problem: Problem, context: Context, d: np.ndarray | None = None) -> Layer:
         """The layer in the context's precision and its range, on its device; ``d = w²∘e (rows, n)``."""
-        W, G, unit = problem.W, problem.G, 1.0
+        W, G = problem.W, problem.G
+        unit: torch.Tensor | float = 1.0
         rows, columns = in_range(W, G.diagonal(), problem.pattern.separable, d)
         if (rows != 1).any() or (columns != 1).any():
             back = np.where(columns > 0, columns, 1.0)

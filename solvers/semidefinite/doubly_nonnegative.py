@@ -96,7 +96,7 @@ def without(form: RowForm, N: np.ndarray, limit: int, cuts: Cuts = NONE) -> tupl
     kind, value = (chosen % kinds).astype(np.uint8), value[chosen]
     i, j = i[chosen // kinds], j[chosen // kinds]
     taken = summed(Listed(i * n + j, kind, value, *cuts), n)
-    linear = (0 if form.linear is None else form.linear) - taken.linear[0]
+    linear = np.asarray((0 if form.linear is None else form.linear) - taken.linear[0])
     less = replace(form, Q=form.Q - taken.N.matrix, linear=linear, constant=form.constant - taken.constant)
 
     def write(found: Shor) -> Shor:
