@@ -157,7 +157,7 @@ def test_a_run_in_which_nothing_succeeds_exits_1(fwbench, tmp_path, folder):
     hours = "16 variables in one program, which would take hours; largest=16 tries it all the same"
     assert reasons == [
         "2 failed before by cli_raises: cli_raises raised RuntimeError: as told",
-        f"2 skipped by bnb(largest=9): bnb: {hours}",
+        f"2 skipped by wanda+swap+bnb(largest=9): bnb: {hours}",
         "--retry-failed runs again what failed before",
     ]
     assert out == "s.sqlite: 4 run, 2 reused; 2 solved, 2 skipped, 2 failed\n"

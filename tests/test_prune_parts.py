@@ -58,4 +58,4 @@ def test_a_model_that_cannot_generate_is_pruned(place, tmp_path):
     with pytest.raises(ValueError, match="wrong shape"):
         network.generate(torch.ones(1, 9, dtype=torch.long), max_new_tokens=2, pad_token_id=0)
     summary = prune(source, tmp_path / "out", options(place))
-    assert summary["sample"]["dense"].startswith("(transformers cannot generate with it: ")
+    assert summary["sample"]["dense"]  # said token by token, without a cache

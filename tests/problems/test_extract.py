@@ -175,8 +175,8 @@ def test_each_sequence_begins_as_the_tokenizer_has_it():
     model, inputs = tiny.model("llama"), []
 
     class Opening:
-        def __call__(self, content, verbose, **_):
-            return {"input_ids": [1, *tiny.tokenizer(content)["input_ids"]]}
+        def __call__(self, content, verbose, add_special_tokens=True):
+            return {"input_ids": [1] * add_special_tokens + tiny.tokenizer(content)["input_ids"]}
 
         def convert_ids_to_tokens(self, ids):
             return ["<s>"]
