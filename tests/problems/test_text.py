@@ -139,7 +139,7 @@ def test_sequences_begin_as_the_tokenizer_has_it():
     for tokens, length in ((2, 8), (99, 2)):
         with pytest.raises(TextError, match="t: 2 tokens asked for; ask for 3 or more"):
             opened(50, tokens, length)
-    with pytest.raises(TextError, match="the text has 6 tokens, fewer than one sequence of 8"):
+    with pytest.raises(TextError, match="the text has 3 tokens, fewer than one sequence of 6"):
         opened(3, 99, 8)
 
 
