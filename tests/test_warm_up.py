@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from layers import random_layer
 
-from fwbench import pipeline, runner
+from fwbench import job, pipeline
 from fwbench.pipeline import Solver, running
 from fwbench.problem import Problem
 from fwbench.stage import Context, Role, Stage, State
@@ -80,10 +80,10 @@ def test_quick_stages_run_once(calls):
 
 
 def test_our_own_stages_have_longer_to_compile_than_a_plug_in():
-    settings = runner.Settings(time_limit=20.0, warm_up_limit=2.0)
-    assert settings.warm_up_seconds(pipeline.resolve("best")) == runner.OWN_WARM_UP_SECONDS
+    settings = job.Settings(time_limit=20.0, warm_up_limit=2.0)
+    assert settings.warm_up_seconds(pipeline.resolve("best")) == job.OWN_WARM_UP_SECONDS
     assert settings.warm_up_seconds(Solver((*pipeline.resolve("wanda").stages, Slow()))) == 2.0
-    assert runner.Settings(warm_up_limit=2.0).warm_up_seconds(Solver((Start(),))) == math.inf
+    assert job.Settings(warm_up_limit=2.0).warm_up_seconds(Solver((Start(),))) == math.inf
 
 
 @pytest.mark.parametrize(("device", "sizes"), [("cpu", {16}), ("cuda", {40, 64})])
