@@ -166,9 +166,9 @@ def test_proofs_of_hostile_layers(by_products, kind, pattern):
         assert shared is not None
         found = Batch("cpu", 3e-4, 30).prove(kind, [RowForm.of(problem, row) for row in rows], [None] * len(rows))
         lower = np.maximum(group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
-        proofs = {row: one.proof for row, one in zip(rows, found, strict=True) if one.proof.bound > lower[row]}
+        proofs = {row: one.proof for row, one in zip(rows, found, strict=True) if one.proof.lower > lower[row]}
         for row, proof in proofs.items():
-            lower[row] = proof.bound
+            lower[row] = proof.lower
         checked = verify.check(problem, row_certificate(shared, proofs, float(lower.sum()), "batch"))
         assert checked.ok, (problem.name, checked.reason)
         assert checked.bound <= best_mask(problem)[0] * (1 + 1e-12)

@@ -151,7 +151,7 @@ def test_no_steps_is_the_start(pattern):
 
 
 def test_a_start_is_needed():
-    with pytest.raises(ValueError, match="no point to start from"):
+    with pytest.raises(ValueError, match="there is no mask to begin with"):
         FrankWolfe().run(random_layer("0.5"), State(), Context())
 
 

@@ -242,7 +242,7 @@ def test_the_given_mask_is_not_written_to():
 
 
 def test_a_mask_is_needed():
-    with pytest.raises(ValueError, match="no mask to refine"):
+    with pytest.raises(ValueError, match="there is no mask to begin with"):
         Swap().run(random_layer("0.5"), State(), Context())
 
 
