@@ -11,7 +11,12 @@ import io
 import os
 import select
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDE = 200  # columns of a table where the output is no terminal
 
 
 class Unread(Exception):
@@ -41,6 +46,13 @@ def _safe(stream: TextIO | None, own: TextIO | None, number: int) -> TextIO:
         line_buffering=True,
         write_through=True,
     )
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
 class _Raw(io.RawIOBase):

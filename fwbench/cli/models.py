@@ -1,4 +1,4 @@
-"""Commands of the production path: prune, perplexity."""
+"""Commands about whole models: prune, perplexity."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 import click
 
 from fwbench import notes
-from fwbench.cli.make import SEED, device_option, trust_option
+from fwbench.cli import options
+from fwbench.cli.options import PATH, SECONDS
 from fwbench.cli.progress import progress
 
 
 @click.command()
 @click.argument("model")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the pruned model.")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder for the pruned model.")
 @click.option("--pattern", required=True, help="0.6 (of each row), 2:4 or unstructured:0.6.")
 @click.option("-s", "--solver", "spec", default="", help="Solver spec. [default: the preset 'fast', or wanda+swap]")
 @click.option("--text", default="lee", show_default=True, help="Calibration: a file, folder, pypi: resource or name.")
@@ -36,8 +37,8 @@ from fwbench.cli.progress import progress
     show_default=True,
     help="Calibrate each block with those before it pruned, or all on the dense model.",
 )
-@device_option
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float64"]))
+@options.device
+@options.dtype("float32")
 @click.option(
     "--save-dtype",
     default="auto",
@@ -48,10 +49,10 @@ from fwbench.cli.progress import progress
 @click.option(
     "--skip", default="", help="Regular expression: layers whose name, or path in the model, it finds stay dense."
 )
-@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds for each layer.")
-@click.option("--seed", default=0, show_default=True, type=SEED)
+@click.option("--time-limit", type=SECONDS, help="Seconds for each layer.")
+@options.seed
 @click.option("--evaluate", default="lee-heldout", show_default=True, help="Text of the perplexities, or 'none'.")
-@trust_option
+@options.trust
 def prune(
     model: str,
     output: Path,
@@ -120,7 +121,7 @@ def prune(
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens between two windows. [default: the length]")
 @click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=2), help="Evaluated at most.")
 @click.option("--json", "as_json", is_flag=True, help="All that is known of the measurement, as one JSON object.")
-@trust_option
+@options.trust
 def perplexity(
     model: str,
     text: str,
@@ -144,7 +145,7 @@ def perplexity(
             length,
             stride,
             tokens,
-            lambda done, total, what: report(done, total, what, None),
+            report,
         )
     if as_json:
         details = asdict(found)

@@ -1,4 +1,4 @@
-"""Commands about proofs: certify, verify, registry."""
+"""Commands about proofs and masks from outside: certify, verify, registry, import-solution."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fwbench.cli.make import _chain, _listener, device_option, say_reasons
-from fwbench.cli.progress import progress
+from fwbench.cli import options
+from fwbench.cli.options import EXISTING, PATH, SECONDS
+from fwbench.cli.progress import listener, loaded, one, progress, say_reasons
 
 if TYPE_CHECKING:
     from fwbench.store import Store
 
 WORDS = {True: "holds", False: "FAILS", None: "open "}  # of a finding
-
-
-places_option = click.option(
-    "--problem",
-    "places",
-    multiple=True,
-    metavar="PATH",
-    help="Where problems are now: a file, a folder or a collection; may be repeated. [default: where they were read]",
-)
 
 
 @click.command()
@@ -36,12 +28,12 @@ places_option = click.option(
     show_default=True,
     help="Rows to bound each by itself: all, N for a sample, or a list such as 3,7,100-120.",
 )
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Time for each problem.")
-@click.option("--store", "path", default="fwbench.sqlite", show_default=True, type=click.Path(path_type=Path))
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option("--seconds", type=SECONDS, help="Time for each problem.")
+@options.store
+@options.jobs
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
-@places_option
-@device_option
+@options.places
+@options.device
 def certify(
     what: tuple[str, ...],
     bound: str,
@@ -75,8 +67,8 @@ def certify(
     if stores and not where.exists():
         raise click.UsageError(f"{where}: no such store")
     with progress() as report, Store(where) as store:
-        found = _of_store(store, places, lost) if stores else _chain(what, (), report)
-        listen = _listener(report)
+        found = _of_store(store, places, lost) if stores else loaded(what, (), report)
+        listen = listener(report)
         summary = run_grid(found, [line], store, jobs=jobs, device=device, retry_failed=retry_failed, on_event=listen)
     say_reasons(summary)
     certified, there = summary.fresh, summary.solved - summary.fresh
@@ -100,8 +92,8 @@ def _of_store(store: Store, places: tuple[str, ...], lost: list[str]) -> Iterato
 
 
 @click.command()
-@click.argument("what", metavar="STORE|CERTIFICATE|FOLDER", type=click.Path(path_type=Path, exists=True))
-@places_option
+@click.argument("what", metavar="STORE|CERTIFICATE|FOLDER", type=EXISTING)
+@options.places
 @click.option("--pattern", help="Of a certificate's problem, where it is not the file's own.")
 @click.option("-q", "--quiet", is_flag=True, help="Only what does not hold, and the total.")
 def verify(what: Path, places: tuple[str, ...], pattern: str | None, quiet: bool) -> int:
@@ -134,9 +126,9 @@ def verify(what: Path, places: tuple[str, ...], pattern: str | None, quiet: bool
 
 @click.command()
 @click.argument("action", required=False, type=click.Choice(["update", "solu"]))
-@click.argument("store", required=False, type=click.Path(path_type=Path, exists=True))
-@click.option("--folder", default=None, type=click.Path(path_type=Path), help="Registry to use. [default: the suite's]")
-@places_option
+@click.argument("store", required=False, type=EXISTING)
+@options.folder
+@options.places
 def registry(action: str | None, store: Path | None, folder: Path | None, places: tuple[str, ...]) -> int:
     """Show the best known values, as a table or as a .solu file (solu), or take in what a store knows better.
 
@@ -169,3 +161,44 @@ def registry(action: str | None, store: Path | None, folder: Path | None, places
     left = f", {len(update.left)} not taken" if update.left else ""
     click.echo(f"{folder}: {len(update.improved)} improved{left}")
     return 1 if update.left else 0
+
+
+@click.command("import-solution")
+@click.argument("problem")
+@click.argument("file", type=EXISTING)
+@click.option("--by", required=True, help="Who found it: a solver, a person.")
+@options.pattern
+@click.option("--base", type=EXISTING, help="Mask of rows FILE leaves open.")
+@click.option("--store", "path", type=PATH, help="[default: fwbench.sqlite, unless --registry]")
+@click.option("--registry", "registered", is_flag=True, help="Take it into the registry if it improves it.")
+@options.folder
+def import_solution(
+    problem: str,
+    file: Path,
+    by: str,
+    pattern: str | None,
+    base: Path | None,
+    path: Path | None,
+    registered: bool,
+    folder: Path | None,
+) -> None:
+    """Bring a mask from outside before the judge, and into a store or the registry.
+
+    FILE is a .npy or .npz with a bool array (True where a weight stays), a .sol of Gurobi, SCIP, HiGHS, CBC or
+    CPLEX for the exported instance, or hex digits as in the registry. PROBLEM selects one problem.
+    """
+    from fwbench import imports
+    from fwbench.problems.registry import FOLDER
+    from fwbench.store import Store
+
+    collection, found = one(problem, pattern)
+    others = imports.read_mask(found, base) if base else None
+    outcome = imports.import_solution(found, file, by, collection, others)
+    improves = imports.register(outcome, found, folder or FOLDER) if registered else None
+    if path or not registered:
+        with Store(path or Path("fwbench.sqlite")) as store:
+            store.add(outcome, problem=found)
+    row = outcome.result
+    click.echo(f"{found.name}: error {row.error:.9g}, {row.ratio_to_wanda:.4f} of Wanda's, {row.verdict}")
+    if improves is not None:
+        click.echo(f"{folder or FOLDER}: {'improved' if improves else 'no better than what is known'}")
