@@ -224,7 +224,7 @@ def prune(model: str | Path, out: Path | str, pattern: str, solver: str = "", **
         out: folder that appears, complete, at the end.
         pattern: such as ``0.6`` or ``2:4``.
         solver: spec; empty for the default.
-        options: fields of ``fwbench.prune.plan.Options``: text, tokens, sequential, device, ...
+        options: fields of ``fwbench.pruning.plan.Options``: text, tokens, sequential, device, ...
 
     Returns:
         The content of the folder's ``fwbench.json``: perplexities, totals, one record a layer.
@@ -232,7 +232,7 @@ def prune(model: str | Path, out: Path | str, pattern: str, solver: str = "", **
     Raises:
         PruneError, ModelError, TextError, PatternError, SpecError: one line, what is wrong.
     """
-    from fwbench.prune.engine import prune as prune_model
-    from fwbench.prune.plan import Options
+    from fwbench.pruning.engine import prune as prune_model
+    from fwbench.pruning.plan import Options
 
     return prune_model(str(model), Path(out), Options(pattern=pattern, spec=solver, **options))

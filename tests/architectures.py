@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).with_name("problems")))
+sys.path.insert(0, str(Path(__file__).with_name("shared")))
 import tiny
 import tiny_architectures
 from tiny_architectures import NAMES, t
@@ -30,7 +30,7 @@ from fwbench.problems import extract
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.structure import Conv1D, ModelError
 from fwbench.problems.text import Text, load_text
-from fwbench.prune import Options, PruneError, engine, load_masks, prune
+from fwbench.pruning import Options, PruneError, engine, load_masks, prune
 
 HEAD = """# Architectures
 

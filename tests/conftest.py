@@ -1,4 +1,4 @@
-"""Its presence puts this folder on the path: the tests share ``brute`` and ``layers``."""
+"""Settings of every test, and the command line as a fixture. What tests share is in ``shared``, on the path."""
 
 import os
 import sys

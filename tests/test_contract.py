@@ -11,7 +11,7 @@ from fwbench import contract, pipeline
 from fwbench.result import Status
 from fwbench.spec import SpecError
 
-BAD = Path(__file__).with_name("bad_solvers.py")
+BAD = Path(__file__).parent / "shared" / "bad_solvers.py"
 FIRST = "answers: pattern 0.5"
 # solver: the line that must fail, and what it must say
 CAUGHT = {

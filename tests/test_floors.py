@@ -19,8 +19,8 @@ FLOORS = (
     "bounds stage",
     "solvers problems",
     "pipeline store isolate perplexity live",
-    "job contract prove imports report",
-    "runner prune cite",
+    "job contract audit solutions report",
+    "runner pruning cite",
     "cli api",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

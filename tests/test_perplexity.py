@@ -1,16 +1,12 @@
 """Perplexity against transformers' own loss, and against a loop over tokens."""
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).with_name("problems")))
 import tiny
 import tiny_architectures
+import torch
 
 from fwbench.perplexity import perplexity
 from fwbench.problems import models

@@ -24,7 +24,7 @@ from fwbench.runner import grace, run_grid
 from fwbench.spec import SpecError
 from fwbench.store import Store, StoreError
 
-BAD = Path(__file__).with_name("bad_solvers.py")
+BAD = Path(__file__).parent / "shared" / "bad_solvers.py"
 # name, what the reason must say
 KIT = {
     "bad_raises": "bad_raises raised ArithmeticError: on purpose",
@@ -317,6 +317,7 @@ class Slow(Stage):
 RUN = """
 import sys
 sys.path.insert(0, sys.argv[3])
+import layers
 from layers import random_layer
 from fwbench.runner import run_grid
 from fwbench.store import Store
@@ -330,7 +331,7 @@ def start(tmp_path):
     solver, script, store = tmp_path / "slow.py", tmp_path / "run.py", tmp_path / "store.db"
     solver.write_text(textwrap.dedent(SLOW))
     script.write_text(RUN)
-    command = [sys.executable, str(script), str(store), str(solver), str(Path(__file__).parent)]
+    command = [sys.executable, str(script), str(store), str(solver), str(BAD.parent)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True), store
 
 

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from dataclasses import replace
 
+import layers
 import numpy as np
 import pytest
 from layers import random_layer
@@ -360,7 +361,7 @@ def test_kill_9_loses_no_committed_row(path, tmp_path):
                 print(index, flush=True)
         """)
     )
-    tests = os.path.dirname(__file__)
+    tests = os.path.dirname(layers.__file__)
     with subprocess.Popen([sys.executable, str(script), str(path), tests], stdout=subprocess.PIPE, text=True) as writer:
         for line in writer.stdout:
             if int(line) == 30:

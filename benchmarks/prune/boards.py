@@ -6,7 +6,7 @@
     python -m benchmarks.prune.page
 
 One-shot rows solve the problems of the collection ``smollm2``: the dense model's Grams of 16,384 tokens of ``lee``,
-computed once and cached. Sequential rows, those of more tokens and those of a GPU call ``fwbench.prune``. Rows are only
+computed once and cached. Sequential rows, those of more tokens and of a GPU call ``fwbench.pruning``. Rows are only
 ever appended to ``results.csv``, each layer's error to ``layers.csv``; masks are kept in the cache layer by layer, and
 updated weights until their row is written, so that a kill loses one layer. A method with a weight update begins from
 the mask that it updates.
@@ -39,7 +39,7 @@ from fwbench.problems import collections, resources
 from fwbench.problems.extract import named_layers
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.text import load_text
-from fwbench.prune.engine import peak_memory
+from fwbench.pruning.engine import peak_memory
 from fwbench.result import pack_mask, unpack_mask
 from fwbench.stage import Context, Role, State
 
@@ -198,7 +198,7 @@ def _by_command(
     mode: str, pattern: str, method: str, device: str, errors: dict[str, float]
 ) -> tuple[Model, dict[str, Any]]:
     """What ``fwbench prune`` makes of the model; its minutes are of the whole command."""
-    from fwbench.prune import Options, prune
+    from fwbench.pruning import Options, prune
 
     method, _, tokens = method.partition(TOKENED)
     spec, _, shrinkage = method.partition(SHRUNK)

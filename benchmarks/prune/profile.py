@@ -29,7 +29,7 @@ from benchmarks.shared.csv_lines import append
 from benchmarks.shared.memory import resident
 from fwbench import pipeline
 from fwbench.problems.collections import SHAPES, load
-from fwbench.prune import Options, prune
+from fwbench.pruning import Options, prune
 
 PROFILE_CSV = "profile.csv"
 LAYER = "mini/n576.v_proj.whole*"  # real, and small

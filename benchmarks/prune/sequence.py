@@ -33,7 +33,7 @@ from fwbench.problems import resources
 from fwbench.problems.extract import named_layers
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.text import load_text
-from fwbench.prune import Options, prune
+from fwbench.pruning import Options, prune
 
 SEQUENCE_CSV, LAYERS_CSV, ARRIVING_CSV = "sequence.csv", "sequence_layers.csv", "sequence_arriving.csv"
 TOKENS, BATCH = 8192, 4  # of each text, and windows at a time

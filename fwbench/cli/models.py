@@ -78,8 +78,8 @@ def prune(
     lm_eval --model hf --model_args pretrained=FOLDER --tasks hellaswag,arc_easy
     """
     from fwbench.problems.extract import say_left_out
-    from fwbench.prune import Options
-    from fwbench.prune import prune as run
+    from fwbench.pruning import Options
+    from fwbench.pruning import prune as run
     from fwbench.report.text import plural
 
     options = Options(

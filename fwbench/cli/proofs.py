@@ -81,7 +81,7 @@ def certify(
 
 def _of_store(store: Store, places: tuple[str, ...], lost: list[str]) -> Iterator[tuple]:
     """Problems of a store with their collections; what is not found is said, and noted in ``lost``."""
-    from fwbench.prove import problems_of
+    from fwbench.audit import problems_of
 
     for found in problems_of(store, places):
         if found.problem is not None:
@@ -98,22 +98,22 @@ def _of_store(store: Store, places: tuple[str, ...], lost: list[str]) -> Iterato
 @click.option("-q", "--quiet", is_flag=True, help="Only what does not hold, and the total.")
 def verify(what: Path, places: tuple[str, ...], pattern: str | None, quiet: bool) -> int:
     """Replay proofs: the certificates and masks of a store, one certificate file, or a folder with a registry."""
-    from fwbench import prove
+    from fwbench import audit
     from fwbench.result import Certificate
     from fwbench.store import Store
 
     if pattern and what.suffix != ".npz":
         raise click.UsageError("--pattern is for a certificate file: a store and a registry know their patterns")
     if what.is_dir():
-        findings = prove.verify_registry(what, places)
+        findings = audit.verify_registry(what, places)
     elif what.suffix == ".npz":
         certificate = Certificate.read(what)
-        found = prove.find_problem(certificate.problem, places or ("mini",), pattern)
+        found = audit.find_problem(certificate.problem, places or ("mini",), pattern)
         if found.problem is None:
             raise click.UsageError(f"{what}: its problem {certificate.problem[:12]} is not found: {found.reason}")
-        findings = iter([prove.check_certificate(found.problem, certificate)])
+        findings = iter([audit.check_certificate(found.problem, certificate)])
     else:
-        findings = prove.verify_store(Store(what, readonly=True), places)
+        findings = audit.verify_store(Store(what, readonly=True), places)
     count: Counter[bool | None] = Counter()
     for item in findings:
         count[item.ok] += 1
@@ -135,8 +135,8 @@ def registry(action: str | None, store: Path | None, folder: Path | None, places
     The suite's own registry takes problems of mini and smollm2; a --folder of one's own, begun where there is none,
     takes any.
     """
+    from fwbench.audit import update_registry
     from fwbench.problems import registry as module
-    from fwbench.prove import update_registry
     from fwbench.store import Store
 
     folder = folder or module.FOLDER
@@ -187,14 +187,14 @@ def import_solution(
     FILE is a .npy or .npz with a bool array (True where a weight stays), a .sol of Gurobi, SCIP, HiGHS, CBC or
     CPLEX for the exported instance, or hex digits as in the registry. PROBLEM selects one problem.
     """
-    from fwbench import imports
+    from fwbench import solutions
     from fwbench.problems.registry import FOLDER
     from fwbench.store import Store
 
     collection, found = one(problem, pattern)
-    others = imports.read_mask(found, base) if base else None
-    outcome = imports.import_solution(found, file, by, collection, others)
-    improves = imports.register(outcome, found, folder or FOLDER) if registered else None
+    others = solutions.read_mask(found, base) if base else None
+    outcome = solutions.import_solution(found, file, by, collection, others)
+    improves = solutions.register(outcome, found, folder or FOLDER) if registered else None
     if path or not registered:
         with Store(path or Path("fwbench.sqlite")) as store:
             store.add(outcome, problem=found)

@@ -5,16 +5,13 @@ import json
 import logging
 import sys
 import warnings
-from pathlib import Path
 from unittest import mock
 
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from checkpoints import UP, WEIGHTS, configure, edit, own_code
+from safetensors.torch import load_file, save_file
 
 from fwbench.notes import heard
 from fwbench.problems import checkpoint, models

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fwbench import bounds, prove
+from fwbench import audit, bounds
 from fwbench.problem import Problem
 from fwbench.problems import collections, registry, resources, synthetic
 from fwbench.result import Proof
@@ -28,7 +28,7 @@ def listed(tmp_path, monkeypatch):
             yield "smollm2", problem
 
     monkeypatch.setattr(collections, "load", load)
-    return problem, extracted, lambda: {item.what: item for item in prove.verify_registry(tmp_path)}
+    return problem, extracted, lambda: {item.what: item for item in audit.verify_registry(tmp_path)}
 
 
 def test_the_same_extraction_is_proved(listed):

@@ -2,13 +2,9 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).with_name("problems")))
 import tiny
+from safetensors.torch import load_file, save_file
 
 WEIGHTS = "model.safetensors"
 UP = "model.layers.1.mlp.up_proj.weight"

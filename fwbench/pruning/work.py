@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from fwbench.problem import ProblemError
 from fwbench.problems.files import write_atomic
-from fwbench.prune.plan import PruneError
+from fwbench.pruning.plan import PruneError
 from fwbench.result import pack_mask, unpack_mask
 
 MASK = ".mask"

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 
 from fwbench.problems.checkpoint import LICENCES, listening, reason_of
 from fwbench.problems.models import Model
-from fwbench.prune import dtypes, page
-from fwbench.prune.plan import Plan, PruneError
-from fwbench.prune.work import Work
+from fwbench.pruning import dtypes, page
+from fwbench.pruning.plan import Plan, PruneError
+from fwbench.pruning.work import Work
 from fwbench.result import unpack_mask
 
 MASKS, SUMMARY = "masks.safetensors", "fwbench.json"

@@ -5,11 +5,11 @@ from unittest import mock
 
 import pytest
 import torch
-from pruning import FAMILIES, options, place, saved, tiny_architectures
+from small_models import FAMILIES, options, place, saved, tiny_architectures
 
 from fwbench.cli import cli
 from fwbench.problems import models
-from fwbench.prune import engine, prune
+from fwbench.pruning import engine, prune
 
 __all__ = ["place"]  # a fixture
 

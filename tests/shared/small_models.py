@@ -2,17 +2,13 @@
 
 import hashlib
 import random
-import sys
-from pathlib import Path
 from unittest import mock
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).with_name("problems")))
 import tiny
 import tiny_architectures
 
-from fwbench.prune import Options
+from fwbench.pruning import Options
 
 __all__ = ["tiny_architectures"]
 t = tiny.t

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pruning import options, place, saved
+from small_models import options, place, saved
 
 from fwbench import pipeline
 from fwbench.patterns import parse
-from fwbench.prune import layers, plan, prune
+from fwbench.pruning import layers, plan, prune
 
 __all__ = ["place"]  # a fixture
 

@@ -7,17 +7,17 @@ import sys
 from unittest import mock
 
 import pytest
-from pruning import hashes, options, place, saved
 from safetensors import SafetensorError
+from small_models import hashes, options, place, saved
 
-from fwbench.prune import Options, PruneError, prune, walk, work
+from fwbench.pruning import Options, PruneError, prune, walk, work
 
 __all__ = ["place"]  # a fixture
 
 DYING = """
 import os, signal, sys
 from fwbench.problems.gram import GramSum
-from fwbench.prune import Options, engine, output, prune
+from fwbench.pruning import Options, engine, output, prune
 where, call, source, out, spec, text, tokens, length = sys.argv[1:]
 owner, name = {
     "calibrating": (GramSum, "add"),
@@ -89,14 +89,14 @@ def test_many_activations_lie_in_files(place, tmp_path, monkeypatch):
     assert len(made) == 2
     assert hashes(tmp_path / "files")["model.safetensors"] == hashes(tmp_path / "memory")["model.safetensors"]
     full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-    with mock.patch("fwbench.prune.walk.os.posix_fallocate", full), pytest.raises(PruneError, match="No space left"):
+    with mock.patch("fwbench.pruning.walk.os.posix_fallocate", full), pytest.raises(PruneError, match="No space left"):
         prune(source, tmp_path / "full", given)
     assert not (tmp_path / "full").exists()
 
 
 LIMITED = """
 import resource, signal, sys
-from fwbench.prune import Options, prune
+from fwbench.pruning import Options, prune
 limit, source, out, text = sys.argv[1:]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
@@ -125,11 +125,11 @@ def test_files_that_cannot_grow(place, tmp_path, limit, file):
 
 
 SAVING = {  # what is called to write a file
-    "masks.safetensors": "fwbench.prune.output.write_masks",
+    "masks.safetensors": "fwbench.pruning.output.write_masks",
     "model.safetensors": "transformers.PreTrainedModel.save_pretrained",
-    "config.json": "fwbench.prune.output._set_dtype",
+    "config.json": "fwbench.pruning.output._set_dtype",
     "tokenizer.json": "transformers.PreTrainedTokenizerFast.save_pretrained",
-    "generation_config.json": "fwbench.prune.output.shutil.copyfile",
+    "generation_config.json": "fwbench.pruning.output.shutil.copyfile",
     "fwbench.json": "pathlib.Path.write_text",
 }
 
@@ -204,7 +204,7 @@ def test_smollm2_killed_at_three_places(tmp_path):
 MEASURED = """
 import gc, json, os, re, sys
 import torch
-from fwbench.prune import Options, prune
+from fwbench.pruning import Options, prune
 torch.set_num_threads(2)
 def memory():
     status = open("/proc/self/status").read()

@@ -10,14 +10,14 @@ from unittest import mock
 import pytest
 import torch
 from checkpoints import UP, WEIGHTS, configure, copied, edit, own_code, with_opening
-from pruning import FAMILIES, LENGTH, options, place, saved, t, tiny
 from safetensors.torch import load_file
+from small_models import FAMILIES, LENGTH, options, place, saved, t, tiny
 
 from fwbench.perplexity import perplexity
 from fwbench.problems import models
 from fwbench.problems.models import ModelError
 from fwbench.problems.text import load_text
-from fwbench.prune import PruneError, dtypes, layers, load_masks, plan, prune
+from fwbench.pruning import PruneError, dtypes, layers, load_masks, plan, prune
 
 __all__ = ["place"]  # a fixture
 
@@ -206,7 +206,7 @@ def test_a_layer_tied_to_the_head(place, tmp_path):
     network.lm_head.weight = network.model.layers[2].mlp.up_proj.weight
     network._tied_weights_keys = {"lm_head.weight": "model.layers.2.mlp.up_proj.weight"}
     with (
-        mock.patch("fwbench.prune.plan.load_model", return_value=model),
+        mock.patch("fwbench.pruning.plan.load_model", return_value=model),
         pytest.raises(
             PruneError, match=r"02.up_proj: its weight is used in 2 places \(.*2.mlp.up_proj.*, lm_head.weight"
         ),

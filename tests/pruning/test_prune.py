@@ -8,8 +8,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from pruning import FAMILIES, LENGTH, TOKENS, hashes, options, place, saved, t, tiny
 from safetensors.torch import load_file, save_file
+from small_models import FAMILIES, LENGTH, TOKENS, hashes, options, place, saved, t, tiny
 from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_from_dense_cutlass,
     sparse_semi_structured_to_dense_cutlass,
@@ -19,7 +19,7 @@ from fwbench import pipeline
 from fwbench.cli import cli
 from fwbench.problems import extract, gram, models, structure
 from fwbench.problems.text import load_text
-from fwbench.prune import Options, PruneError, engine, load_masks, page, prune, walk
+from fwbench.pruning import Options, PruneError, engine, load_masks, page, prune, walk
 
 __all__ = ["place"]  # a fixture
 
@@ -320,7 +320,7 @@ def test_mixtures_binary_text_and_quantised_layers(place, tmp_path, monkeypatch)
     block = structure.find_blocks(model.network)[0]
     block.mlp.up_proj.register_buffer("qweight", torch.zeros(3, dtype=torch.int32))
     block.mlp.up_proj.__class__ = torch.nn.Module
-    monkeypatch.setattr("fwbench.prune.plan.load_model", lambda *_: model)
+    monkeypatch.setattr("fwbench.pruning.plan.load_model", lambda *_: model)
     with pytest.raises(models.ModelError, match="quantised"):
         prune("llama", tmp_path / "out", options(place))
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import layers
 import pytest
 
 PEAK = """
@@ -46,7 +47,7 @@ FROM_A_FRACTION = "wanda+fw(steps=40)+fw(variant={},steps=10)+round"  # its firs
 @pytest.mark.parametrize("variant", ["away", "pairwise", "bpcg"])
 def test_a_layer_with_active_sets_stays_under_1500_megabytes(variant, pattern, spec):
     command = [sys.executable, "-c", PEAK, pattern, spec.format(variant)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
+    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(layers.__file__).parent).stdout
     before, after, atoms, solved = out.split()
     assert solved == "True"
     assert int(atoms) > 2

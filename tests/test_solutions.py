@@ -11,10 +11,10 @@ import pytest
 from brute import best_mask
 from layers import random_layer
 
-from fwbench.imports import SolutionError, import_solution, read_mask, register
 from fwbench.problem import Problem
 from fwbench.problems import export, registry
 from fwbench.result import Status, Verdict, pack_mask
+from fwbench.solutions import SolutionError, import_solution, read_mask, register
 from fwbench.store import Store
 
 

@@ -19,8 +19,8 @@ from fwbench.problems.extract import batch, chosen_layers, shared_inputs
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.structure import FEW, Conv1D, ModelError, find_blocks, left_out, weight_of
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
-from fwbench.prune import dtypes
-from fwbench.prune.walk import check_chain
+from fwbench.pruning import dtypes
+from fwbench.pruning.walk import check_chain
 
 FORMAT = "fwbench-prune-1"
 CALIBRATION, HELD_OUT = "lee", "lee-heldout"

@@ -16,13 +16,13 @@ import torch
 from fwbench import machine, notes
 from fwbench.perplexity import perplexity
 from fwbench.problems.models import Model
-from fwbench.prune import dtypes
-from fwbench.prune import plan as plans
-from fwbench.prune import walk as walks
-from fwbench.prune.layers import Solved, solve, together
-from fwbench.prune.output import finish
-from fwbench.prune.plan import Options, Plan, Progress
-from fwbench.prune.work import Block, Work, check_output
+from fwbench.pruning import dtypes
+from fwbench.pruning import plan as plans
+from fwbench.pruning import walk as walks
+from fwbench.pruning.layers import Solved, solve, together
+from fwbench.pruning.output import finish
+from fwbench.pruning.plan import Options, Plan, Progress
+from fwbench.pruning.work import Block, Work, check_output
 from fwbench.result import pack_mask
 
 PROMPT = "The most surprising thing about the sea is"

@@ -16,8 +16,8 @@ from fwbench.patterns import NM, PerRow
 from fwbench.pipeline import Answer
 from fwbench.problem import Problem, shrunk
 from fwbench.problems.structure import weight_of
-from fwbench.prune.dtypes import too_large
-from fwbench.prune.plan import Layer, Plan, PruneError
+from fwbench.pruning.dtypes import too_large
+from fwbench.pruning.plan import Layer, Plan, PruneError
 from fwbench.result import Proof, pack_mask
 from fwbench.stage import Role
 

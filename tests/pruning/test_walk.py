@@ -1,18 +1,13 @@
 """The walk: every block gets what the model itself gives it, whatever blocks return; what is no chain is refused."""
 
-import sys
-from pathlib import Path
-
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).with_name("problems")))
 import tiny
 import tiny_architectures
+import torch
 
 from fwbench.problems import structure
 from fwbench.problems.structure import ModelError
-from fwbench.prune import walk
+from fwbench.pruning import walk
 
 
 def batches():
