@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from fwbench import __version__, spec
+from fwbench.presets import title
 from fwbench.problem import Problem, labels
 from fwbench.problems import collections, registry
 from fwbench.report import latex, rows, text
@@ -241,7 +242,9 @@ def sentence(found: Sequence[Claim], write: _Markdown | _Latex) -> str:
 
 def _of_one(claim: Claim, write: _Markdown | _Latex, suite: str) -> str:
     shape = write.plain(f"{claim.rows} × {claim.n} weights, pattern {claim.pattern}, problem {claim.hash[:12]}")
-    solver = write.code(claim.solver) + write.cite(papers(claim.solver)[0])
+    name = title(claim.solver)
+    spec_of = "" if name == claim.solver else f" ({write.code(claim.solver)})"
+    solver = write.code(name) + spec_of + write.cite(papers(claim.solver)[0])
     mask = f"the mask of {solver} for {write.code(claim.problem)} ({shape})"
     error = f"has error {write.plain(upward(claim.error))}"
     if claim.lower is None or claim.proof is Proof.NONE:
@@ -289,7 +292,7 @@ COLUMNS = ("Problem", "Pattern", "Solver", "Error", "Lower bound", "Gap", "Proof
 
 def _cells(claim: Claim) -> list[str]:
     numbers = [upward(claim.error), downward(claim.lower), percent(claim.gap)]
-    return [claim.problem, claim.pattern, claim.solver, *numbers, str(claim.proof)]
+    return [claim.problem, claim.pattern, title(claim.solver), *numbers, str(claim.proof)]
 
 
 class _Markdown:

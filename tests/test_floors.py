@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # from the ground up; a folder is one entry and free inside, but for `solvers`, which has floors of its own; what shares
 # a floor does not import one another
 FLOORS = (
-    "spec metrics patterns machine notes child schema sheet",
+    "spec presets metrics patterns machine notes child schema sheet",
     "result",
     "problem timing events",
     "judge verify",
@@ -28,7 +28,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.spl
 # the same inside of folders that have floors of their own; what is not split further is free inside
 INSIDE = {
     "solvers": (
-        "numerics presets",
+        "numerics",
         "start rounding semidefinite",
         "frank_wolfe local_search weight_update",
         "bounds branch_and_bound external",

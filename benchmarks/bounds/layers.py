@@ -19,9 +19,9 @@ from benchmarks.shared.csv_lines import append, read
 from benchmarks.shared.threads import one_thread
 from benchmarks.shared.timing import timed
 from fwbench import pipeline
+from fwbench.presets import PRESETS
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers.presets import PRESETS
 
 KINDS = {"plain": "fw", "shared": "fw(convexify=shared)"}
 PRESET = PRESETS["fast"]

@@ -24,6 +24,7 @@ from benchmarks.bounds.tables import SAMPLE, Lines, grouped, part, sampled
 from benchmarks.bounds.worlds import WORLDS_CSV, Point
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required, write
+from benchmarks.shared.markdown import method
 from fwbench.problems.collections import LAYERS
 from fwbench.report import figures
 from fwbench.solvers.bounds.stage import LADDER
@@ -150,7 +151,7 @@ def page(study: Study, weights: int = 0) -> str:
     return PAGE.format(
         rows=len({(line.problem, line.row) for line in lines}),
         layers=len({line.problem for line in lines}),
-        masks=" or ".join(f"`{name}`" for name in sorted({line.masks for line in lines})),
+        masks=" or ".join(method(name) for name in sorted({line.masks for line in lines})),
         unconverged=sum(not line.converged for line in lines),
         bounds=len(lines),
         sizes_link=" and [sizes.csv](sizes.csv)" if sizes else "",

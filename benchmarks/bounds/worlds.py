@@ -23,10 +23,10 @@ from benchmarks.shared.csv_lines import write
 from benchmarks.shared.samples import sample
 from benchmarks.shared.threads import restart_on_one_thread
 from fwbench import pipeline
+from fwbench.presets import PRESETS
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
 from fwbench.result import Result
-from fwbench.solvers.presets import PRESETS
 
 WORLDS_CSV = "figures/three-worlds.csv"
 WORLDS = {  # world -> specs; the ladder's seconds are given

@@ -25,11 +25,11 @@ from benchmarks.shared.csv_lines import append, read
 from benchmarks.shared.samples import one_row
 from benchmarks.shared.threads import one_thread
 from fwbench import pipeline, verify
+from fwbench.presets import PRESETS
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
 from fwbench.result import Certificate
 from fwbench.solvers.bounds.stage import chosen_rows
-from fwbench.solvers.presets import PRESETS
 from fwbench.solvers.semidefinite.row import RowForm
 from fwbench.solvers.semidefinite.shor import shor
 

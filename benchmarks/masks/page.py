@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.masks.cells import SWAP, Grid, against, best_of_rows, complete, read, resolved, short
 from benchmarks.masks.grid import TIERS, VARIANTS
 from benchmarks.shared import command
-from benchmarks.shared.markdown import table
+from benchmarks.shared.markdown import method, table
 from benchmarks.shared.samples import BLOCKS, PATTERNS, condition, place, sampled
 from fwbench.metrics import shifted_geometric_mean as mean
 from fwbench.problems.collections import LAYERS
@@ -42,7 +42,7 @@ INGREDIENTS = (  # what is added, without it, with it
     ("pushing to integrality, in place of the relaxation", "fw+swap", "push+swap"),
     ("the same in half the rounds", "push+swap", "push(rounds=20)+swap"),
     ("solving the relaxation before pushing", "push+swap", "fw+push+swap"),
-    ("3,000 iterations of tabu search after Wanda + swap", SWAP, "wanda+swap+tabu(iterations=3000)"),
+    ("3,000 iterations of tabu search after SparseSwaps", SWAP, "wanda+swap+tabu(iterations=3000)"),
     ("a swap that gains a tenth of the most, in place of the best", SWAP, "wanda+swap(enough=0.1)"),
     ("100 kicks of iterated local search after pushing and swaps", "push+swap", "push+swap+safeguard+ils"),
     ("3,000 iterations of tabu search after pushing and swaps", "push+swap", TABU.format(3000)),
@@ -71,16 +71,19 @@ def ranking(grid: Grid, best: dict[str, np.ndarray]) -> str:
         old = sum(not cell.current for cell in cells.values())
         row = (mean(c.ratio for c in cells.values()), to_swap, to_swap_o)
         lines.append(
-            (row, [f"`{solver}`", str(len(cells)), str(old), number(row[0]), *map(change, row[1:]), *figures_, ms(cpu)])
+            (
+                row,
+                [method(solver), str(len(cells)), str(old), number(row[0]), *map(change, row[1:]), *figures_, ms(cpu)],
+            )
         )
     head = [
         "Solver",
         "Problems",
         "Of old versions",
         "Ratio to Wanda",
-        "To Wanda + swap",
+        "To SparseSwaps",
         "The same, o_proj",
-        "Rows above Wanda + swap",
+        "Rows above SparseSwaps",
     ]
     head += ["Rows within 1 % of the best", "Mean above the best", "CPU a row"]
     return table(head, [line for _, line in sorted(lines, key=lambda item: item[0][0])])
@@ -100,7 +103,7 @@ def split(grid: Grid, solvers: Sequence[str], axis: int, label: Callable[[str], 
         return number(mean(cell.ratio for name, cell in grid[solver].items() if place(name)[axis] == kind))
 
     rows = [[label(kind), *(value(solver, kind) for solver in present)] for kind in kinds]
-    return table([("Block", "Matrix", "Pattern")[axis], *(f"`{solver}`" for solver in present)], rows)
+    return table([("Block", "Matrix", "Pattern")[axis], *map(method, present)], rows)
 
 
 def ingredients(grid: Grid) -> str:
@@ -109,7 +112,7 @@ def ingredients(grid: Grid) -> str:
         a, b = resolved(with_), resolved(without)
         (all_, count), (o_proj, _) = against(grid, a, b), against(grid, a, b, lambda name: ".o_proj." in name)
         if count:
-            lines.append([what, f"`{b}`", f"`{a}`", change(all_), change(o_proj), str(count)])
+            lines.append([what, method(b), method(a), change(all_), change(o_proj), str(count)])
     return table(["Added", "Without", "With", "Error", "Error, o_proj", "Problems"], lines)
 
 
@@ -125,7 +128,7 @@ def variants(grid: Grid) -> str:
         gap = np.median([1 - c.result.lower_bound / c.result.relaxed_error for c in cells])
         numbers = [number(relaxed), percent(float(gap)), number(rounded), number(mean(c.ratio for c in cells))]
         cpu = sum(c.seconds for c in cells) / sum(c.errors.size for c in cells)
-        lines.append((f"`{resolved(spec)}`", *numbers, ms(cpu), str(len(cells))))
+        lines.append((method(spec), *numbers, ms(cpu), str(len(cells))))
     head = ["Solver", "Relaxed", "Relative gap", "Rounded", "With swaps", "CPU a row", "Problems"]
     return table(head, sorted(lines, key=lambda line: line[4]))
 
@@ -141,7 +144,7 @@ def equal_time(grid: Grid) -> str:
             pairs += [min(reached) / cell.ratio] if reached else []
         if pairs:
             lines.append(
-                [f"`{other}`", change(mean(pairs)), f"{sum(p <= 1 for p in pairs)}", f"{len(pairs)}", f"{none}"]
+                [method(other), change(mean(pairs)), f"{sum(p <= 1 for p in pairs)}", f"{len(pairs)}", f"{none}"]
             )
     return table(["At the end of", "Error of `best` against it", "Problems not above", "Of", "No mask yet"], lines)
 
@@ -239,7 +242,7 @@ def by_condition(grid: Grid, solvers: Sequence[str], conditions: dict[str, float
         if names:
             ratios = [mean(grid[s][name].ratio for name in names) for s in present]
             lines.append([f"{low:.0e} to {high:.0e}", str(len(names)), *map(number, ratios)])
-    return table(["Condition of G", "Problems", *(f"`{solver}`" for solver in present)], lines)
+    return table(["Condition of G", "Problems", *map(method, present)], lines)
 
 
 PAGE = """# Which ingredients find the best masks

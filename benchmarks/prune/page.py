@@ -12,6 +12,7 @@ from benchmarks.prune.profile import PROFILE_CSV
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read_rows
 from benchmarks.shared.markdown import least_bold, table
+from benchmarks.shared.markdown import method as named
 
 Key = tuple[str, str, str]  # mode, pattern, method
 Rows = Mapping[Key, Mapping[str, str]]
@@ -74,7 +75,8 @@ def _board(title: str, keys: Sequence[Key], rows: Rows, layers: Rows) -> str:
         row = rows.get(key)
         if row is None:
             continue
-        name = f"{key[2]}{'' if key[0] in ('one-shot', 'dense') else f' ({key[0]})'}"
+        name = key[2] if key[2] == "dense" else named(key[2])
+        name += "" if key[0] in ("one-shot", "dense") else f" ({key[0]})"
         ratio = f"{float(row['ratio_to_wanda']):.3f}" if row["ratio_to_wanda"] else "–"
         cells = (
             name,
@@ -97,7 +99,7 @@ def _sequential(keys: Sequence[Key], rows: Rows) -> str:
         cells = []
         for text in ("lee-heldout", "wikipedia"):
             cells += least_bold([float(row[text]) if row else float("inf") for row in pair], 2)
-        lines.append((pattern, method, *cells))
+        lines.append((pattern, named(method), *cells))
     head = ("pattern", "method", "lee.cor, one-shot", "sequential", "Wikipedia, one-shot", "sequential")
     return f"{SEQUENTIAL}\n{table(head, lines, left=2)}".rstrip()
 
@@ -120,7 +122,7 @@ def _peers(rows: Sequence[Mapping[str, str]]) -> str:
     for _, runs in sorted(pairs.items()):
         row = min(runs, key=lambda run: float(run["cpu_minutes"]))  # others on the machine only ever add to it
         peak = next((run["peak_mb"] for run in reversed(runs) if run["peak_mb"]), "–")
-        cells = [row["tool"], row["method"], row["pattern"]]
+        cells = [row["tool"], named(row["method"]), row["pattern"]]
         cells += [_span([float(run[text]) for run in runs]) for text in ("lee-heldout", "wikipedia")]
         cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [peak]
         lines.append(cells)
@@ -157,7 +159,7 @@ mean over layers. Minutes are the solver's CPU time (one or two threads on two s
 of the whole command on an H200 ([reports/gpu](../gpu/index.md)). Peak is the whole resident size of the process,
 libraries included; in the first row (Wanda at 0.5) also the extraction of all layers.
 Written by `python -m benchmarks.prune.page` from `results.csv` and `layers.csv`, with each row's spec and
-commit. `push(rounds=20)+swap+safeguard` is the preset `fast`, the default of `fwbench prune`; what begins with
+commit. `fast` is the default of `fwbench prune`; what begins with
 `push(rounds=20)+swap` without it was measured before `fast` had it."""
 MASK_ONLY = """The kept weights are as they were. The least error is not always the least perplexity on Wikipedia: a
 section below says why, another that more calibration text mends it."""

@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.prune.groups import DEPTHS, KINDS, NAMES, group_of
 from benchmarks.prune.perplexity import ERRORS_CSV, FIRST, HYBRIDS_CSV, Errors, Hybrid
 from benchmarks.shared.csv_lines import read
+from benchmarks.shared.markdown import method as named
 from benchmarks.shared.markdown import table
 from fwbench.metrics import shifted_geometric_mean
 
@@ -38,11 +39,11 @@ def _hybrids(lines: Sequence[Hybrid], boards: Mapping[tuple[str, str, str], Mapp
     rows = []
     for name, whole in base.items():
         unmixed = [float(whole[text]) for text in ("lee-heldout", "wikipedia")]
-        rows.append((name, "–", *(f"{value:.2f}" for value in unmixed)))
+        rows.append((label := named(name), "–", *(f"{value:.2f}" for value in unmixed)))
         for line in sorted((line for line in lines if line.base == name), key=lambda line: ORDER.index(line.group)):
             pairs = zip((line.lee_heldout, line.wikipedia), unmixed, strict=True)
             cells = (f"{value:.2f} ({100 * (value / own - 1):+.1f} %)" for value, own in pairs)
-            rows.append((name, line.group, *cells))
+            rows.append((label, line.group, *cells))
     head = ("masks of", "but the other's in", "lee.cor", "Wikipedia")
     return f"{HYBRIDS}\n\n{table(head, rows, left=2)}".rstrip()
 
@@ -60,7 +61,7 @@ def _errors(lines: Sequence[Errors]) -> str:
             ratios = [ours / wanda, swap / wanda, ours / swap, _column(first, "ours") / _column(first, "swap")]
             means = [f"{shifted_geometric_mean(ratio):.3f}" for ratio in ratios]
             rows.append((kind, name, *means[:3], f"{(ours < swap).sum()} of {len(whole)}", means[3]))
-    head = ("layers", "text", "ours / Wanda", "wanda+swap / Wanda", "ours / wanda+swap", "ours better in")
+    head = ("layers", "text", "ours / Wanda", "SparseSwaps / Wanda", "ours / SparseSwaps", "ours better in")
     return f"{ERRORS}\n\n{table((*head, 'the same, first tokens'), rows, left=2)}".rstrip()
 
 
@@ -70,7 +71,7 @@ def _column(lines: Sequence[Errors], key: str) -> np.ndarray:
 
 HEAD = """## Why less layer error is not less perplexity
 
-At 0.5, one-shot, `push(rounds=20)+swap` (here `ours`) has less error than `wanda+swap` in nearly every layer, and yet
+At 0.5, one-shot, `push(rounds=20)+swap` (here `ours`) has less error than `SparseSwaps` in nearly every layer, and yet
 more perplexity on Wikipedia. By `python -m benchmarks.prune.perplexity`, from `why_errors.csv` and `why_hybrids.csv`.
 
 **The error is less on the calibration text, not on Wikipedia.** On the dense model's inputs from each text, the
@@ -82,13 +83,13 @@ its gain belongs to them alone. More text mends it: see the sections on more cal
 
 **First tokens bear a part of it.** Every token attends to the first of its window, whose activations are unlike all
 others and which is one of 512 in the calibration. `ours` sacrifices its keys and values to the rest more than
-`wanda+swap` does. With these restored as in the dense model, both sets gain on Wikipedia, `ours` about twice as much,
+`SparseSwaps` does. With these restored as in the dense model, both sets gain on Wikipedia, `ours` about twice as much,
 and about two fifths of the distance between them is gone.
 
-**By kind and depth**, no single group bears it. Put into the model of `wanda+swap`, the masks of `ours` cost perplexity
-on Wikipedia in gate and up, then in q, k and v, and in the last two thirds of the blocks; in down hardly any. Taken
-out of the model of `ours`, those of down cost most: the effects do not add up. Only o_proj, where `ours` has less error
-on Wikipedia too, is no worse in either. On `lee.cor` hardly any group costs anything."""
+**By kind and depth**, no single group bears it. Put into the model of `SparseSwaps`, the masks of `ours` cost
+perplexity on Wikipedia in gate and up, then in q, k and v, and in the last two thirds of the blocks; in down hardly
+any. Taken out of the model of `ours`, those of down cost most: the effects do not add up. Only o_proj, where `ours` has
+less error on Wikipedia too, is no worse in either. On `lee.cor` hardly any group costs anything."""
 ERRORS = """### Layer error on texts that did not calibrate
 
 Ratios of ‖(W − m∘W)X‖² are geometric means over layers. The last column is of the sequences' first tokens alone: one in

@@ -12,6 +12,7 @@ from benchmarks.prune.groups import CALIBRATION, NAMES
 from benchmarks.prune.sequence import ARRIVING_CSV, LAYERS_CSV, PARTS, SEQUENCE_CSV, Arriving, Errors, Perplexities
 from benchmarks.shared.csv_lines import read
 from benchmarks.shared.markdown import least_bold, table
+from benchmarks.shared.markdown import method as named
 
 MODES = ("one-shot", "sequential")
 Line = TypeVar("Line", Errors, Arriving)
@@ -48,7 +49,7 @@ def _perplexities(models: Sequence[Perplexities]) -> str:
         for name in ("lee", "lee_heldout", "wikipedia"):
             cells += least_bold([getattr(line, name) for line in pair], 2)
         if len(pair) == len(MODES):
-            rows.append((pattern, method, *cells))
+            rows.append((pattern, named(method), *cells))
     return table(("pattern", "method", *heads), rows, left=2).rstrip()
 
 
@@ -58,13 +59,13 @@ def _table(last: str, groups: Sequence[tuple[Sequence[str], Sequence[Errors], Se
     heads = ["arriving, sequential model", "one-shot model"] if with_other else ["arriving"]
     heads += ["own, sequential", "one-shot", "whole, sequential", "one-shot"]
     rows = []
-    for key, lines, other in groups:
+    for (pattern, method, *rest), lines, other in groups:
         arriving, own, whole, own_one_shot, whole_one_shot = (_mean(lines, part) for part in PARTS)
         cells = [f"{arriving:.3f}"]
         if with_other:
             cells = least_bold([arriving, _mean(other, "arriving")], 3) if other else [*cells, "–"]
         cells += least_bold([own, own_one_shot], 3) + least_bold([whole, whole_one_shot], 3)
-        rows.append((*key, *cells))
+        rows.append((pattern, named(method), *rest, *cells))
     return table(("pattern", "method", last, *heads), rows, left=3).rstrip()
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fwbench import presets as named
 from fwbench import spec as specs
 from fwbench import stage as stages
 from fwbench.problem import Problem
@@ -134,27 +135,21 @@ def _before(stage: Stage, given: list[Stage], held: Needs | None, text: str) -> 
 
 def presets() -> dict[str, str]:
     """Names that stand for whole specs."""
-    from fwbench.solvers import presets as module
-
-    return module.PRESETS
+    return named.PRESETS
 
 
 def default_set() -> tuple[str, ...]:
     """Specs that run where none is named."""
-    from fwbench.solvers import presets as module
-
-    return module.DEFAULT
+    return named.DEFAULT
 
 
 def _expand(spec: Spec) -> Spec:
     expanded: list[StageSpec] = []
     for item in spec.stages:
-        if item.name in presets():
+        if preset := named.find(item.name):
             if item.params:
-                raise SpecError(
-                    f"{item.name} is a preset and takes no parameters; it stands for {presets()[item.name]}"
-                )
-            expanded.extend(specs.parse(presets()[item.name]).stages)
+                raise SpecError(f"{preset} is a preset and takes no parameters; it stands for {named.PRESETS[preset]}")
+            expanded.extend(specs.parse(named.PRESETS[preset]).stages)
         else:
             expanded.append(item)
     return Spec(tuple(expanded))
@@ -185,10 +180,10 @@ def _coerce(where: str, value: object, default: object) -> object:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known) or 'none'}"
+    names = {name.lower(): name for name in sorted(known)}
+    if close := difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5):
+        return f"; did you mean {names[close[0]]!r}?"
+    return f"; known: {', '.join(names.values()) or 'none'}"
 
 
 def _shown(stage: Stage, only_changed: bool) -> StageSpec:

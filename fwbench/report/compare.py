@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fwbench.presets import title
 from fwbench.problem import labels
 from fwbench.report import text
 from fwbench.report.rows import Row, load
@@ -101,12 +102,12 @@ def lines(comparison: Comparison) -> list[str]:
     groups: dict[str, list[Pair]] = defaultdict(list)
     for pair in comparison.pairs:
         groups[pair.new["solver"]].append(pair)
-    found = [f"{text.clip(solver, 80)}: {_line(pairs)}" for solver, pairs in groups.items()]
+    found = [f"{text.clip(title(solver), 80)}: {_line(pairs)}" for solver, pairs in groups.items()]
     news = [pair.new for pair in comparison.pairs]
     names = labels((row["problem_hash"], row["problem"], row["pattern"]) for row in news)
     for pair in comparison.regressions:
         row = pair.new
-        who = f"{names[row['problem_hash']]}  {text.clip(row['solver'], 80)}  seed {row['seed']}"
+        who = f"{names[row['problem_hash']]}  {text.clip(title(row['solver']), 80)}  seed {row['seed']}"
         found.append(f"worse: {who}: {pair.regression}")
     alone = f"; {comparison.only_old} only in the first store, {comparison.only_new} only in the second"
     return [*found, f"{_line(comparison.pairs)}{alone}"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fwbench import metrics
+from fwbench.presets import title
 from fwbench.report.rows import TOLERANCE, Row, failed
 from fwbench.result import Proof, Status
 
@@ -66,23 +67,27 @@ class Budget:
 
 
 def label(row: Row) -> str:
-    """The solver's name in tables and figures: its spec, and where it ran if not on the CPU in float32."""
+    """The solver's name in tables and figures: a preset or its spec, and where it ran if not on the CPU in float32."""
     extra = [] if row["device"] == "cpu" else [row["device"]]
     extra += [] if row["dtype"] == "float32" else [row["dtype"]]
-    return " @".join([row["solver"], *extra])
+    return " @".join([title(row["solver"]), *extra])
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:
-    """One group for each collection, pattern and kind of answer, as they first appear; masks before changed weights."""
+    """One group a collection, pattern and kind of answer: masks before changed weights, then larger layers first."""
     parts: dict[tuple[bool, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         parts[bool(row["updates_weights"]), row["collection"], row["pattern"]].append(row)
     return [_group(*key, parts[key]) for key in sorted(parts, key=lambda key: _rank(parts, key))]
 
 
-def _rank(parts: dict[tuple[bool, str, str], list[Row]], key: tuple[bool, str, str]) -> tuple[bool, int, int]:
-    collections = list(dict.fromkeys(collection for _, collection, _ in parts))
-    return key[0], collections.index(key[1]), list(parts).index(key)
+def _rank(parts: dict[tuple[bool, str, str], list[Row]], key: tuple[bool, str, str]) -> tuple[bool, int, int, int]:
+    weights: dict[str, dict[str, int]] = defaultdict(dict)  # by collection and problem
+    for (_, collection, _), rows in parts.items():
+        weights[collection] |= {row["problem"]: row["rows"] * row["n"] for row in rows}
+    collections = list(weights)
+    mean = sum(weights[key[1]].values()) // len(weights[key[1]])
+    return key[0], -mean, collections.index(key[1]), list(parts).index(key)
 
 
 def _group(updates_weights: bool, collection: str, pattern: str, rows: list[Row]) -> Group:

@@ -17,7 +17,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fwbench import sheet
+from fwbench import presets, sheet
 from fwbench import spec as specs
 from fwbench.report.figures import COLOURS, MARKERS
 from fwbench.report.text import clip
@@ -153,8 +153,9 @@ def _panel(ax: Axes, found: Sequence[Curve], value: Callable[[Curve], tuple], ti
         points = [(time(m), y) for m, y in zip(curve.moments, value(curve), strict=True) if time(m) and y is not None]
         x, y = zip(*points, strict=True) if points else ((), ())
         ax.plot(
-            x, y, marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=clip(curve.solver, 90),
-            linewidth=1.2, markersize=3.5, drawstyle=style, markevery=max(1, len(points) // MARKED),
+            x, y, marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
+            label=clip(presets.title(curve.solver), 90), linewidth=1.2, markersize=3.5,
+            drawstyle=style, markevery=max(1, len(points) // MARKED),
         )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")

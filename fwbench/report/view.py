@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fwbench import presets
 from fwbench.report import summary
 from fwbench.report.rows import TOLERANCE, Row, failed
 from fwbench.report.summary import Budget, Group, Headline, SolverSummary
@@ -104,6 +105,8 @@ def facts(rows: Sequence[Row], machine: Mapping[str, Any] | None, registry: Mapp
         ("Problems", _some([_collection(rows, name) for name in _distinct(r["collection"] for r in rows)], 12, "; "))
     ]
     pairs += [(key.capitalize(), _some(_distinct(m.get(key) for m in metas), 4)) for key in ("model", "calibration")]
+    shown = {presets.title(row["solver"]).split("+")[0] for row in rows}
+    pairs.append(("Presets", "; ".join(f"{name} is {text}" for name, text in presets.PRESETS.items() if name in shown)))
     tokens = _distinct(m.get("tokens") for m in metas)
     pairs.append(("Calibration tokens", _some([f"{int(t):,}" if str(t).isdecimal() else t for t in tokens], 4)))
     for i, item in enumerate(machines[:4]):

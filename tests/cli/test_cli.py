@@ -232,7 +232,7 @@ def test_lists(fwbench):
     assert "mini" in fwbench("problems")[1]
     assert "mini.n016" in fwbench("problems", "mini/n016*")[1]
     out = fwbench("solvers")[1]
-    assert all(word in out for word in ("wanda", "arXiv", "relax", "sparsefw"))
+    assert all(word in out for word in ("wanda", "arXiv", "relax", "SparseFW"))
 
 
 def test_the_light_import_and_help_stay_light():

@@ -10,7 +10,7 @@ import pytest
 from layers import PATTERNS, hostile_layers, random_layer
 from oracles import relaxed_minimum
 
-from fwbench import bounds, pipeline, stage
+from fwbench import bounds, pipeline, presets, stage
 from fwbench.judge import count_reason
 from fwbench.pipeline import resolve, run
 from fwbench.problem import Problem
@@ -91,7 +91,10 @@ def test_what_stands_before_a_stage_has_an_effect(name):
 
 @pytest.mark.parametrize("name", sorted(pipeline.presets()))
 def test_presets_stand_for_specs(name):
-    assert resolve(name) == resolve(pipeline.presets()[name])
+    spec = pipeline.presets()[name]
+    assert resolve(name) == resolve(name.upper()) == resolve(spec)
+    assert resolve(name).text == spec, "written out, so that a result's spec leads back to the name"
+    assert (presets.title(spec), presets.title(spec + "+tabu")) == (name, name + "+tabu")
     assert resolve(f"{name}+swap").text == f"{resolve(name).text}+swap"
     with pytest.raises(SpecError, match=f"{name} is a preset and takes no parameters"):
         resolve(f"{name}(steps=3)")
@@ -102,7 +105,7 @@ def test_presets_stand_for_specs(name):
     [
         ("wnada", "unknown solver 'wnada'; did you mean 'wanda'?"),
         ("wanda+swop", "unknown solver 'swop'; did you mean 'swap'?"),
-        ("sparsefww", "did you mean 'sparsefw'?"),
+        ("sparsefww", "did you mean 'SparseFW'?"),
         ("qqqqqq", "unknown solver 'qqqqqq'; known: "),
         ("fw(gapp=3)", "fw has no parameter 'gapp'; did you mean 'gap'?"),
         ("wanda(x=1)", "wanda has no parameter 'x'; known: none"),

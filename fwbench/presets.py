@@ -1,17 +1,31 @@
-"""Names that stand for whole specs: the papers' methods as published, and the default sets of the command line."""
+"""Names that stand for whole specs, written out: the papers' methods as published, ours, and the default set."""
 
 PRESETS = {
     # Roux et al., SparseFW, arXiv 2510.13713: open loop, 2000 steps, 90 % of the kept weights fixed by Wanda's score
-    "sparsefw": "wanda+fw(variant=vanilla,step=open,steps=2000,alpha=0.9)+round(method=topk)",
+    "SparseFW": "wanda+fw(alpha=0.9,step=open,steps=2000,variant=vanilla)+round",
     # Zimmer et al., SparseSwaps, arXiv 2512.10922: exact 1-swaps from Wanda's mask (there at most 100 a row)
-    "sparseswaps": "wanda+swap",
+    "SparseSwaps": "wanda+swap",
     # ours, chosen from the study in reports/masks (blocks 3, 13 and 23): tabu search finds more where a row is one
     # group, annealing in N:M; both go on after all cheaper stages have ended, at some 40 times their cost
-    "best": "push+swap+safeguard+tabu+anneal(rounds=5)",
+    "best": "push+round+swap+safeguard+tabu+anneal(rounds=5)",
     # twice as far below Wanda's swaps as the relaxation rounded and swapped, for the same CPU time on sampled rows;
     # alone it ends above them on 2 % of rows, and far above where it prunes both of two huge inputs that cancel
-    "fast": "push(rounds=20)+swap+safeguard",
+    "fast": "push(rounds=20)+round+swap+safeguard",
 }
+
+
+def find(name: str) -> str | None:
+    """The preset of that name, in capitals or not."""
+    return {preset.lower(): preset for preset in PRESETS}.get(name.lower())
+
+
+def title(spec: str) -> str:
+    """The one name of a canonical spec wherever it is shown: as a preset, or one that goes on (``SparseFW+swap``)."""
+    for preset, text in PRESETS.items():
+        if f"{spec}+".startswith(f"{text}+"):
+            return preset + spec.removeprefix(text)
+    return spec
+
 
 # What `fwbench run` runs when no solver is named
 DEFAULT = (
@@ -19,8 +33,8 @@ DEFAULT = (
     "wanda",
     "ria",
     "greedy",
-    "sparsefw",
-    "sparseswaps",
+    "SparseFW",
+    "SparseSwaps",
     "fw",
     "fw(convexify=shared)+swap",
     "fast",
