@@ -59,10 +59,10 @@ def solve(
     Raises:
         SpecError: an unknown solver or parameter.
     """
-    line = pipeline.resolve(solver)
+    resolved = pipeline.resolve(solver)
     limit = math.inf if seconds is None else seconds
     listener = Table() if progress is True else progress or None
-    return pipeline.run(problem, line, device=device, dtype=dtype, seed=seed, time_limit=limit, on_point=listener)
+    return pipeline.run(problem, resolved, device=device, dtype=dtype, seed=seed, time_limit=limit, on_point=listener)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def bound(
         ValueError: the problem has no such bound, with the reason.
     """
     given = f"kind={kind},seconds={float(seconds)!r}" + ("" if rows is None else f",rows={rows!r}")
-    answer = pipeline.run(problem, pipeline.resolve(f"wanda+bound({given})"), device=device)
+    answer = pipeline.run(problem, f"wanda+bound({given})", device=device)
     if answer.certificate is None or answer.result.lower_bound is None:
         raise ValueError(f"{problem.name}: no bound of kind {kind}: {answer.reason}")
     value, certificate = answer.result.lower_bound, answer.certificate
@@ -195,7 +195,7 @@ def run(
 
     chosen = [selectors] if isinstance(selectors, str | Path) else list(selectors)
     specs = [solvers] if isinstance(solvers, str) else list(solvers)
-    lines = [pipeline.resolve(spec) for spec in specs or pipeline.default_set()]
+    solvers = [pipeline.resolve(spec) for spec in specs or pipeline.default_set()]
     for selector in chosen:
         collections.check(selector, patterns)
     found = (pair for selector in chosen for pair in collections.load(selector, patterns))
@@ -204,7 +204,7 @@ def run(
         with Store(path) as opened:
             run_grid(
                 found,
-                lines,
+                solvers,
                 opened,
                 seeds=seeds,
                 jobs=jobs,

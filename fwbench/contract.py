@@ -100,11 +100,11 @@ def check(
         pipeline.load_file(file)
     checks: list[Check] = []
     for spec in specs:
-        line = pipeline.resolve(spec)
+        solver = pipeline.resolve(spec)
         trial = _try_all(
-            line.text, [str(Path(f).resolve()) for f in files], time_limit, memory_limit, warm_up_limit, device
+            solver.text, [str(Path(f).resolve()) for f in files], time_limit, memory_limit, warm_up_limit, device
         )
-        prefix = f"{line.text}: " if len(specs) > 1 else ""
+        prefix = f"{solver.text}: " if len(specs) > 1 else ""
         for item in judge_trial(trial):
             checks.append(Check(prefix + item.name, item.ok, item.reason))
             if on_check is not None:
@@ -200,27 +200,27 @@ def _mask_errors(problem: Problem, row: int, masks: np.ndarray) -> np.ndarray:
 
 def probe(problem: Problem, text: str, seconds: float, device: str, warm_up: bool) -> Finding:
     """Run a spec twice with one seed; the second time stage by stage, to see what each writes into."""
-    line = pipeline.resolve(text)
+    run = pipeline.Run(problem, pipeline.resolve(text), seed=1, device=device)
     if warm_up:
-        pipeline.warm_up(line, problem, device=device)
+        pipeline.warm_up(run)
     W, G = problem.W.copy(), problem.G.copy()
     child.started()
-    outcome = pipeline.run(problem, line, seed=1, device=device, time_limit=seconds)
+    outcome = pipeline.execute(run, time_limit=seconds)
     written = tuple(
         f"problem.{name}" for name, before in (("W", W), ("G", G)) if not np.array_equal(getattr(problem, name), before)
     )
     late = (outcome.result.seconds or 0) > seconds / 2  # on a busy machine the second run might not end in time
     if written or late or outcome.keep is None or outcome.result.status in (Status.FAILED, Status.TIMEOUT):
         return Finding(outcome.result, True, written)
-    state, more = _walk(problem, line, Context(device=device, seed=1))
+    state, more = _walk(run, Context(device=device, seed=1))
     return Finding(outcome.result, np.array_equal(state.keep, outcome.keep), more)  # type: ignore[arg-type]
 
 
-def _walk(problem: Problem, line: pipeline.Solver, context: Context) -> tuple[State, tuple[str, ...]]:
+def _walk(run: pipeline.Run, context: Context) -> tuple[State, tuple[str, ...]]:
     state, written = State(), []
-    for stage in line.stages:
+    for stage in run.solver.stages:
         before = _copies(state)
-        after = stage.run(problem, state, context)
+        after = stage.run(run.problem, state, context)
         now = _copies(state)
         written += [f"state.{name} (by {stage.name})" for name in before if not _same(before[name], now[name])]
         state = after

@@ -8,10 +8,10 @@ import pickle
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fwbench import child, pipeline, timing
-from fwbench.pipeline import Answer, Solver
+from fwbench.pipeline import Answer, Run, Solver
 from fwbench.problem import Problem
 
 WARM_UP_SECONDS = 60.0
@@ -40,11 +40,11 @@ class Settings:
         """Whether a job may be killed for what it takes."""
         return math.isfinite(self.time_limit) or self.memory_limit is not None
 
-    def warm_up_seconds(self, line: Solver) -> float:
-        """How long a pipeline may take to load and compile; without a time limit nothing is killed for its time."""
+    def warm_up_seconds(self, solver: Solver) -> float:
+        """How long a solver may take to load and compile; without a time limit nothing is killed for its time."""
         if math.isinf(self.time_limit):
             return math.inf
-        return max(self.warm_up_limit, OWN_WARM_UP_SECONDS) if line.own else self.warm_up_limit
+        return max(self.warm_up_limit, OWN_WARM_UP_SECONDS) if solver.own else self.warm_up_limit
 
 
 class Order(NamedTuple):
@@ -56,11 +56,10 @@ class Order(NamedTuple):
     warm_up: bool
     settings: Settings
 
-    @property
-    def common(self) -> dict[str, Any]:
-        """What every row of it says."""
-        place = {"device": self.settings.device, "dtype": self.settings.dtype}
-        return place | {"seed": self.seed, "collection": self.collection}
+    def run(self, problem: Problem | None) -> Run:
+        """The cell, with its problem or that of the job before."""
+        place = (self.settings.device, self.settings.dtype, self.collection)
+        return Run(_hold(problem), pipeline.resolve(self.spec), self.seed, *place)
 
 
 _held: list[Problem] = []
@@ -72,28 +71,25 @@ def execute(problem: Problem | None, order: Order) -> Answer:
     Args:
         problem: None for the one of the job before.
     """
-    problem, settings, line = _hold(problem), order.settings, pipeline.resolve(order.spec)
+    run, settings = order.run(problem), order.settings
     if order.warm_up:
-        pipeline.warm_up(line, problem, device=settings.device, dtype=settings.dtype)
+        pipeline.warm_up(run)
     times = {"reference_before": timing.reference(max_age=1.0), "load": timing.load_average()}
-    before = checksum(problem)
+    before = checksum(run.problem)
     child.started()
-    outcome = pipeline.run(
-        problem,
-        line,
+    answer = pipeline.execute(
+        run,
         threads=settings.threads,
         time_limit=settings.time_limit,
         on_solved=child.judging,
         hand_in=child.hand_in if settings.limited else None,
-        **order.common,
     )
     times |= {"reference_after": timing.reference(), "blas_threads": timing.blas_threads()}
-    result = outcome.result
-    if checksum(problem) != before:
-        result = pipeline.failed(problem, line, "it changed the problem's arrays in place", **order.common)
-        outcome = Answer(result)
+    if checksum(run.problem) != before:
+        answer = Answer(run.failed("it changed the problem's arrays in place"))
+    result = answer.result
     result = replace(result, timing={**result.timing, **times}, machine=_accelerator(settings.device))
-    return Answer(result, outcome.keep, certificate=outcome.certificate)
+    return Answer(result, answer.keep, certificate=answer.certificate)
 
 
 def salvage(problem: Problem | None, order: Order, handed: Sequence[bytes]) -> Answer:
@@ -103,10 +99,8 @@ def salvage(problem: Problem | None, order: Order, handed: Sequence[bytes]) -> A
         problem: None for the one of the job before.
         handed: of its :class:`fwbench.isolate.Death`.
     """
-    outcome = pipeline.salvage(
-        _hold(problem), pipeline.resolve(order.spec), list(map(pickle.loads, handed)), **order.common
-    )
-    return Answer(outcome.result, outcome.keep, certificate=outcome.certificate)
+    answer = pipeline.salvage(order.run(problem), map(pickle.loads, handed))
+    return Answer(answer.result, answer.keep, certificate=answer.certificate)
 
 
 def _hold(problem: Problem | None) -> Problem:

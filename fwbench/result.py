@@ -167,7 +167,7 @@ class Result:
     problem_hash: str
     collection: str
     solver: str  # canonical spec, what differs from the defaults
-    key: str  # identity of the run, see pipeline.key
+    key: str  # identity of the run, see pipeline.Run
     pattern: str
     rows: int
     n: int

@@ -23,7 +23,7 @@ from fwbench import machine, pipeline, timing
 from fwbench.events import Event, JobEnded, JobStarted, Progress, Summary
 from fwbench.isolate import POLL_SECONDS, Death, Limits, Reply, Worker
 from fwbench.job import WARM_UP_SECONDS, Order, Settings
-from fwbench.pipeline import Answer, Solver
+from fwbench.pipeline import Answer, Run, Solver
 from fwbench.problem import Problem
 from fwbench.result import Result, Status
 from fwbench.spec import SEEDS
@@ -34,20 +34,16 @@ _SECONDS_PER_FLOP = 1e-10  # of a slow core, for the time a judge or one matrix 
 
 @dataclass(frozen=True)
 class Job:
-    """One cell of the grid."""
+    """One run of the grid, and what has become of it so far."""
 
-    collection: str
-    problem: Problem
-    line: Solver
-    seed: int
-    key: str
+    run: Run
     attempt: int = 1  # on this run; a worker that a former job broke is no fault of this one
     death: Death | None = None  # it was killed; what it had handed in is to be judged
 
 
 def run_grid(
     problems: Iterable[tuple[str, Problem]],
-    pipelines: Sequence[Solver | str],
+    solvers: Sequence[Solver | str],
     store: Store,
     *,
     seeds: Sequence[int] = (0,),
@@ -61,12 +57,12 @@ def run_grid(
     on_event: Callable[[Event], None] | None = None,
     warm_up_limit: float = WARM_UP_SECONDS,
 ) -> Summary:
-    """Run every pipeline on every problem with every seed.
+    """Run every solver on every problem with every seed.
 
     Args:
         problems: ``(collection, problem)``; taken as workers get free, so a generator is welcome. If it raises, what it
             gave before runs first.
-        pipelines: resolved, or specs.
+        solvers: resolved, or specs.
         jobs: workers at a time; with more than one, each has one thread.
         time_limit: seconds a job; stages stop themselves, and are killed a little later if they do not.
         memory_limit: bytes resident of a worker; beyond it the job is killed.
@@ -84,14 +80,14 @@ def run_grid(
     """
     for file in files:
         pipeline.load_file(file)
-    lines = [line if isinstance(line, Solver) else pipeline.resolve(line) for line in pipelines]
+    resolved = [solver if isinstance(solver, Solver) else pipeline.resolve(solver) for solver in solvers]
     if wrong := [seed for seed in seeds if seed not in SEEDS]:
         raise ValueError(f"seed {wrong[0]} is not in {SEEDS.start}..{SEEDS.stop - 1}")
     limit = math.inf if time_limit is None else float(time_limit)
     paths = tuple(str(Path(file).resolve()) for file in files)
     settings = Settings(max(1, jobs), limit, memory_limit, device, dtype, retry_failed, paths, warm_up_limit)
-    total = len(problems) * len(lines) * len(seeds) if isinstance(problems, Sequence) else None
-    grid = _Grid(store, settings, _cells(problems, lines, seeds, settings), total, on_event or (lambda event: None))
+    total = len(problems) * len(resolved) * len(seeds) if isinstance(problems, Sequence) else None
+    grid = _Grid(store, settings, _cells(problems, resolved, seeds, settings), total, on_event or (lambda event: None))
     with _sigterm_raises():
         try:
             return grid.run()
@@ -100,13 +96,12 @@ def run_grid(
 
 
 def _cells(
-    problems: Iterable[tuple[str, Problem]], lines: Sequence[Solver], seeds: Sequence[int], settings: Settings
+    problems: Iterable[tuple[str, Problem]], solvers: Sequence[Solver], seeds: Sequence[int], settings: Settings
 ) -> Iterator[Job]:
     for collection, problem in problems:
-        for line in lines:
+        for solver in solvers:
             for seed in seeds:
-                key = pipeline.key(problem.hash, line, seed, settings.device, settings.dtype)
-                yield Job(collection, problem, line, seed, key)
+                yield Job(Run(problem, solver, seed, settings.device, settings.dtype, collection))
 
 
 @dataclass
@@ -170,16 +165,16 @@ class _Grid:
     def _next(self) -> Job | None:
         """The next cell that has to run; those that need not are reported on the way."""
         while (job := self._cell()) is not None:
-            if job.key in self.seen:  # the same problem in two collections, the same solver written twice
+            if job.run.key in self.seen:  # the same problem in two collections, the same solver written twice
                 self.total = self.total - 1 if self.total is not None else None
                 continue
-            self.seen.add(job.key)
-            old = self.store.get(job.key)
+            self.seen.add(job.run.key)
+            old = self.store.get(job.run.key)
             if old is None or not self._reusable(old, job):
                 return job
-            if job.problem.hash not in self.placed:
-                self.placed.add(job.problem.hash)
-                self.store.add_problem(job.problem, job.collection)  # it may have moved since
+            if job.run.problem.hash not in self.placed:
+                self.placed.add(job.run.problem.hash)
+                self.store.add_problem(job.run.problem, job.run.collection)  # it may have moved since
             self._record(old, reused=True)
         return None
 
@@ -198,25 +193,25 @@ class _Grid:
             return not self.settings.retry_failed
         if old.status is Status.SKIPPED:  # what was missing may be installed by now
             with contextlib.suppress(Exception):
-                return pipeline.skip_reason(job.problem, job.line) == old.reason
+                return pipeline.skip_reason(job.run.problem, job.run.solver) == old.reason
             return False
         return not (old.status is Status.TIMEOUT and outlasts(old, self.settings.time_limit))
 
     def _submit(self, slot: _Slot, job: Job) -> None:
-        warm_up = job.line.text not in self.no_warm_up
-        fresh = slot.problem_hash != job.problem.hash
-        slot.job, slot.problem_hash = job, job.problem.hash
-        problem = job.problem if fresh else None
-        order = Order(job.collection, job.line.text, job.seed, warm_up, self.settings)
+        warm_up = job.run.solver.text not in self.no_warm_up
+        fresh = slot.problem_hash != job.run.problem.hash
+        slot.job, slot.problem_hash = job, job.run.problem.hash
+        problem = job.run.problem if fresh else None
+        order = Order(job.run.collection, job.run.solver.text, job.run.seed, warm_up, self.settings)
         if job.death is not None:
             judging = Limits(setup_seconds=judging_seconds(self.settings.time_limit), memory=self.settings.memory_limit)
             slot.worker.submit("fwbench.job:salvage", problem, order, job.death.handed, limits=judging)
             return
-        self.tell(JobStarted(job.collection, job.problem.name, job.line.text, job.seed))
+        self.tell(JobStarted(job.run.collection, job.run.problem.name, job.run.solver.text, job.run.seed))
         limits = Limits(
             self.settings.time_limit,
-            grace(self.settings.time_limit, job.problem),
-            setup_seconds=self.settings.warm_up_seconds(job.line),
+            grace(self.settings.time_limit, job.run.problem),
+            setup_seconds=self.settings.warm_up_seconds(job.run.solver),
             judging_seconds=judging_seconds(self.settings.time_limit),
             memory=self.settings.memory_limit,
         )
@@ -231,7 +226,7 @@ class _Grid:
         if not _clean(outcome.result, slot.worker, self.settings):
             slot.worker.close()
         with contextlib.suppress(AlreadyStored):  # another run on the same store was faster
-            self.store.add(outcome, problem=job.problem)
+            self.store.add(outcome, problem=job.run.problem)
         if outcome.certificate is not None and not outcome.result.solved:  # of a run that died: it holds all the same
             proof = replace(outcome.certificate, source=outcome.result.solver)
             self.store.add_certificate(proof, proof.bound)
@@ -240,8 +235,8 @@ class _Grid:
     def _try_again(self, slot: _Slot, job: Job, death: Death) -> bool:
         if job.death is not None:
             return False
-        if death.kind == "setup" and job.line.text not in self.no_warm_up:
-            self.no_warm_up.add(job.line.text)  # without it the time limit will tell the true story
+        if death.kind == "setup" and job.run.solver.text not in self.no_warm_up:
+            self.no_warm_up.add(job.run.solver.text)  # without it the time limit will tell the true story
         elif death.kind == "died" and not death.started and slot.worker.served and job.attempt == 1:
             job = replace(job, attempt=2)  # perhaps what a former job left behind killed the worker
         elif death.handed:
@@ -257,10 +252,10 @@ class _Grid:
         elif isinstance(reply, Reply):
             outcome = reply.value
         else:
-            outcome = self._fail(job, reply.reason, reply.seconds if reply.started else None)
-        if outcome.result.key != job.key:
+            outcome = Answer(job.run.failed(reply.reason, seconds=reply.seconds if reply.started else None))
+        if outcome.result.key != job.run.key:
             reason = "the solver's code is not the same in the worker: it was changed during the run"
-            outcome = self._fail(job, reason)
+            outcome = Answer(job.run.failed(reason))
         times = dict(outcome.result.timing)
         loads = [times[key] for key in ("reference_before", "reference_after") if key in times]
         self.references += loads
@@ -274,7 +269,7 @@ class _Grid:
 
     def _salvaged(self, job: Job, death: Death, reply: Reply | Death) -> Answer:
         """The row of a job that was killed, and what it had by then: an answer if the clock ended it, else a proof."""
-        nothing = self._fail(job, death.reason, death.seconds)
+        nothing = Answer(job.run.failed(death.reason, seconds=death.seconds))
         had = reply.value if isinstance(reply, Reply) else nothing
         if had.result.status is Status.FAILED:
             return nothing
@@ -285,20 +280,6 @@ class _Grid:
             return nothing
         reason = f"{death.reason}; the proof that it had by then is kept"
         return replace(nothing, result=replace(nothing.result, reason=reason), certificate=had.certificate)
-
-    def _fail(self, job: Job, reason: str, seconds: float | None = None) -> Answer:
-        return Answer(
-            pipeline.failed(
-                job.problem,
-                job.line,
-                reason,
-                collection=job.collection,
-                seed=job.seed,
-                device=self.settings.device,
-                dtype=self.settings.dtype,
-                seconds=seconds,
-            )
-        )
 
     def _record(self, result: Result, reused: bool) -> None:
         self.summary = self.summary.count(result, reused)

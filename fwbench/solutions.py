@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,7 @@ def import_solution(
     if found.error is None:
         raise SolutionError(f"{path}: the judge refuses the mask for {problem.name}: {found.reason}")
     digest = hashlib.sha256(pack_mask(keep)).hexdigest()
-    wanda = pipeline.run(problem, pipeline.resolve("wanda")).result
-    assert wanda.error is not None
+    wanda = pipeline.wanda_error(problem)
     row = Result(
         problem=problem.name,
         problem_hash=problem.hash,
@@ -66,13 +66,13 @@ def import_solution(
         reason=f"imported from {Path(path).name}",
         error=found.error,
         relative_error=found.error / problem.total if problem.total else 0.0,
-        ratio_to_wanda=found.error / wanda.error if wanda.error else 1.0,
+        ratio_to_wanda=found.error / wanda if wanda else 1.0,
         device="",
         dtype="",
         machine=machine.describe(),
         meta=dict(problem.meta),
         mask_sha256=digest,
-        created=wanda.created,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return Answer(row, keep)
 

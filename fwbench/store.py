@@ -29,6 +29,7 @@ from fwbench.result import Answer, Certificate, Proof, Result, Status, pack_mask
 from fwbench.schema import SCHEMA
 
 SUFFIXES = (".sqlite", ".db")
+LAYERS = "layers.sqlite"  # in the folder of a pruned model: a row for each of its layers
 
 
 class StoreError(Exception):
@@ -40,8 +41,8 @@ class AlreadyStored(StoreError):
 
 
 def is_store(path: Path | str) -> bool:
-    """Whether a path means a store: an SQLite file of any name, or a name that ends in one of ``SUFFIXES``."""
-    path = Path(path)
+    """Whether a path means a store: an SQLite file, a name that ends in one of ``SUFFIXES``, or a pruned model."""
+    path = _file(path)
     if path.suffix in SUFFIXES:
         return True
     try:
@@ -51,11 +52,17 @@ def is_store(path: Path | str) -> bool:
         return False
 
 
+def _file(path: Path | str) -> Path:
+    """The store that a path means: the file itself, or the one in the folder of a pruned model."""
+    path = Path(path)
+    return path / LAYERS if (path / LAYERS).is_file() else path
+
+
 class Store:
     """An open store; a context manager.
 
     Args:
-        path: the file; made (its folder must exist) unless ``readonly``.
+        path: the file, or the folder of a pruned model; made (its folder must exist) unless ``readonly``.
         readonly: no change to the file, which must exist.
 
     Raises:
@@ -63,7 +70,7 @@ class Store:
     """
 
     def __init__(self, path: Path | str, readonly: bool = False) -> None:
-        self.path = Path(path)
+        self.path = _file(path)
         self.readonly = readonly
         if self.path.is_dir():
             raise StoreError(f"{self.path}: is a folder, not a store")

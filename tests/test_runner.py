@@ -198,7 +198,7 @@ def test_reasons_beyond_the_first_ones_are_counted():
 def pipeline_row_failed(reason):
     from fwbench import pipeline
 
-    return pipeline.failed(random_layer("0.5"), pipeline.resolve("wanda"), reason)
+    return pipeline.Run(random_layer("0.5"), pipeline.resolve("wanda")).failed(reason)
 
 
 def test_nothing_to_do(store):
@@ -288,7 +288,7 @@ def test_drift_is_marked():
 def pipeline_row(**times):
     from fwbench import pipeline
 
-    return replace(pipeline.failed(random_layer("0.5"), pipeline.resolve("wanda"), ""), timing=times)
+    return replace(pipeline.Run(random_layer("0.5"), pipeline.resolve("wanda")).failed(""), timing=times)
 
 
 # --- killed in the middle --------------------------------------------------------------------------------------------

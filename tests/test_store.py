@@ -39,7 +39,7 @@ def path(tmp_path):
 
 
 def failed(problem, solver="wanda", **changes):
-    return replace(pipeline.failed(problem, pipeline.resolve(solver), "why"), **changes)
+    return replace(pipeline.Run(problem, pipeline.resolve(solver)).failed("why"), **changes)
 
 
 def certificate(problem, bound, source="fw"):
@@ -354,7 +354,7 @@ def test_kill_9_loses_no_committed_row(path, tmp_path):
         from fwbench.store import Store
         sys.path.insert(0, sys.argv[2])
         from layers import random_layer
-        row = pipeline.failed(random_layer("0.5"), pipeline.resolve("wanda"), "why")
+        row = pipeline.Run(random_layer("0.5"), pipeline.resolve("wanda")).failed("why")
         with Store(sys.argv[1]) as store:
             for index in itertools.count():
                 store.add(replace(row, key=str(index)))

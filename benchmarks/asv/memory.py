@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fwbench.pipeline import resolve, run, warm_up
+from fwbench.pipeline import Run, resolve, run, warm_up
 
 from .mini import V_PROJ, mini, one_thread
 
@@ -14,7 +14,7 @@ class Solvers:
     def setup_cache(self) -> None:
         """Compile in another process: LLVM's memory is not the solver's."""
         for solver in self.params:
-            warm_up(resolve(solver), mini(V_PROJ))
+            warm_up(Run(mini(V_PROJ), resolve(solver)))
 
     def setup(self, solver: str) -> None:
         one_thread()

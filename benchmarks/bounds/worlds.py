@@ -66,7 +66,7 @@ def measure(problem: Problem, seconds: int) -> list[Point]:
 def trace(problem: Problem, world: str, spec: str) -> list[Point]:
     """The steps of one run; all but the ladder run once before, as the first may compile."""
     line = pipeline.resolve(spec)
-    pipeline.warm_up(line, problem)
+    pipeline.warm_up(pipeline.Run(problem, line))
     if world != "ladder":
         pipeline.run(problem, line, threads=1, time_limit=1)
     with cpu_clock() as clock:

@@ -24,7 +24,7 @@ def timed(name: str, problem: Problem, spec: str, device: str, cores: int) -> li
     line = pipeline.resolve(spec)
     pipeline.run(problem, line, device=device, threads=cores)
     there = pipeline.run(problem, line, device=device, threads=cores).result
-    pipeline.warm_up(line, problem)
+    pipeline.warm_up(pipeline.Run(problem, line))
     here = pipeline.run(problem, line, threads=cores).result
     pairs = zip(there.stages, here.stages, strict=True)
     return [

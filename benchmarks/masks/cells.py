@@ -70,7 +70,7 @@ def read(path: Path, every: Sequence[Problem]) -> Grid:
         for result in store.results():
             problem, mask = known.get(result.problem_hash), store.mask(result.key)
             if problem is not None and mask is not None:
-                now = pipeline.key(problem.hash, pipeline.resolve(result.solver), 0, "cpu", "float32")
+                now = pipeline.Run(problem, pipeline.resolve(result.solver)).key
                 cell = Cell(result, problem.row_errors(~mask), result.timing["cpu_seconds"], result.key == now)
                 grid[short(result.solver)][problem.name] = cell
     return grid

@@ -84,7 +84,7 @@ def lines(specs: Sequence[str]) -> list[Solver]:
 
 def solve(problem: Problem, line: Solver, store: Store) -> str:
     """Run one cell on one thread and keep it; a line that says what came of it, empty if it was there already."""
-    key = pipeline.key(problem.hash, line, 0, "cpu", "float32")
+    key = pipeline.Run(problem, line).key
     held = store.get(key)
     if held is not None and held.solved:
         return ""

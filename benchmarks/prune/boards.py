@@ -115,7 +115,7 @@ def one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) 
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
     for _, real in collections.load(MODEL, [pattern]):
         problem = replace(real, G=shrunk(real.G, float(shrinkage))) if shrinkage else real
-        pipeline.warm_up(line, problem)
+        pipeline.warm_up(pipeline.Run(problem, line))
         found = solved(problem, line)
         weights = found["weights"]
         cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
@@ -145,7 +145,7 @@ def _update_stage(name: str) -> Any:
 
 def _file(problem: Problem, line: pipeline.Solver) -> Path:
     folder = resources.cache_folder() / "studies" / "prune"
-    return folder / f"{pipeline.key(problem.hash, line, 0, 'cpu', 'float32')}.npz"
+    return folder / f"{pipeline.Run(problem, line).key}.npz"
 
 
 def _write(path: Path, keep: np.ndarray, **more: Any) -> None:

@@ -72,7 +72,7 @@ def base(spec: str) -> int:
 def profile(spec: str, tokens: int) -> Profile:
     command = [sys.executable, "-m", __spec__.name, "--base", spec, str(tokens)]
     libraries = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    pipeline.warm_up(pipeline.resolve(spec), next(load(LAYER))[1])
+    pipeline.warm_up(pipeline.Run(next(load(LAYER))[1], pipeline.resolve(spec)))
     Path("/proc/self/clear_refs").write_text("5")  # compiling may have taken more
     with tempfile.TemporaryDirectory() as folder:
         summary = prune(MODEL, Path(folder) / "out", Options(pattern="0.5", spec=spec, tokens=tokens))

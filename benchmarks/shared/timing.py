@@ -11,7 +11,7 @@ from fwbench.problem import Problem
 
 def timed(problem: Problem, line: Solver) -> tuple[Answer, float]:
     """What a solver makes of a problem on one thread, compiled before, and its share of a CPU meanwhile."""
-    pipeline.warm_up(line, problem)
+    pipeline.warm_up(pipeline.Run(problem, line))
     began, cpu = time.perf_counter(), time.process_time()
     outcome = pipeline.run(problem, line, collection="study", threads=1)
     return outcome, min(1.0, (time.process_time() - cpu) / (time.perf_counter() - began))

@@ -65,7 +65,7 @@ def run(folder: Path, blocks: str, patterns: str, rows: int, specs: Sequence[str
         for problem in every:
             if (place(problem.name), spec) in known:
                 continue
-            pipeline.warm_up(line, problem)
+            pipeline.warm_up(pipeline.Run(problem, line))
             began = time.process_time()
             result = pipeline.run(problem, line, threads=1).result
             seconds = time.process_time() - began

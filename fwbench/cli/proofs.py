@@ -54,7 +54,7 @@ def certify(
 
     given = {"kind": bound, "rows": int(rows) if rows.isdecimal() else rows, "seconds": seconds}
     params = tuple((key, value) for key, value in sorted(given.items()) if value not in (None, "all"))
-    line = pipeline.resolve(str(StageSpec("bound", params)))
+    solver = pipeline.resolve(str(StageSpec("bound", params)))
     stores = [Path(item) for item in what if is_store(item)]
     if stores and len(what) > 1:
         raise click.UsageError("give one store, or collections")
@@ -69,7 +69,7 @@ def certify(
     with progress() as report, Store(where) as store:
         found = _of_store(store, places, lost) if stores else loaded(what, (), report)
         listen = listener(report)
-        summary = run_grid(found, [line], store, jobs=jobs, device=device, retry_failed=retry_failed, on_event=listen)
+        summary = run_grid(found, [solver], store, jobs=jobs, device=device, retry_failed=retry_failed, on_event=listen)
     say_reasons(summary)
     certified, there = summary.fresh, summary.solved - summary.fresh
     missing = f", {len(lost)} not found" if lost else ""

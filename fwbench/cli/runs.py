@@ -49,13 +49,13 @@ def run(
 
     for file in files:
         pipeline.load_file(file)
-    lines = [pipeline.resolve(spec) for spec in specs or pipeline.default_set()]
+    solvers = [pipeline.resolve(spec) for spec in specs or pipeline.default_set()]
     for selector in selectors:
         check(selector, patterns or None)  # before a store is made and before any work
     with progress() as report, Store(path) as store:
         summary = run_grid(
             loaded(selectors, patterns, report),
-            lines,
+            solvers,
             store,
             seeds=seeds,
             jobs=jobs,
@@ -106,14 +106,15 @@ def trace(
     from fwbench.report import trace as report
 
     report.check(output)
-    lines = [pipeline.resolve(spec) for spec in specs]
+    solvers = [pipeline.resolve(spec) for spec in specs]
     results = []
     with progress() as tell:
         _, found = one(problem, pattern, tell)
-        for done, line in enumerate(lines):
-            tell(done, len(lines), line.text, None)
-            pipeline.warm_up(line, found, device=device, dtype=dtype)
-            outcome = pipeline.run(found, line, seed=seed, device=device, dtype=dtype, time_limit=time_limit)
+        for done, solver in enumerate(solvers):
+            tell(done, len(solvers), solver.text)
+            run = pipeline.Run(found, solver, seed, device, dtype)
+            pipeline.warm_up(run)
+            outcome = pipeline.execute(run, time_limit=time_limit)
             report.check_run(outcome.result)
             results.append(outcome.result)
     drawn = report.curves(results)

@@ -1,4 +1,4 @@
-"""What a run gave: a row for its failure, or its mask judged and its bound checked."""
+"""What a run gave: its mask judged and its bound checked."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import hashlib
 import math
 import weakref
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import lru_cache
 
 import numpy as np
 
 from fwbench import verify
 from fwbench.judge import judge
-from fwbench.pipeline.resolving import Solver, key, load_solvers
+from fwbench.pipeline.resolving import load_solvers
 from fwbench.problem import Problem
 from fwbench.result import Answer, Certificate, Proof, Result, Status, Verdict, pack_mask
 from fwbench.stage import Context, Role, State
@@ -92,40 +91,6 @@ def _refuted(row: Result, why: str) -> Result:
         proof=Proof.REFUTED,
         stages=tuple(replace(record, lower_bound=None) for record in row.stages),
         trace=tuple(point._replace(lower=None) for point in row.trace),
-    )
-
-
-def failed(
-    problem: Problem,
-    pipeline: Solver,
-    reason: str,
-    *,
-    status: Status = Status.FAILED,
-    collection: str = "",
-    seed: int = 0,
-    device: str = "cpu",
-    dtype: str = "float32",
-    seconds: float | None = None,
-) -> Result:
-    """The row of a run that gave no answer."""
-    return Result(
-        problem=problem.name,
-        problem_hash=problem.hash,
-        collection=collection,
-        solver=pipeline.text,
-        key=key(problem.hash, pipeline, seed, device, dtype),
-        pattern=str(problem.pattern),
-        rows=problem.rows,
-        n=problem.n,
-        status=status,
-        reason=reason,
-        seconds=seconds,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        updates_weights=pipeline.updates_weights,
-        meta=dict(problem.meta),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 

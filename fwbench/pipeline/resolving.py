@@ -1,4 +1,4 @@
-"""From the text of a spec to stages: the registry of solvers, presets, what is left out, and a run's identity."""
+"""From the text of a spec to stages: the registry of solvers, presets, and what is left out."""
 
 from __future__ import annotations
 
@@ -192,15 +192,9 @@ def _shown(stage: Stage, only_changed: bool) -> StageSpec:
     return StageSpec(stage.name, tuple(sorted((k, v) for k, v in params if not only_changed or v != defaults[k])))
 
 
-def key(problem_hash: str, pipeline: Solver, seed: int, device: str, dtype: str) -> str:
-    """Identity of a run: whatever its result depends on, the machine and library versions aside (hex)."""
-    text = "\n".join((problem_hash, pipeline.full, str(seed), device, dtype))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def skip_reason(problem: Problem, pipeline: Solver) -> str | None:
-    """Why a stage of the pipeline declines the problem (or lacks a package), or None."""
-    for stage in pipeline.stages:
+def skip_reason(problem: Problem, solver: Solver) -> str | None:
+    """Why a stage of the solver declines the problem (or lacks a package), or None."""
+    for stage in solver.stages:
         missing = [name for name in stage.requires if importlib.util.find_spec(name) is None]
         if missing:
             return f"{stage.name} needs {', '.join(missing)}, which is not installed (pip install {' '.join(missing)})"

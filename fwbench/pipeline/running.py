@@ -1,4 +1,4 @@
-"""Run the stages of a pipeline on a problem, time them, check what each hands on."""
+"""Run the stages of a solver on a problem, time them, check what each hands on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
 from fwbench.patterns import Pattern, Rows
-from fwbench.pipeline.judging import Answer, failed, judged
-from fwbench.pipeline.resolving import Solver, skip_reason
+from fwbench.pipeline.cell import Run
+from fwbench.pipeline.judging import Answer, judged
+from fwbench.pipeline.resolving import Solver, resolve, skip_reason
 from fwbench.problem import Problem
 from fwbench.result import Certificate, Result, StageRecord, Status, TracePoint
 from fwbench.stage import Context, Role, Stage, State
@@ -22,30 +24,30 @@ WARM_UP_LIMIT, WARM_UPS = 1.0, 12  # seconds a try, tries
 FEASIBILITY_TOLERANCE = 1e-4  # of a relaxed point computed in float32, absolute for each weight
 
 
-def warm_up(pipeline: Solver, problem: Problem, *, device: str = "cpu", dtype: str = "float32") -> None:
-    """Compile and load what the pipeline needs, on a tiny problem of the same pattern; once in a process.
+def warm_up(run: Run) -> None:
+    """Compile and load what the solver needs, on a tiny problem of the same pattern; once in a process.
 
     On a GPU the problem has as many columns as the real one, since kernels are compiled for a width. Its failures are
     not reported: the run itself will meet them.
     """
-    pattern = problem.pattern if not isinstance(problem.pattern, Rows) else None
-    _warm_up(pipeline, pattern, device, dtype, problem.n if device.startswith("cuda") else 0)
+    pattern = run.problem.pattern if not isinstance(run.problem.pattern, Rows) else None
+    _warm_up(run.solver, pattern, run.device, run.dtype, run.problem.n if run.device.startswith("cuda") else 0)
 
 
 @lru_cache(maxsize=256)
-def _warm_up(pipeline: Solver, pattern: Pattern | None, device: str, dtype: str, n: int) -> None:
+def _warm_up(solver: Solver, pattern: Pattern | None, device: str, dtype: str, n: int) -> None:
     size = n or getattr(pattern, "of", 8) * 2
     rng = np.random.default_rng(0)
     X = rng.standard_normal((size, size if n else 4 * size))
     tiny = Problem("warm-up", rng.standard_normal((2, size)), X @ X.T, pattern or Rows(np.full(2, size // 2)))
-    if skip_reason(tiny, pipeline) is not None:
+    if skip_reason(tiny, solver) is not None:
         return
     tries: list[float] = []
     while len(tries) < WARM_UPS:  # while one stage compiles the limit passes, and what comes after it is not reached
         began = time.monotonic()
-        outcome = run(tiny, pipeline, device=device, dtype=dtype, time_limit=WARM_UP_LIMIT)
+        answer = execute(Run(tiny, solver, device=device, dtype=dtype), time_limit=WARM_UP_LIMIT)
         tries.append(time.monotonic() - began)
-        if outcome.result.status is not Status.TIMEOUT or _steady(tries):
+        if answer.result.status is not Status.TIMEOUT or _steady(tries):
             break
 
 
@@ -56,19 +58,29 @@ def _steady(seconds: list[float]) -> bool:
 
 def run(
     problem: Problem,
-    pipeline: Solver,
+    solver: Solver | str,
     *,
-    collection: str = "",
+    seed: int = 0,
     device: str = "cpu",
     dtype: str = "float32",
-    seed: int = 0,
+    collection: str = "",
+    **limits: Any,
+) -> Answer:
+    """:func:`execute` a run of these parts, with its keywords; ``solver`` may be a spec."""
+    solver = resolve(solver) if isinstance(solver, str) else solver
+    return execute(Run(problem, solver, seed, device, dtype, collection), **limits)
+
+
+def execute(
+    run: Run,
+    *,
     threads: int = 0,
     time_limit: float = math.inf,
     on_solved: Callable[[], None] | None = None,
     on_point: Callable[[str, TracePoint], None] | None = None,
     hand_in: Callable[[Done | Part, bool], None] | None = None,
 ) -> Answer:
-    """Run a pipeline on a problem and judge the answer.
+    """Run a solver's stages on a problem and judge the answer.
 
     Args:
         threads: 0 for all cores.
@@ -76,22 +88,22 @@ def run(
             what does not stop.)
         on_solved: called when the last stage has ended and its mask and proof are about to be checked.
         on_point: called with a stage's name and what is known, while it runs and when it has ended.
-        hand_in: called with what :func:`salvage` makes an outcome of, should this run be killed, from any thread; True
+        hand_in: called with what :func:`salvage` makes an answer of, should this run be killed, from any thread; True
             beside it says that it takes the place of all before.
     """
-    blank = failed(problem, pipeline, "", collection=collection, device=device, dtype=dtype, seed=seed)
+    problem, blank = run.problem, run.failed("")
     try:
-        reason = skip_reason(problem, pipeline)
+        reason = skip_reason(problem, run.solver)
     except Exception as error:
         return Answer(replace(blank, reason=f"asking whether the problem is supported raised {_named(error)}"))
     if reason:
         return Answer(replace(blank, status=Status.SKIPPED, reason=reason))
     started = time.monotonic()
-    context = Context(device, dtype, started + time_limit, seed, threads or os.cpu_count() or 1, started)
+    context = Context(run.device, run.dtype, started + time_limit, run.seed, threads or os.cpu_count() or 1, started)
     state = State()
     records: list[StageRecord] = []
     skipped: list[str] = []
-    for index, stage in enumerate(pipeline.stages):
+    for index, stage in enumerate(run.solver.stages):
         if context.expired() and stage.role in (Role.REFINE, Role.RELAX, Role.BOUND) and state.keep is not None:
             skipped.append(stage.name)
             continue
@@ -106,7 +118,7 @@ def run(
         records.append(record)
         if hear:
             hear(TracePoint(context.seconds(), record.error, state.lower, relaxed=record.relaxed_error))
-        if hand_in is not None and stage is not pipeline.stages[-1]:
+        if hand_in is not None and stage is not run.solver.stages[-1]:
             hand_in(Done(replace(state, relaxed=None), tuple(records)), True)
     if on_solved is not None:
         on_solved()
@@ -142,18 +154,9 @@ def _handing(context: Context, index: int, hand_in: Callable[[Done | Part, bool]
     return replace(context, hand_in=lambda key, value: hand_in(Part(index, key, value), False))
 
 
-def salvage(
-    problem: Problem,
-    pipeline: Solver,
-    handed: Iterable[Done | Part],
-    *,
-    collection: str = "",
-    device: str = "cpu",
-    dtype: str = "float32",
-    seed: int = 0,
-) -> Answer:
+def salvage(run: Run, handed: Iterable[Done | Part]) -> Answer:
     """What a run that was killed had by then, from what it had handed in, judged as if the clock had ended it."""
-    blank = failed(problem, pipeline, "", collection=collection, device=device, dtype=dtype, seed=seed)
+    blank = run.failed("")
     state, parts, index = State(), dict[Hashable, object](), 0
     records: tuple[StageRecord, ...] = ()
     for item in handed:
@@ -162,10 +165,10 @@ def salvage(
         else:
             parts[item.key], index = item.value, item.index
     if parts:
-        stage = pipeline.stages[index]
-        state = _checked(problem, stage, stage.salvage(problem, state, parts))
+        stage = run.solver.stages[index]
+        state = _checked(run.problem, stage, stage.salvage(run.problem, state, parts))
     state = replace(state, proven=False, stopped="killed")
-    return judged(problem, _ran(blank, records, state), state, [])
+    return judged(run.problem, _ran(blank, records, state), state, [])
 
 
 class StageError(Exception):

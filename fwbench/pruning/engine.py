@@ -23,7 +23,7 @@ from fwbench.pruning.layers import Solved, solve, together
 from fwbench.pruning.output import finish
 from fwbench.pruning.plan import Options, Plan, Progress
 from fwbench.pruning.work import Block, Work, check_output
-from fwbench.result import pack_mask
+from fwbench.result import Result, pack_mask
 
 PROMPT = "The most surprising thing about the sea is"
 SAMPLE_TOKENS = 32
@@ -79,6 +79,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
             dense = _evaluation(plan, progress)
             work.write_json("dense.json", dense)
     records, masks, resumed = _blocks(plan, work, clock, progress)
+    rows = [Result.from_json(record.pop("row")) for record in records]
     with clock.of("evaluate"):
         pruned = _evaluation(plan, progress)
     summary = {
@@ -97,7 +98,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     if progress:
         progress(len(plan.layers), len(plan.layers), f"{plan.model.label}: saving", None)
     with clock.of("save"):
-        finish(plan, work, masks, summary, clock.started)
+        finish(plan, work, masks, rows, summary, clock.started)
     return summary
 
 
@@ -145,7 +146,8 @@ def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Blo
                 found |= solve(plan, batch, G)
     solved = [(layer.parameter, found[name]) for name, layer in layers.items()]
     weights, masks = {name: item.weight for name, item in solved}, {name: item.keep for name, item in solved}
-    block = Block(weights, masks, [item.record for _, item in solved])
+    records = [{**item.record, "row": item.result.to_json()} for _, item in solved]
+    block = Block(weights, masks, records)
     _load(plan.layers[number], block)
     return block
 

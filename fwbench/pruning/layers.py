@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from fwbench import pipeline, verify
+from fwbench import metrics, pipeline, verify
 from fwbench.patterns import NM, PerRow
-from fwbench.pipeline import Answer
+from fwbench.pipeline import Answer, Run
 from fwbench.problem import Problem, shrunk
 from fwbench.problems.structure import weight_of
 from fwbench.pruning.dtypes import too_large
 from fwbench.pruning.plan import Layer, Plan, PruneError
-from fwbench.result import Proof, pack_mask
+from fwbench.result import Proof, Result, Verdict, pack_mask
 from fwbench.stage import Role
 
 BATCH_WEIGHTS = 1 << 22  # of layers solved together; larger ones fill a device, and would fill its memory
@@ -26,10 +26,11 @@ BATCH_WEIGHTS = 1 << 22  # of layers solved together; larger ones fill a device,
 
 @dataclass(frozen=True)
 class Solved:
-    """What is saved of a layer: weight and mask in the model's own orientation, and its record in plain JSON."""
+    """What is saved of a layer: weight and mask in the model's own orientation, its row, and its record in JSON."""
 
     weight: torch.Tensor
     keep: np.ndarray  # bool, True = the weight stays
+    result: Result
     record: Mapping[str, Any]
 
 
@@ -40,8 +41,8 @@ def together(plan: Plan, layers: Sequence[Layer]) -> list[list[Layer]]:
     where the pattern ties rows together, a stage proves bounds or optima of whole problems, or has seconds for each.
     """
     alone = not isinstance(plan.pattern, PerRow | NM)
-    alone |= any(stage.role in (Role.EXACT, Role.BOUND) for stage in plan.line.stages)
-    alone |= any(0 < getattr(stage, "seconds", 0) < math.inf for stage in plan.line.stages)
+    alone |= any(stage.role in (Role.EXACT, Role.BOUND) for stage in plan.solver.stages)
+    alone |= any(0 < getattr(stage, "seconds", 0) < math.inf for stage in plan.solver.stages)
     batches: list[list[Layer]] = []
     room = 0
     for layer in layers:
@@ -74,18 +75,12 @@ def solve(plan: Plan, layers: Sequence[Layer], G: np.ndarray) -> dict[str, Solve
     own = [first, *(replace(first, name=layer.name, W=weight_of(layer.module)) for layer in layers[1:])]  # one G
     problem = first if len(own) == 1 else _joined(own)
     solved = replace(problem, G=shrunk(G, options.shrink)) if options.shrink else problem
-    pipeline.warm_up(plan.line, solved, device=options.device, dtype=options.dtype)
-    outcome = pipeline.run(
-        solved,
-        plan.line,
-        device=options.device,
-        dtype=options.dtype,
-        seed=options.seed,
-        time_limit=options.time_limit * len(layers),
-    )
+    run = Run(solved, plan.solver, options.seed, options.device, options.dtype)
+    pipeline.warm_up(run)
+    outcome = pipeline.execute(run, time_limit=options.time_limit * len(layers))
     keep = outcome.keep
     if not outcome.result.solved or keep is None:
-        raise PruneError(f"layer {problem.name}: {plan.line.text} failed ({outcome.result.reason})")
+        raise PruneError(f"layer {problem.name}: {plan.solver.text} failed ({outcome.result.reason})")
     chosen = torch.from_numpy(np.where(keep, problem.W if outcome.weights is None else outcome.weights, 0))
     weights = [
         _saved(layer, chosen[rows], plan.types[layer.parameter])
@@ -99,12 +94,13 @@ def solve(plan: Plan, layers: Sequence[Layer], G: np.ndarray) -> dict[str, Solve
     found = {}
     for layer, part, rows, weight in zip(layers, own, _slices(own), weights, strict=True):
         lower = _lower_bound(outcome, rows) if solved is problem else None  # with shrunk inputs, of another error
-        record = _record(layer, part, figures[:, rows].sum(1).tolist(), lower)
-        record |= _of_run(outcome, keep[rows], part.rows / problem.rows)
-        mask = keep[rows]
+        mask, figures_ = keep[rows], figures[:, rows].sum(1).tolist()
+        own_run = replace(run, problem=part, collection=plan.model.label)
+        result = _result(own_run, outcome, figures_, lower, mask, options.shrink)
+        record = _record(layer, result, figures_[2], int((~mask).sum()))
         if layer.transposed:
             weight, mask = weight.T, mask.T
-        found[layer.name] = Solved(weight.contiguous(), np.ascontiguousarray(mask), record)
+        found[layer.name] = Solved(weight.contiguous(), np.ascontiguousarray(mask), result, record)
     return found
 
 
@@ -141,34 +137,56 @@ def _lower_bound(outcome: Answer, rows: slice) -> tuple[float, Proof] | None:
     return (result.lower_bound, result.proof) if rows.stop - rows.start == result.rows else None
 
 
-def _record(
-    layer: Layer, problem: Problem, figures: Sequence[float], bound: tuple[float, Proof] | None
-) -> dict[str, Any]:
+def _result(
+    run: Run,
+    joint: Answer,
+    figures: Sequence[float],
+    bound: tuple[float, Proof] | None,
+    keep: np.ndarray,
+    shrink: float,
+) -> Result:
+    """The row of one layer, from the answer for all layers of its input; seconds are its rows' share.
+
+    Its key has the layer's name and the shrinkage in it: layers may be equal, and a shrunk Gram is another problem.
+    """
     (error, wanda, total), (lower, proof) = figures, bound or (None, Proof.NONE)
-    ratio = error / wanda if wanda else (None if error else 1.0)  # infinite is no JSON
+    alone, share = run.problem.rows == joint.result.rows, run.problem.rows / joint.result.rows
+    seconds = joint.result.seconds
+    blank = run.failed(joint.result.reason, joint.result.status, None if seconds is None else share * seconds)
+    return replace(
+        blank,
+        key=hashlib.sha256("\n".join((run.key, run.problem.name, str(shrink))).encode()).hexdigest()[:32],
+        verdict=Verdict.FEASIBLE if lower is None else joint.result.verdict,
+        error=error,
+        relative_error=error / total if total else 0.0,
+        ratio_to_wanda=error / wanda if wanda else (math.inf if error else 1.0),
+        lower_bound=lower,
+        proof=proof,
+        stages=joint.result.stages if alone else (),
+        counters=joint.result.counters if alone else {},
+        trace=joint.result.trace if alone else (),
+        mask_sha256=hashlib.sha256(pack_mask(keep)).hexdigest(),
+    )
+
+
+def _record(layer: Layer, result: Result, power: float, pruned: int) -> dict[str, Any]:
+    ratio = result.ratio_to_wanda
     return {
         "layer": layer.name,
         "parameter": layer.parameter,
-        "rows": problem.rows,
-        "n": problem.n,
-        "error": error,
-        "dense_power": total,
-        "relative_error": error / total if total else 0.0,
-        "ratio_to_wanda": ratio,
-        "lower_bound": lower,
-        "gap": (error - lower) / error if lower is not None and error else None,
-        "proof": str(proof),
-        "problem_sha256": problem.hash,
-    }
-
-
-def _of_run(outcome: Answer, keep: np.ndarray, share: float) -> dict[str, Any]:
-    """What is known of the run, of a layer with mask ``keep`` and its share of the rows."""
-    result = outcome.result
-    return {
-        "pruned": int((~keep).sum()),
-        "mask_sha256": hashlib.sha256(pack_mask(keep)).hexdigest(),
+        "rows": result.rows,
+        "n": result.n,
+        "error": result.error,
+        "dense_power": power,
+        "relative_error": result.relative_error,
+        "ratio_to_wanda": None if ratio == math.inf else ratio,  # infinite is no JSON
+        "lower_bound": result.lower_bound,
+        "gap": metrics.optimality_gap(result.error, result.lower_bound),
+        "proof": str(result.proof),
+        "problem_sha256": result.problem_hash,
+        "pruned": pruned,
+        "mask_sha256": result.mask_sha256,
         "status": str(result.status),
         "reason": result.reason,
-        "seconds": None if result.seconds is None else share * result.seconds,
+        "seconds": result.seconds,
     }

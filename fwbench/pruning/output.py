@@ -1,4 +1,4 @@
-"""The output folder: a model that transformers loads as it is, the masks, what was done, and a report."""
+"""The output folder: a model that transformers loads as it is, the masks, a store of the layers' rows, a report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from fwbench.problems.models import Model
 from fwbench.pruning import dtypes, page
 from fwbench.pruning.plan import Plan, PruneError
 from fwbench.pruning.work import Work
-from fwbench.result import unpack_mask
+from fwbench.result import Result, unpack_mask
+from fwbench.store import LAYERS, Store, StoreError
 
 MASKS, SUMMARY = "masks.safetensors", "fwbench.json"
 MASK_FORMAT = "fwbench-masks-1"
@@ -29,7 +31,9 @@ CODE = ("*.py", "custom_generate/*")
 PROCESSORS = ("*processor_config.json", "chat_template*")
 
 
-def finish(plan: Plan, work: Work, masks: Mapping[str, bytes], summary: dict[str, Any], started: float) -> None:
+def finish(
+    plan: Plan, work: Work, masks: Mapping[str, bytes], rows: Sequence[Result], summary: dict[str, Any], started: float
+) -> None:
     """Write everything beside the work, rename it to the output folder, and remove the work.
 
     Raises:
@@ -41,6 +45,9 @@ def finish(plan: Plan, work: Work, masks: Mapping[str, bytes], summary: dict[str
         folder.mkdir(parents=True)
     with _writing(folder / MASKS, work):
         write_masks(folder / MASKS, masks, plan)
+    with _writing(folder / LAYERS, work), Store(folder / LAYERS) as store:
+        for row in rows:
+            store.add(replace(row, machine=summary["machine"]))
     _save_model(plan, work, folder)
     now = time.monotonic()
     summary["seconds"] |= {"save": now - begun, "total": now - started}
@@ -63,7 +70,7 @@ def _writing(path: Path, work: Work) -> Iterator[None]:
     """Name the file in an error: a full disk does not."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError, StoreError) as error:
         raise PruneError(
             f"{path}: cannot be written ({reason_of(error)}); the pruned blocks are kept in {work.folder}, "
             "with the cause removed the same command goes on"

@@ -80,7 +80,7 @@ class Plan:
     model: Model
     options: Options
     pattern: Pattern
-    line: pipeline.Solver
+    solver: pipeline.Solver
     text: Text
     evaluation: Text | None
     layers: Sequence[Sequence[Layer]] = field(repr=False)  # [block]
@@ -97,7 +97,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         PruneError, ModelError, TextError, PatternError, SpecError, ResourceError: one line, what is wrong.
     """
     pattern = patterns.parse(options.pattern)
-    line = pipeline.resolve(options.spec or default_spec())
+    solver = pipeline.resolve(options.spec or default_spec())
     if not 0 <= options.shrink <= 1:
         raise PruneError(f"shrink must lie between 0 and 1, not {options.shrink}")
     if reason := machine.device_error(options.device):
@@ -112,7 +112,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     rounded = dtypes.cast(model.network, types)
     layers = _layers(model, options.skip)
     _check_tied(model, layers, options.skip)
-    _check_layers(layers, pattern, line)
+    _check_layers(layers, pattern, solver)
     length = min(options.length, model.max_length)
     rows = sequences(model.tokenizer, text, options.tokens, length)
     model.check_tokens(rows)
@@ -126,8 +126,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "model": model.source,
         "model_sha256": fingerprint,
         "pattern": str(pattern),
-        "solver": line.text,
-        "solver_full": line.full,
+        "solver": solver.text,
+        "solver_full": solver.full,
         "calibration": text.source or text.name,
         "calibration_sha256": text.sha256,
         "tokens": sum(ids.numel() for ids in batches),
@@ -147,7 +147,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "evaluation": (evaluation.source or evaluation.name) if evaluation else None,
         "evaluation_sha256": evaluation.sha256 if evaluation else None,
     }
-    return Plan(model, options, pattern, line, text, evaluation, layers, batches, missed, types, record)
+    return Plan(model, options, pattern, solver, text, evaluation, layers, batches, missed, types, record)
 
 
 def default_spec() -> str:
@@ -186,7 +186,7 @@ def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> N
             )
 
 
-def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pipeline.Solver) -> None:
+def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, solver: pipeline.Solver) -> None:
     """Finite weights, a pattern that fits, a solver that does not decline; before the work, not after it."""
     seen = set()
     for layer in (layer for block in layers for layer in block):
@@ -200,7 +200,7 @@ def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pip
             pattern.counts(W.shape)
         except PatternError as error:
             raise PatternError(f"layer {layer.name}: {error}; --skip leaves layers out") from None
-        if reason := pipeline.skip_reason(Problem(layer.name, W, np.zeros((W.shape[1],) * 2), pattern), line):
+        if reason := pipeline.skip_reason(Problem(layer.name, W, np.zeros((W.shape[1],) * 2), pattern), solver):
             raise PruneError(f"layer {layer.name} cannot be pruned: {reason}")
 
 

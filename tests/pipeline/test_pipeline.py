@@ -12,7 +12,7 @@ from oracles import relaxed_minimum
 
 from fwbench import bounds, pipeline, presets, stage
 from fwbench.judge import count_reason
-from fwbench.pipeline import resolve, run
+from fwbench.pipeline import Run, resolve, run
 from fwbench.problem import Problem
 from fwbench.result import Certificate, Proof, Result, Status, Verdict
 from fwbench.spec import SpecError
@@ -138,20 +138,20 @@ def test_whole_numbers_stand_for_floats():
 
 
 def test_the_key_depends_on_whatever_the_result_does(monkeypatch):
-    base = (PROBLEM.hash, resolve("fw"), 0, "cpu", "float32")
-    same = (PROBLEM.hash, resolve("wanda + fw( steps=1000 )+round"), 0, "cpu", "float32")
+    base = (PROBLEM, resolve("fw"), 0, "cpu", "float32")
+    same = (PROBLEM, resolve("wanda + fw( steps=1000 )+round"), 0, "cpu", "float32")
     others = [
-        (random_layer("0.5", n=12, seed=1).hash, *base[1:]),
+        (random_layer("0.5", n=12, seed=1), *base[1:]),
         *((base[0], resolve(text), *base[2:]) for text in ("fw(steps=999)", "magnitude+fw", "fw+swap", "fw(gap=1e-5)")),
         (*base[:2], 1, *base[3:]),
         (*base[:3], "cuda", base[4]),
         (*base[:4], "float64"),
     ]
-    assert pipeline.key(*base) == pipeline.key(*same)
-    keys = {pipeline.key(*args) for args in (base, *others)}
+    assert Run(*base).key == Run(*same).key == Run(*base, collection="elsewhere").key
+    keys = {Run(*args).key for args in (base, *others)}
     assert len(keys) == len(others) + 1
     monkeypatch.setattr(pipeline.load_solvers()["fw"], "version", 99)
-    assert pipeline.key(*base) not in keys
+    assert Run(*base).key not in keys
 
 
 STAGE = """

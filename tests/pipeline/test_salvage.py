@@ -45,7 +45,7 @@ def test_wherever_it_ends_what_it_had_is_true(spec, pattern):
         handed: list = []
         for data, afresh in told[:end]:
             handed = [*([] if afresh else handed), pickle.loads(data)]
-        had = pipeline.salvage(problem, line, handed)
+        had = pipeline.salvage(pipeline.Run(problem, line), handed)
         row = had.result
         assert row.status is Status.TIMEOUT
         assert optimum * (1 - 1e-9) <= row.error <= start * (1 + 1e-9)
@@ -60,7 +60,7 @@ def test_wherever_it_ends_what_it_had_is_true(spec, pattern):
 
 
 def test_nothing_handed_in_is_nothing():
-    found = pipeline.salvage(random_layer("0.5"), pipeline.resolve("bnb"), [])
+    found = pipeline.salvage(pipeline.Run(random_layer("0.5"), pipeline.resolve("bnb")), [])
     assert (found.result.status, found.keep, found.certificate) == (Status.FAILED, None, None)
 
 

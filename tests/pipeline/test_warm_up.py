@@ -55,7 +55,7 @@ def calls(monkeypatch):
 
 
 def warm(*stages: Stage) -> None:
-    pipeline.warm_up(Solver((Start(), *stages)), random_layer("0.5", n=8))
+    pipeline.warm_up(pipeline.Run(random_layer("0.5", n=8), Solver((Start(), *stages))))
 
 
 def test_stages_after_one_that_compiles_are_reached(calls):
@@ -91,15 +91,15 @@ def test_on_a_gpu_the_warm_up_is_as_wide_as_the_layer(device, sizes, monkeypatch
     """There kernels are compiled for a width; on the CPU one for all."""
     seen = []
 
-    def run(problem, line, **given):
-        seen.append(problem.n)
-        return pipeline_run(problem, line)
+    def execute(run, **given):
+        seen.append(run.problem.n)
+        return real(replace(run, device="cpu"))
 
-    pipeline_run = running.run
-    monkeypatch.setattr(running, "run", run)
+    real = running.execute
+    monkeypatch.setattr(running, "execute", execute)
     running._warm_up.cache_clear()
     for n in (40, 64, 40):
-        pipeline.warm_up(pipeline.resolve("wanda"), random_layer("0.5", rows=3, n=n), device=device)
+        pipeline.warm_up(pipeline.Run(random_layer("0.5", rows=3, n=n), pipeline.resolve("wanda"), device=device))
     running._warm_up.cache_clear()
     assert set(seen) == sizes
     assert len(seen) == len(sizes)

@@ -20,6 +20,7 @@ from fwbench.cli import cli
 from fwbench.problems import extract, gram, models, structure
 from fwbench.problems.text import load_text
 from fwbench.pruning import Options, PruneError, engine, load_masks, page, prune, walk
+from fwbench.store import Store
 
 __all__ = ["place"]  # a fixture
 
@@ -386,3 +387,22 @@ def test_smollm2(tmp_path):
     assert 65 < summary["perplexity"]["pruned"]["value"] < 85
     assert summary["totals"]["layers"] == 210
     assert t.AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.hidden_size == 576
+
+
+def test_a_report_of_its_layers(place, tmp_path, fwbench):
+    """The folder stands wherever a store does."""
+    out = tmp_path / "out"
+    summary = prune(str(saved(place, "llama")), out, options(place, spec="fw+swap"))
+    with Store(out, readonly=True) as store:
+        rows = store.results()
+    assert [row.problem for row in rows] == [record["layer"] for record in summary["layers"]]
+    for row, record in zip(rows, summary["layers"], strict=True):
+        assert row.solved
+        assert row.proof == record["proof"] == "verified"
+        assert (row.error, row.lower_bound, row.mask_sha256) == tuple(
+            record[name] for name in ("error", "lower_bound", "mask_sha256")
+        )
+    assert fwbench("report", out, "-o", tmp_path / "page")[0] == 0
+    table = (tmp_path / "page" / "index.md").read_text(encoding="utf-8")
+    assert all(record["layer"] in table for record in summary["layers"])
+    assert fwbench("results", out, "--csv")[1].count("\n") == 1 + len(rows)

@@ -120,13 +120,13 @@ def test_a_number_beyond_the_type_is_refused_before_the_work(place, tmp_path, va
 
 def test_an_updated_weight_beyond_the_type(place, tmp_path, monkeypatch):
     made = plan.make(str(saved(place, "llama")), options(place, save_dtype="float16", spec="wanda+refit"))
-    real = layers.pipeline.run
+    real = layers.pipeline.execute
 
     def far(*args, **more):
         outcome = real(*args, **more)
         return replace(outcome, weights=1e9 * outcome.weights)
 
-    monkeypatch.setattr(layers.pipeline, "run", far)
+    monkeypatch.setattr(layers.pipeline, "execute", far)
     layer, G = made.layers[0][0], torch.eye(32, dtype=torch.float64).numpy()
     with pytest.raises(PruneError, match=r"layer llama.00.q_proj: an updated weight is .*, float16 at most 65504"):
         layers.solve(made, [layer], G)

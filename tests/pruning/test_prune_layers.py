@@ -84,12 +84,12 @@ def test_bounds_of_each_layer(place):
     parts = of_one_input(made)
     seen = []
 
-    def spying(*args, run=pipeline.run, **more):
-        seen.append(run(*args, **more))
+    def spying(*args, execute=pipeline.execute, **more):
+        seen.append(execute(*args, **more))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "run", spying)
+        patch.setattr(pipeline, "execute", spying)
         found = layers.solve(made, parts, G)
     whole = seen[-1]  # earlier ones are of the warm-up
     lower = [item.record["lower_bound"] for item in found.values()]
@@ -99,7 +99,7 @@ def test_bounds_of_each_layer(place):
         assert item.record["gap"] == pytest.approx(1 - item.record["lower_bound"] / item.record["error"])
     claimed = replace(whole, row_bounds=(), result=replace(whole.result, proof="claimed"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "run", lambda *args, **more: claimed)
+        patch.setattr(pipeline, "execute", lambda *args, **more: claimed)
         for item in layers.solve(made, parts, G).values():
             assert (item.record["lower_bound"], item.record["gap"], item.record["proof"]) == (None, None, "none")
 
@@ -140,11 +140,11 @@ def test_large_layers_are_not_joined(place, monkeypatch):
 def test_the_time_limit_is_for_each_layer(place, monkeypatch):
     made, limits = planned(place, time_limit=5.0), []
 
-    def spying(*args, run=pipeline.run, time_limit=0.0, **more):
+    def spying(*args, execute=pipeline.execute, time_limit=0.0, **more):
         limits.append(time_limit)
-        return run(*args, time_limit=time_limit, **more)
+        return execute(*args, time_limit=time_limit, **more)
 
-    monkeypatch.setattr(pipeline, "run", spying)
+    monkeypatch.setattr(pipeline, "execute", spying)
     layers.solve(made, of_one_input(made), gram())
     assert limits[-1] == 15.0
 
@@ -152,15 +152,15 @@ def test_the_time_limit_is_for_each_layer(place, monkeypatch):
 def test_a_failure_names_its_layers(place, monkeypatch):
     made = planned(place)
     parts = of_one_input(made)
-    failed = replace(pipeline.Answer(pipeline.failed(*_problem(made, parts), "no luck")))
-    monkeypatch.setattr(pipeline, "run", lambda *args, **more: failed)
+    failed = replace(pipeline.Answer(pipeline.Run(*_problem(made, parts)).failed("no luck")))
+    monkeypatch.setattr(pipeline, "execute", lambda *args, **more: failed)
     with pytest.raises(plan.PruneError, match=r"layer .*q_proj, .*k_proj, .*v_proj: wanda failed \(no luck\)"):
         layers.solve(made, parts, gram())
 
 
 def _problem(made, parts):
     own = [layers.Problem(layer.name, layers.weight_of(layer.module), gram(), made.pattern) for layer in parts]
-    return layers._joined(own), made.line
+    return layers._joined(own), made.solver
 
 
 @pytest.mark.parametrize("spec", ["wanda+swap", "fast"])

@@ -126,6 +126,7 @@ def test_files_that_cannot_grow(place, tmp_path, limit, file):
 
 SAVING = {  # what is called to write a file
     "masks.safetensors": "fwbench.pruning.output.write_masks",
+    "layers.sqlite": "fwbench.store.Store.add",
     "model.safetensors": "transformers.PreTrainedModel.save_pretrained",
     "config.json": "fwbench.pruning.output._set_dtype",
     "tokenizer.json": "transformers.PreTrainedTokenizerFast.save_pretrained",

@@ -54,7 +54,7 @@ SLOW = [
 def probe(problem: Problem, text: str) -> pipeline.Answer:
     """In the worker; what numpy warns of is an error, as it is in tests."""
     line = pipeline.resolve(text)
-    pipeline.warm_up(line, random_layer("0.5", n=8))
+    pipeline.warm_up(pipeline.Run(random_layer("0.5", n=8), line))
     child.started()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)

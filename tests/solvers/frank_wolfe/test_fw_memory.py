@@ -10,7 +10,7 @@ import pytest
 PEAK = """
 import re, sys
 from layers import random_layer
-from fwbench.pipeline import resolve, run, warm_up
+from fwbench.pipeline import Run, resolve, run, warm_up
 from fwbench.solvers.frank_wolfe.active_set import Atoms
 
 empty = Atoms.empty
@@ -29,7 +29,7 @@ def peak():
 Atoms.empty = filled
 problem = random_layer(sys.argv[1], rows=1536, n=576, condition=1e2)
 line = resolve(sys.argv[2])
-warm_up(line, problem, dtype="float64")
+warm_up(Run(problem, line, dtype="float64"))
 before = peak()
 result = run(problem, line, dtype="float64", threads=1).result
 after = peak()
