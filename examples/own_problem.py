@@ -10,7 +10,7 @@ mixing = rng.standard_normal((64, 64))
 X = mixing @ rng.standard_normal((64, 1000))  # (n, tokens), correlated inputs
 problem = fwb.Problem("mine", W, X @ X.T / 1000, "0.5")  # half of each row goes
 
-for spec in ("wanda", "sparseswaps", "fast"):
+for spec in ("wanda", "SparseSwaps", "fast"):
     answer = fwb.solve(problem, spec)
     print(f"{spec:12} error {answer.error:7.2f}, {answer.ratio_to_wanda:.3f} of Wanda's")
 

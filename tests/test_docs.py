@@ -53,8 +53,9 @@ def links(text):
     return [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
 
 
-@pytest.mark.parametrize("page", [ROOT / "ARCHITECTURE.md", ROOT / "reports" / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "reports/README.md"])
 def test_links_lead_somewhere(page):  # those of the site are Sphinx's to check
+    page = ROOT / page
     missing = [link for link in links(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
     assert not missing
 
@@ -66,6 +67,48 @@ def test_the_index_of_reports_has_a_line_for_each():
     for line in text.splitlines():
         if line.startswith("| ["):
             assert line.count("|") == 6, line
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_read_in_three_minutes():
+    assert len(README.splitlines()) <= 90
+
+
+def test_the_readme_names_every_stage_and_preset():
+    named = set(re.findall(r"`(\w+)`", README[README.index("## Solvers") :]))
+    assert {*pipeline.load_solvers(), *pipeline.presets()} <= named
+
+
+def lines_of(text):
+    """The cells of each line of the tables in a text."""
+    lines = (line.strip("|").split("|") for line in text.splitlines() if line.startswith("|"))
+    return [[cell.replace("*", "").strip() for cell in line] for line in lines]
+
+
+def readme_table(begins):
+    part = README[README.index(begins) :].split("\n\n")
+    return lines_of(next(text for text in part if text.startswith("|")))[2:]
+
+
+def test_the_readmes_distances_are_the_reports():
+    text = (ROOT / "reports/bounds/index.md").read_text(encoding="utf-8")
+    head = next(line for line in lines_of(text) if line[0] == "Method")
+    report = {line[0]: dict(zip(head, line, strict=True)) for line in lines_of(text) if len(line) == len(head)}
+    for method, *cells in readme_table("**How far each method"):
+        assert cells == [report[method][column] for column in ("All", "o_proj", "gate_proj")], method
+
+
+def test_the_readmes_perplexities_are_the_reports():
+    text = (ROOT / "reports/prune/index.md").read_text(encoding="utf-8")
+    part = text[text.index("## Mask only") :]
+    for method, *cells in readme_table("**A whole model"):
+        method = method.split(": ")[-1].replace("`--shrink 0.1`", "shrink=0.1")
+        for pattern, cell in zip(("0.5", "0.6", "2:4"), cells, strict=True):
+            blocks = [block.split("\n\n")[0] for block in part.split(f"### {pattern}\n")[1:3]]
+            [line] = [line for block in blocks for line in lines_of(block) if line[0] == method]
+            assert cell == " / ".join(f"{float(value):.1f}" for value in line[1:3]), (method, pattern)
 
 
 def test_the_tutorial_shows_every_example():
