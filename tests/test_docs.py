@@ -108,7 +108,7 @@ def test_the_readmes_perplexities_are_the_reports():
         for pattern, cell in zip(("0.5", "0.6", "2:4"), cells, strict=True):
             blocks = [block.split("\n\n")[0] for block in part.split(f"### {pattern}\n")[1:3]]
             [line] = [line for block in blocks for line in lines_of(block) if line[0] == method]
-            assert cell == " / ".join(f"{float(value):.1f}" for value in line[1:3]), (method, pattern)
+            assert list(map(float, cell.split(" / "))) == pytest.approx(list(map(float, line[1:3])), abs=0.051), method
 
 
 def test_the_tutorial_shows_every_example():
