@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_floors import FLOORS, INSIDE
 
+from benchmarks.shared.markdown import HOW, asked
 from fwbench import pipeline, stage
 from fwbench.problems import collections, registry
 from fwbench.problems.registry import BestKnown
@@ -109,6 +110,17 @@ def test_the_readmes_perplexities_are_the_reports():
             blocks = [block.split("\n\n")[0] for block in part.split(f"### {pattern}\n")[1:3]]
             [line] = [line for block in blocks for line in lines_of(block) if line[0] == method]
             assert list(map(float, cell.split(" / "))) == pytest.approx(list(map(float, line[1:3])), abs=0.051), method
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "reports").glob("*/index.md")), ids=lambda page: page.parent.name)
+def test_a_report_begins_with_its_question_and_answer_and_ends_with_how(page):
+    if page.parent.name == "block07":  # fwbench report writes it: sentences first, the glossary last
+        return
+    question, answer = asked(page.parent.name)
+    text = page.read_text(encoding="utf-8")
+    assert question
+    assert text.split("\n\n")[1] == f"**{question}** {answer}"
+    assert text.count(f"\n{HOW}\n") == 1
 
 
 def test_the_tutorial_shows_every_example():

@@ -24,7 +24,7 @@ from benchmarks.bounds.tables import SAMPLE, Lines, grouped, part, sampled
 from benchmarks.bounds.worlds import WORLDS_CSV, Point
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required, write
-from benchmarks.shared.markdown import method
+from benchmarks.shared.markdown import method, write_page
 from fwbench.problems.collections import LAYERS
 from fwbench.report import figures
 from fwbench.solvers.bounds.stage import LADDER
@@ -181,7 +181,7 @@ def main() -> None:
     draw(out / "figures", sampled(study.rows), study.sizes)
     if study.worlds:
         (out / worlds_page.PICTURE).write_text(worlds_page.draw(study.worlds), encoding="utf-8")
-    (out / "index.md").write_text(page(study, options.fixing), encoding="utf-8")
+    write_page(out, page(study, options.fixing))
 
 
 if __name__ == "__main__":

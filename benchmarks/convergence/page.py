@@ -12,7 +12,7 @@ from benchmarks.convergence.curves import CORRECTED, CURVES_CSV, END, EVERY, LEV
 from benchmarks.convergence.iterations import ITERATIONS_CSV, LONG, SHORT, Iteration
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required
-from benchmarks.shared.markdown import table
+from benchmarks.shared.markdown import table, write_page
 from fwbench.report import figures
 from fwbench.solvers.frank_wolfe.loop import DIRECTION_RULES
 
@@ -119,8 +119,7 @@ def main() -> None:
     out = command.study(__spec__, __doc__).parse_args().out
     points = required(out / CURVES_CSV, Point, "benchmarks.convergence.curves")
     (out / "convergence.svg").write_text(draw(points), encoding="utf-8")
-    text = page(points, read(out / ITERATIONS_CSV, Iteration))
-    (out / "index.md").write_text(text, encoding="utf-8")
+    write_page(out, page(points, read(out / ITERATIONS_CSV, Iteration)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from benchmarks.exact.frontier import FRONTIER_CSV, METHODS, OPTIMA_CSV, Optimum
 from benchmarks.exact.rows import ROWS_CSV, SOLVERS, START, Measured
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required
-from benchmarks.shared.markdown import method, table
+from benchmarks.shared.markdown import method, table, write_page
 from fwbench.report.text import number, percent
 
 
@@ -41,10 +41,11 @@ def page(lines: Sequence[Measured], frontier: Sequence[Measured] = (), optima: S
     text = (
         "# Exact solvers beside one another\n",
         counts + "\n",
-        "".join(f"- {line}\n" for line in _conclusions(run)),
         software + "\n",
         clock + "\n",
         "Written by `python -m benchmarks.exact.page` from [rows.csv](rows.csv).\n",
+        "## Side by side\n",
+        "".join(f"- {line}\n" for line in _conclusions(run)),
         "## By size\n",
         sizes,
         "Nodes and CPU seconds are sums over the runs.\n",
@@ -164,8 +165,7 @@ def _listed(words: Iterable[str]) -> str:
 def main() -> None:
     out = command.study(__spec__, __doc__).parse_args().out
     lines = required(out / ROWS_CSV, Measured, "benchmarks.exact.rows")
-    text = page(lines, read(out / FRONTIER_CSV, Measured), read(out / OPTIMA_CSV, Optimum))
-    (out / "index.md").write_text(text, encoding="utf-8")
+    write_page(out, page(lines, read(out / FRONTIER_CSV, Measured), read(out / OPTIMA_CSV, Optimum)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read_rows
-from benchmarks.shared.markdown import method, table
+from benchmarks.shared.markdown import method, table, write_page
 
 Row = Mapping[str, str]
 
@@ -172,7 +172,7 @@ def main() -> None:
     parts = [HEAD.format(device=about["device"], torch=about["torch"], cores=about["cores"])]
     for name, head, section in SECTIONS:
         parts += [head.format(cores=about["cores"]), section(read_rows(folder / f"{name}.csv")).rstrip()]
-    (folder / "index.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_page(folder, "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.masks.cells import SWAP, Grid, against, best_of_rows, complete, read, resolved, short
 from benchmarks.masks.grid import TIERS, VARIANTS
 from benchmarks.shared import command
-from benchmarks.shared.markdown import method, table
+from benchmarks.shared.markdown import method, table, write_page
 from benchmarks.shared.samples import BLOCKS, PATTERNS, condition, place, sampled
 from fwbench.metrics import shifted_geometric_mean as mean
 from fwbench.problems.collections import LAYERS
@@ -230,7 +230,7 @@ def main() -> None:
         equal_time=equal_time(grid),
         last_percent=last_percent(grid),
     )
-    (options.out / "index.md").write_text(page, encoding="utf-8")
+    write_page(options.out, page)
 
 
 def by_condition(grid: Grid, solvers: Sequence[str], conditions: dict[str, float]) -> str:

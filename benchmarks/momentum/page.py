@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.momentum.study import BLOCK, MOMENTUM_CSV, PATTERN, Measured
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import required
-from benchmarks.shared.markdown import table
+from benchmarks.shared.markdown import table, write_page
 from fwbench.problems.text import TOKENS
 
 VERDICT = """\
@@ -26,11 +26,15 @@ def page(lines: Sequence[Measured]) -> str:
     out = [
         "# Momentum over streamed Gram matrices",
         "",
-        VERDICT,
         f"SmolLM2-135M, block {BLOCK}, {PATTERN} of each row pruned, {first.rows} rows a layer, {TOKENS:,} calibration",
         f"tokens in {first.batches} batches; float32, from Wanda's mask. A product is one of all rows with one Gram;",
         f"methods that stream take the batches in turn, so {first.batches} products are one pass. Errors are on the",
-        "mean of all batches, as multiples of Wanda's. All but the line search step by 2 / (t + 2).",
+        "mean of all batches, as multiples of Wanda's. All but the line search step by 2 / (t + 2). The numbers are in",
+        "[momentum.csv](momentum.csv). Written by `python -m benchmarks.momentum.page`.",
+        "",
+        "## What was found",
+        "",
+        VERDICT.rstrip(),
     ]
     for name in dict.fromkeys(line.layer for line in lines):
         own = [line for line in lines if line.layer == name]
@@ -42,14 +46,13 @@ def page(lines: Sequence[Measured]) -> str:
                 for method in dict.fromkeys(line.method for line in own)
             ]
             out += ["", f"## {name}, {what}", "", table(("products", *map(str, counts)), rows).rstrip()]
-    out += ["", "The numbers: [momentum.csv](momentum.csv). Written by `python -m benchmarks.momentum.page`.", ""]
-    return "\n".join(out)
+    return "\n".join([*out, ""])
 
 
 def main() -> None:
     out = command.study(__spec__, __doc__).parse_args().out
     lines = required(out / MOMENTUM_CSV, Measured, "benchmarks.momentum.study")
-    (out / "index.md").write_text(page(lines), encoding="utf-8")
+    write_page(out, page(lines))
 
 
 if __name__ == "__main__":

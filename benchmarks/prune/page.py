@@ -11,7 +11,7 @@ from benchmarks.prune.llmcompressor import PEERS_CSV
 from benchmarks.prune.profile import PROFILE_CSV
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read_rows
-from benchmarks.shared.markdown import least_bold, table
+from benchmarks.shared.markdown import least_bold, table, write_page
 from benchmarks.shared.markdown import method as named
 
 Key = tuple[str, str, str]  # mode, pattern, method
@@ -53,7 +53,7 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
         parts.append(_profiles(profiles))
     if missing:
         parts.append(f"## Not run yet\n\n{_missing(missing)}")
-    (folder / "index.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_page(folder, "\n\n".join(parts) + "\n")
 
 
 def _missing(keys: Sequence[Key]) -> str:

@@ -1,12 +1,17 @@
-"""Tables in Markdown."""
+"""Tables and pages in Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from fwbench import pipeline
 from fwbench.presets import title
 from fwbench.spec import SpecError
+
+INDEX = Path(__file__).parents[2] / "reports" / "README.md"
+HOW = "## How measured"
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -33,3 +38,23 @@ def method(spec: str) -> str:
     except SpecError:  # of an older version, or no spec
         return f"`{spec}`"
     return f"`{known if title(text) == text else title(text)}`{comma}{options}"
+
+
+def write_page(folder: Path, text: str) -> None:
+    """Write ``folder/index.md`` in the form of every report: question, answer, figures and tables, how measured."""
+    (folder / "index.md").write_text(formed(text, *asked(folder.name)), encoding="utf-8")
+
+
+def formed(text: str, question: str = "", answer: str = "") -> str:
+    """A page whose text before its first figure, table or section comes last; the answer takes its place."""
+    title, rest = text.split("\n", 1)
+    start = re.search(r"^(## |!\[|\|)", rest, flags=re.MULTILINE)
+    cut = start.start() if start else 0
+    lead = f"**{question}** {answer}\n\n" if question else ""
+    return f"{title}\n\n{lead}{rest[cut:].rstrip()}\n\n{HOW}\n\n{rest[:cut].strip()}\n"
+
+
+def asked(name: str) -> tuple[str, str]:
+    """The question of a report and its answer, as the index of reports has them; empty for another folder."""
+    row = re.search(rf"^\| \[{re.escape(name)}\]\([^)]*\): (.*?) \| (.*?) \|", INDEX.read_text("utf-8"), re.M)
+    return (row[1][0].upper() + row[1][1:], row[2]) if row else ("", "")

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import required
-from benchmarks.shared.markdown import method, table
+from benchmarks.shared.markdown import method, table, write_page
 from benchmarks.shared.samples import PATTERNS
 from benchmarks.updates.study import SPECS, UPDATES_CSV, Line
 from fwbench.metrics import shifted_geometric_mean as mean
@@ -61,7 +61,7 @@ refit. Layer error is not perplexity: [reports/prune](../prune/index.md) has who
 def main() -> None:
     out = command.study(__spec__, __doc__).parse_args().out
     lines = required(out / UPDATES_CSV, Line, "benchmarks.updates.study")
-    (out / "index.md").write_text(page(lines), encoding="utf-8")
+    write_page(out, page(lines))
 
 
 if __name__ == "__main__":
