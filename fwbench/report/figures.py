@@ -104,7 +104,7 @@ def error_against_time(name: str, group: summary.Group, style: Style) -> str | N
         return finish("Error against time")
 
 
-def gap_by_layer(name: str, group: summary.Group) -> str | None:
+def gap_by_layer(name: str, group: summary.Group, style: Style) -> str | None:
     """The certified gap of each problem's best mask, by kind of bound; the best bound of all is the large dot."""
     doubted = summary.contradicted(group.rows)
     best = [row for row in summary.best_rows(group.rows).values() if row["error"] and row["bounds"]]
@@ -167,7 +167,7 @@ def performance_profile(name: str, group: summary.Group, style: Style) -> str | 
         return finish("Performance profile of the errors")
 
 
-def error_budget(name: str, group: summary.Group) -> str | None:
+def error_budget(name: str, group: summary.Group, style: Style) -> str | None:
     """Where each solver's error comes from: relaxed optimum, its own iterate, rounding, and what refinement regains."""
     budgets = [budget for budget in summary.budgets(group.rows) if math.isfinite(budget.final)][:14]
     if not any(budget.optimum is not None for budget in budgets):
@@ -246,6 +246,27 @@ def anytime(name: str, group: summary.Group, style: Style) -> str | None:
         axes.set_ylabel("bounds, in units of Wanda's error")
         _legend(figure, list(dict.fromkeys(drawn)), style, lines=True, markers=False)
         return finish("Anytime curves") if drawn else None
+
+
+FIGURES: dict[str, tuple[Callable[[str, summary.Group, Style], str | None], str]] = {  # title: how drawn, caption
+    "Error against time": (
+        error_against_time,
+        "One marker a solver; the lower left is best. Hollow: failed or not tried somewhere.",
+    ),
+    "Gap by layer": (
+        gap_by_layer,
+        "How much of the best mask's error a better mask could still save, by kind of lower bound.",
+    ),
+    "Performance profile": (
+        performance_profile,
+        "On how many problems a solver is within a factor of the best. Failures never count.",
+    ),
+    "Error budget": (
+        error_budget,
+        "Where the error comes from; the arrow is what refinement regains after rounding.",
+    ),
+    "Anytime": (anytime, "Best mask so far (solid) and best bound so far (dashed), medians over the problems."),
+}
 
 
 def _moments(row: Row) -> list:

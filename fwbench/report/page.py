@@ -14,14 +14,6 @@ from fwbench.problem import labels
 from fwbench.report import latex, rows, summary, text, view
 from fwbench.report.rows import Row
 
-_CAPTIONS = {
-    "error_against_time": "One marker a solver; the lower left is best. Hollow: failed or not tried somewhere.",
-    "gap_by_layer": "How much of the best mask's error a better mask could still save, by kind of lower bound.",
-    "performance_profile": "On how many problems a solver is within a factor of the best. Failures never count.",
-    "error_budget": "Where the error comes from; the arrow is what refinement regains after rounding.",
-    "anytime": "Best mask so far (solid) and best bound so far (dashed), medians over the problems.",
-}
-
 
 def write(
     results: Sequence[Row],
@@ -105,11 +97,9 @@ def _figures(results: Sequence[Row], groups: Sequence[summary.Group]) -> tuple[d
     drawn: list[list[dict]] = []
     for index, group in enumerate(groups):
         drawn.append([])
-        for name, caption in _CAPTIONS.items():
-            draw = getattr(figures, name)
-            arguments = (group,) if name in ("gap_by_layer", "error_budget") else (group, style)
-            if svg := draw(f"g{index}-{name.replace('_', '-')}", *arguments):
-                names = {"name": f"g{index}-{name.replace('_', '-')}", "title": name.replace("_", " ").capitalize()}
+        for title, (draw, caption) in figures.FIGURES.items():
+            names = {"name": f"g{index}-{title.lower().replace(' ', '-')}", "title": title}
+            if svg := draw(names["name"], group, style):
                 pictures = {"inline": Markup(figures.inline(svg)), "standalone": figures.standalone(svg)}
                 drawn[-1].append({**names, "caption": caption, **pictures})
     return style, drawn
