@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from benchmarks.bounds.worlds import WORLDS, WORLDS_CSV, Point
+from benchmarks.shared.markdown import named
 from fwbench.report import figures
 from fwbench.report.text import percent
 
@@ -42,7 +43,7 @@ def draw(points: Sequence[Point]) -> str:
             colour = COLOURS[world][numbers[world] % len(COLOURS[world])]
             numbers[world] += 1
             style = {"color": colour, "linestyle": "-" if world == "mask" else (0, (5, 1.5)), "linewidth": 1.4}
-            axes.step(grid, steps(run, grid), where="post", label=f"{world}: {solver}", **style)
+            axes.step(grid, steps(run, grid), where="post", label=f"{world}: {named(solver)}", **style)
         _annotate(axes, grid, upper, lower)
         figures.log_seconds(axes, grid)
         axes.set_xlim(grid[0], grid[-1] * 2.4)

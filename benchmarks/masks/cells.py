@@ -51,7 +51,7 @@ def short(spec: str) -> str:
     """A spec without what every line of this study has in common."""
     text = spec.replace("+round+", "+").removesuffix("+round").replace("wanda+fw", "fw").replace("wanda+push", "push")
     text = text.replace(",steps=500", "").replace("gap=0.0,", "")
-    return text.replace("fw(alpha=0.9,step=open,steps=2000,variant=vanilla)", "sparsefw")
+    return text.replace("fw(alpha=0.9,step=open,steps=2000,variant=vanilla)", "SparseFW")
 
 
 def resolved(spec: str) -> str:

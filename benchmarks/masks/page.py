@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.masks.cells import SWAP, Grid, against, best_of_rows, complete, read, resolved, short
 from benchmarks.masks.grid import TIERS, VARIANTS
 from benchmarks.shared import command
-from benchmarks.shared.markdown import method, table, write_page
+from benchmarks.shared.markdown import method, named, table, write_page
 from benchmarks.shared.samples import BLOCKS, PATTERNS, condition, place, sampled
 from fwbench.metrics import shifted_geometric_mean as mean
 from fwbench.problems.collections import LAYERS
@@ -32,7 +32,7 @@ FAST = "push(rounds=20)+swap"  # the preset, but for its ``safeguard``
 TABU = "push+swap+safeguard+tabu(iterations={})"
 INGREDIENTS = (  # what is added, without it, with it
     ("swaps after Wanda", "wanda", SWAP),
-    ("swaps after SparseFW", "sparsefw", "sparsefw+swap"),
+    ("swaps after SparseFW", "SparseFW", "SparseFW+swap"),
     ("greedy as the start of swaps, in place of Wanda", SWAP, "greedy+swap"),
     ("the relaxation as the start of swaps, in place of Wanda", SWAP, "fw+swap"),
     ("randomised rounding, in place of top-k", "fw+swap", "fw+round(method=randomised)+swap"),
@@ -136,7 +136,7 @@ def variants(grid: Grid) -> str:
 def equal_time(grid: Grid) -> str:
     """What the trace of ``best`` holds when another solver has ended."""
     best, lines = grid.get(resolved("best"), {}), []
-    for other in (SWAP, "greedy+swap", "sparsefw", "sparsefw+swap", "wanda+swap+tabu(iterations=3000)"):
+    for other in (SWAP, "greedy+swap", "SparseFW", "SparseFW+swap", "wanda+swap+tabu(iterations=3000)"):
         pairs, none = [], 0
         for name, cell in grid.get(other, {}).items():
             reached = [ratio for at, ratio in best[name].trace() if at <= cell.seconds] if name in best else []
@@ -179,7 +179,7 @@ def draw(folder: Path, path: Path, grid: Grid, chosen: Sequence[str]) -> None:
     rows = [row for row in report_rows.load(path) if row["key"] in seconds]
     for row in rows:
         row.update(solver=short(row["solver"]), pattern="all", drifted=False, seconds=seconds[row["key"]])
-    [group] = summary.groups(row for row in rows if row["solver"] in chosen)
+    [group] = summary.groups({**row, "solver": named(row["solver"])} for row in rows if row["solver"] in chosen)
     style = figures.styles(group.rows)
     drawn = {
         "profile": figures.performance_profile("profile", group, style),
@@ -208,7 +208,7 @@ def main() -> None:
     best = best_of_rows(grid)
     variant = {resolved(spec) for spec in TIERS["variants"]} - {resolved(spec) for spec in (FAST, "best")}
     main_lines = {solver: cells for solver, cells in grid.items() if solver not in variant}
-    chosen = [resolved(spec) for spec in ("wanda", "sparsefw", "greedy", SWAP, "fw+swap", FAST, "push+swap", "best")]
+    chosen = [resolved(spec) for spec in ("wanda", "SparseFW", "greedy", SWAP, "fw+swap", FAST, "push+swap", "best")]
     draw(options.out / "figures", options.store, grid, complete(grid, chosen))
     write_csv(options.out / "problems.csv", grid, best, conditions)
     page = PAGE.format(

@@ -30,14 +30,19 @@ def least_bold(values: Sequence[float], digits: int) -> list[str]:
     return [f"**{text}**" if value == min(values) else text for text, value in zip(shown, values, strict=True)]
 
 
-def method(spec: str) -> str:
-    """A method by its one name everywhere, as it is typed: that of a preset, or one that goes on, else the spec."""
-    known, comma, options = spec.partition(", ")  # such as a number of tokens
+def named(spec: str) -> str:
+    """A method's one name everywhere: that of a preset, or one that goes on from it, else the spec."""
     try:
-        text = pipeline.resolve(known).text
+        text = pipeline.resolve(spec).text
     except SpecError:  # of an older version, or no spec
-        return f"`{spec}`"
-    return f"`{known if title(text) == text else title(text)}`{comma}{options}"
+        return spec
+    return spec if title(text) == text else title(text)
+
+
+def method(spec: str) -> str:
+    """The same as code; options after a comma, such as a number of tokens, stay text."""
+    known, comma, options = spec.partition(", ")
+    return f"`{named(known)}`{comma}{options}"
 
 
 def write_page(folder: Path, text: str) -> None:

@@ -51,6 +51,6 @@ def test_errors_of_rows_come_from_the_stored_masks(measured):
 
 def test_names_of_the_report():
     assert samples.place("smollm2.13.o_proj.r24.2:4") == ("13", "o_proj", "2:4")
-    assert cells.resolved("sparsefw") == "sparsefw"
+    assert cells.resolved("sparsefw") == "SparseFW"
     assert cells.resolved("fw(variant=dicg,gap=0.0,steps=500)+swap") == "fw(variant=dicg)+swap"
     assert cells.resolved("no such solver") == "no such solver"
