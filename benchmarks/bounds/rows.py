@@ -32,10 +32,12 @@ from benchmarks.shared.threads import one_thread, restart_on_one_thread
 from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers.bounds.stage import LADDER, METHODS, chosen_rows
+from fwbench.solvers.bounds.stage import chosen_rows
 from fwbench.solvers.presets import PRESETS
+from fwbench.solvers.semidefinite.ladder import RUNGS, row_bound
 
 PRESET = PRESETS["best"]
+LADDER = tuple(RUNGS)  # from the bottom
 SAMPLED = LADDER[:3]  # on 24 rows of each layer and more; triangles, which cost some four times as much, on fewer
 SAME = 1 + 1e-6  # errors this close are one mask's, on Gram matrices that differ in last bits
 ROWS_CSV, SIZES_CSV = "rows.csv", "sizes.csv"
@@ -77,7 +79,6 @@ class Task:
 def solve(task: Task) -> list[Measured]:
     """The bounds of one row: the worker's part."""
     from fwbench.solvers.semidefinite.row import RowForm
-    from fwbench.solvers.semidefinite.shor import shor
 
     layer = problem_of(task.selector, task.name)
     problem = one_row(layer, task.row, task.n)
@@ -87,10 +88,7 @@ def solve(task: Task) -> list[Measured]:
     upper = best_error(problem) if task.upper is None else task.upper
     began, found, lines = time.process_time(), None, []
     for kind in LADDER[: 1 + max(LADDER.index(kind) for kind in task.kinds)]:
-        if kind == "shor":
-            found = shor(form, tolerance=3e-4)
-        else:
-            found = METHODS[kind][0](form, found)
+        found = row_bound(kind, form, found)
         seconds, lower = time.process_time() - began, found.proof.bound
         if kind in task.kinds:
             gap = 1 - lower / upper if upper > 0 else 0.0

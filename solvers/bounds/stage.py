@@ -13,29 +13,16 @@ import numpy as np
 from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.result import Certificate, TracePoint
-from fwbench.solvers.bounds.batch import Batch, fitting
+from fwbench.solvers.bounds.batch import Device, fitting, path_of_batches
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.numerics.threads import rows_pool, torch_threads
-from fwbench.solvers.semidefinite import doubly_nonnegative as dnn
-from fwbench.solvers.semidefinite import pentagons as pentagon_cuts
-from fwbench.solvers.semidefinite import triangles as triangle_cuts
-from fwbench.solvers.semidefinite.doubly_nonnegative import doubly_nonnegative
-from fwbench.solvers.semidefinite.mccormick import ITERATIONS, mccormick
-from fwbench.solvers.semidefinite.pentagons import pentagons
+from fwbench.solvers.semidefinite.ladder import RUNGS, Host, Machine, climb, path
 from fwbench.solvers.semidefinite.row import RowForm, RowProof, row_certificate
-from fwbench.solvers.semidefinite.shor import Shor, shor
-from fwbench.solvers.semidefinite.triangles import triangles
+from fwbench.solvers.semidefinite.shor import Shor
 from fwbench.spec import SpecError, numbers
 from fwbench.stage import Context, Role, Stage, State, register
 
-LADDER = ("shor", "dnn", "mccormick", "triangles", "pentagons")  # each starts where the one before it ended
-KINDS = ("shared", *LADDER, "best")
-METHODS = {
-    "dnn": (doubly_nonnegative, dnn.ITERATIONS),
-    "mccormick": (mccormick, ITERATIONS),
-    "triangles": (triangles, triangle_cuts.ITERATIONS),
-    "pentagons": (pentagons, pentagon_cuts.ITERATIONS),
-}
+KINDS = ("shared", *RUNGS, "best")
 KEPT = 2**28  # bytes of solutions to start from; rows beyond it are solved from the beginning again
 
 Prover = Callable[[Sequence[RowForm], Sequence[Shor | None], float], list[Shor]]  # of some rows: CPU one, GPU many
@@ -72,7 +59,7 @@ class Bound(Stage):
         _listed(self.rows)
 
     def supports(self, problem: Problem) -> str | None:
-        if self.kind in LADDER and not problem.pattern.separable:
+        if self.kind in RUNGS and not problem.pattern.separable:
             return f"kind={self.kind} needs a pattern whose rows are independent, not {problem.pattern}"
         try:
             chosen_rows(self.rows, problem.rows)
@@ -92,7 +79,7 @@ class Bound(Stage):
         if self.kind == "shared" or not problem.pattern.separable:
             return after
         layer = _Layer(problem, shared.certificate, state, context, chosen_rows(self.rows, problem.rows, context.seed))
-        order = LADDER if self.kind == "best" else (self.kind,)
+        order = tuple(RUNGS) if self.kind == "best" else (self.kind,)
         finished = all(
             layer.improve(self._prover(kind, context), kind != order[-1], _in_batches(kind, context)) for kind in order
         )
@@ -109,23 +96,17 @@ class Bound(Stage):
         return state.bound(certificate.bound, certificate)
 
     def _prover(self, kind: str, context: Context) -> Prover:
+        machine: Machine
         if _in_batches(kind, context):
-            batch = Batch(context.device, self.tolerance, self.iterations, context.threads)
-            return lambda forms, starts, deadline: batch.prove(kind, forms, starts, deadline)
-
-        def prove(forms: Sequence[RowForm], starts: Sequence[Shor | None], deadline: float) -> list[Shor]:
-            [form], [start] = forms, starts
-            if kind == "shor":
-                return [shor(form, tolerance=self.tolerance, deadline=deadline)]
-            method, usual = METHODS[kind]
-            iterations = usual if self.iterations is None else self.iterations
-            return [method(form, start, iterations=iterations, tolerance=self.tolerance, deadline=deadline)]
-
-        return prove
+            rungs = path_of_batches(kind, self.iterations)
+            machine = Device(context.device, self.tolerance, context.threads)
+        else:
+            rungs, machine = path(kind, self.iterations), Host(self.tolerance)
+        return lambda forms, starts, deadline: climb(rungs, forms, starts, machine, deadline)
 
 
 def _in_batches(kind: str, context: Context) -> bool:
-    return context.device != "cpu" and kind not in ("triangles", "pentagons")
+    return context.device != "cpu" and RUNGS[kind].batched
 
 
 def chosen_rows(text: int | str | None, rows: int, seed: int = 0) -> list[int]:
