@@ -12,9 +12,10 @@ import numpy as np
 
 from fwbench import bounds
 from fwbench.problem import Problem
-from fwbench.result import Certificate, TracePoint
+from fwbench.result import Certificate
 from fwbench.solvers.bounds.batch import Device, fitting, path_of_batches
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.numerics.recorder import BoundsRecorder
 from fwbench.solvers.numerics.threads import rows_pool, torch_threads
 from fwbench.solvers.semidefinite.ladder import RUNGS, Host, Machine, climb, path
 from fwbench.solvers.semidefinite.row import RowForm, RowProof, row_certificate
@@ -78,14 +79,16 @@ class Bound(Stage):
         after = after.bound(shared.certificate.bound, shared.certificate)
         if self.kind == "shared" or not problem.pattern.separable:
             return after
-        layer = _Layer(problem, shared.certificate, state, context, chosen_rows(self.rows, problem.rows, context.seed))
+        rows = _RowBounds(
+            problem, shared.certificate, state, context, chosen_rows(self.rows, problem.rows, context.seed)
+        )
         order = tuple(RUNGS) if self.kind == "best" else (self.kind,)
         finished = all(
-            layer.improve(self._prover(kind, context), kind != order[-1], _in_batches(kind, context)) for kind in order
+            rows.improve(self._prover(kind, context), kind != order[-1], _in_batches(kind, context)) for kind in order
         )
-        certificate = layer.certificate(f"bound(kind={self.kind})")
-        after = replace(after, trace=(*after.trace, *layer.trace), stopped="" if finished else "deadline")
-        return after.bound(certificate.bound, certificate).count(row_proofs=layer.count)
+        certificate = rows.certificate(f"bound(kind={self.kind})")
+        after = replace(after, trace=(*after.trace, *rows.recorder.trace), stopped="" if finished else "deadline")
+        return after.bound(certificate.bound, certificate).count(row_proofs=rows.count)
 
     def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
         shared, proofs = parts["shared"], {row: proof for row, proof in parts.items() if row != "shared"}
@@ -141,19 +144,19 @@ def _listed(text: int | str | None) -> int | list[int] | None:
     return found[0] if text.isdecimal() else found
 
 
-class _Layer:
+class _RowBounds:
     """The bounds of all rows as they rise, and the proofs behind them."""
 
     def __init__(self, problem: Problem, shared: Certificate, state: State, context: Context, rows: list[int]) -> None:
         self.problem, self.shared, self.context = problem, shared, context
         e, u = shared.arrays["e"], shared.arrays["u"]
-        self.lower = np.maximum(bounds.group_bounds(problem, u, e), 0.0)
+        self.recorder = BoundsRecorder(context, np.maximum(bounds.group_bounds(problem, u, e), 0.0))
+        self.lower = self.recorder.lower
         pruned = u if state.keep is None else ~state.keep
         self.upper = problem.row_errors(pruned)
         self.chosen = [row for row in rows if RowForm.of(problem, row).free]
         self.proofs: dict[int, RowProof] = {}
         self.solved: dict[int, Shor] = {}  # to start from
-        self.trace: list[TracePoint] = []
         self.count = 0
 
     def improve(self, prover: Prover, keep: bool, in_batches: bool) -> bool:
@@ -177,11 +180,11 @@ class _Layer:
         for row, found in _in_parallel(prove, parts, 1 if in_batches else self.context.threads, self.context):
             done += 1
             if found.proof.lower > self.lower[row]:
-                self.lower[row], self.proofs[row] = found.proof.lower, found.proof
+                self.proofs[row] = found.proof
                 self.context.hand_in(row, found.proof)
+            self.recorder.note(row, max(self.lower[row], found.proof.lower))
             if len(self.solved) < room:
                 self.solved[row] = replace(found, X=found.X.astype(np.float32))
-            self.trace.append(self.context.point(lower=float(self.lower.sum())))
         self.count += done
         return done == len(rows) and not self.context.expired()
 

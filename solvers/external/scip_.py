@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.external.base import OBJECTIVE, External, Progress, Solution, scaling
+from fwbench.solvers.external.base import OBJECTIVE, BlockProgress, External, Solution, scaling
 from fwbench.solvers.external.blocks import Block
 from fwbench.stage import Context, register
 
@@ -55,7 +55,13 @@ class Scip(External):
         return super().supports(problem)
 
     def solve(
-        self, problem: Problem, block: Block, start: np.ndarray, seconds: float, progress: Progress, context: Context
+        self,
+        problem: Problem,
+        block: Block,
+        start: np.ndarray,
+        seconds: float,
+        progress: BlockProgress,
+        context: Context,
     ) -> Solution:
         scale = scaling(block, progress.incumbent)
         program = Program.of(block, scale)
@@ -158,7 +164,7 @@ def _reason(status: str) -> str:
     return "deadline" if status == "timelimit" else f"SCIP's status {status}"
 
 
-def _watch(progress: Progress, scale: float) -> Any:
+def _watch(progress: BlockProgress, scale: float) -> Any:
     """SCIP's event handler for one block: note the layer's bounds as they change, at most ten times a second."""
     from pyscipopt import SCIP_EVENTTYPE, Eventhdlr
 

@@ -3,7 +3,7 @@
 Programs that end are taken out of the batch. A step's length is a program's own: a factorisation that fails shortens
 that program's alone; ``X``'s lengths are found by such trials, not by Lanczos, which would need a triangular solve
 for each of its products. Made for a GPU; on a CPU one program after the other is faster, so ``maxcut`` is not a batch
-of one: what saves time there, work in place, first steps in float32 and lengths of ``X`` by Lanczos, is a program's own.
+of one: what saves time there (work in place, first steps in float32, lengths of ``X`` by Lanczos) is a program's own.
 """
 
 from __future__ import annotations
