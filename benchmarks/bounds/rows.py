@@ -29,7 +29,7 @@ from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read, write
 from benchmarks.shared.samples import one_row
 from benchmarks.shared.threads import one_thread, restart_on_one_thread
-from fwbench import pipeline
+from fwbench import metrics, pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers.bounds.stage import chosen_rows
@@ -91,7 +91,7 @@ def solve(task: Task) -> list[Measured]:
         found = row_bound(kind, form, found)
         seconds, lower = time.process_time() - began, found.proof.bound
         if kind in task.kinds:
-            gap = 1 - lower / upper if upper > 0 else 0.0
+            gap = metrics.optimality_gap(upper, lower) or 0.0
             line = (layer.name, layer.hash[:12], task.row, problem.n, kind, upper, lower, gap, seconds)
             lines.append(Measured(*line, found.converged, task.masks))
     return lines
@@ -179,7 +179,7 @@ def rewrite(path: Path, changed: Callable[[Measured], Measured]) -> None:
 def _with_mask(line: Measured, error: float | None) -> Measured:
     if error is None or line.masks == PRESET or error > line.upper * SAME:
         return line
-    return replace(line, upper=error, gap=1 - line.lower / error if error > 0 else 0.0, masks=PRESET)
+    return replace(line, upper=error, gap=metrics.optimality_gap(error, line.lower) or 0.0, masks=PRESET)
 
 
 def main() -> None:

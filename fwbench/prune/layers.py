@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fwbench import pipeline, verify
+from fwbench import metrics, pipeline, verify
 from fwbench.patterns import NM, PerRow
 from fwbench.pipeline import Answer
 from fwbench.problem import Problem, shrunk
@@ -145,7 +145,7 @@ def _record(
     layer: Layer, problem: Problem, figures: Sequence[float], bound: tuple[float, Proof] | None
 ) -> dict[str, Any]:
     (error, wanda, total), (lower, proof) = figures, bound or (None, Proof.NONE)
-    ratio = error / wanda if wanda else (None if error else 1.0)  # infinite is no JSON
+    ratio = metrics.ratio_to_wanda(error, wanda)
     return {
         "layer": layer.name,
         "parameter": layer.parameter,
@@ -153,10 +153,10 @@ def _record(
         "n": problem.n,
         "error": error,
         "dense_power": total,
-        "relative_error": error / total if total else 0.0,
-        "ratio_to_wanda": ratio,
+        "relative_error": metrics.relative_error(error, total),
+        "ratio_to_wanda": None if ratio == math.inf else ratio,  # infinite is no JSON
         "lower_bound": lower,
-        "gap": (error - lower) / error if lower is not None and error else None,
+        "gap": metrics.optimality_gap(error, lower),
         "proof": str(proof),
         "problem_sha256": problem.hash,
     }
