@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fwbench.solvers.frank_wolfe.kernels import AWAY, BCG, PAIRWISE, dot, towards_vertex
+from fwbench.solvers.frank_wolfe.kernels import AWAY, BCG, BY_RULE, DESCENT, FORCED, PAIRWISE, dot, towards_vertex
 from fwbench.solvers.numerics.jit import fast
 
-BY_RULE, FORCED, DESCENT, EXACT = range(4)  # how the step along a direction is chosen
 VANISHED = 1e-14  # a weight that is rounding
 
 

@@ -15,6 +15,7 @@ from fwbench.solvers.numerics.jit import BLOCK, fast
 
 VANILLA, DICG, INFACE, AWAY, PAIRWISE, BCG, BPCG = range(7)
 OPEN, SHORT, LINESEARCH, ADAPTIVE = range(4)
+BY_RULE, FORCED, DESCENT, EXACT = range(4)  # how the step along a direction is chosen
 GROW, SHRINK = 2.0, 0.9  # of the adaptive step's Lipschitz estimate (Pedregosa et al. 2020, section 3)
 
 
@@ -95,6 +96,18 @@ def step_size(rule, t, ell, slope, curvature, square, most, lipschitz):  # type:
             lipschitz *= GROW
     bottom = lipschitz * square
     return (min(slope / bottom, most) if bottom > 0 else most), lipschitz
+
+
+@fast
+def step_in_mode(mode, rule, t, ell, slope, curvature, square, most, lipschitz):  # type: ignore[no-untyped-def]
+    """The same along a direction that may ask for a step of its own: the longest, down to the minimum, or exact."""
+    if mode == BY_RULE:
+        return step_size(rule, t, ell, slope, curvature, square, most, lipschitz)
+    if mode == EXACT:
+        return (min(slope / curvature, most) if curvature > 0 else most), lipschitz
+    if mode == DESCENT and not 2 * slope >= curvature * most:  # the objective would rise at the end of the direction
+        return slope / curvature, lipschitz
+    return most, lipschitz
 
 
 @fast
