@@ -17,6 +17,7 @@ import numpy as np
 
 from fwbench.solvers.numerics.jit import njit
 
+PRUNED, KEPT = 0, 1  # of a group's edge: the largest gradient that the oracle prunes, the least that it keeps
 COARSE, FINE = 16.0, 32768.0  # points are whole parts of these, or of what lies between in steps of 4
 LOSS = 0.05  # of the distance to the incumbent that a coarse point may lose
 MARGIN = 1e-3  # of the incumbent: what is pruned is solved beyond it, so that fewer digits do
@@ -46,7 +47,7 @@ def value_of(b, u, g):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def bound(b, start, need, low, high, u, g, edge):  # type: ignore[no-untyped-def]
-    """Value at ``u`` and the bound it gives; ``edge (groups, 2)``: the largest ``g`` pruned and the least kept."""
+    """Value at ``u`` and the bound it gives; ``edge (groups, 2)``: the largest ``g`` PRUNED, the least KEPT."""
     gap = 0.0
     for group in range(start.size - 1):
         first, last = start[group], start[group + 1]
@@ -62,11 +63,11 @@ def bound(b, start, need, low, high, u, g, edge):  # type: ignore[no-untyped-def
         if number == 0 or left <= 0 or left >= number:
             continue
         _select(free[:number], left)
-        edge[group, 0] = free[:left].max()
-        edge[group, 1] = free[left:number].min()
+        edge[group, PRUNED] = free[:left].max()
+        edge[group, KEPT] = free[left:number].min()
         for i in range(first, last):
             if low[i] < high[i]:
-                over = g[i] - edge[group, 0]
+                over = g[i] - edge[group, PRUNED]
                 gap += max(over * u[i], over * (u[i] - 1.0))
     value = value_of(b, u, g)
     return value, value - gap

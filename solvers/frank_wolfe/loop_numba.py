@@ -29,6 +29,8 @@ FEW_ROWS = 4  # from which on BLAS has one way to multiply
 SHRINK_AT = 0.8  # leave finished rows out of the products when no more than this part is left
 ATOM_BYTES = 1 << 29  # most memory for the active sets: with it a 1536 x 576 layer runs within 1.5 GB in all
 
+WHOLE, FACE = 0, 1  # the oracle of the polytope, and that of the current face
+
 
 class Fields(NamedTuple):
     """What the loop carries for some rows, ``(rows, n)`` unless said; ``d`` and ``fixed`` may be empty."""
@@ -45,7 +47,7 @@ class Fields(NamedTuple):
     scale: np.ndarray  # inverse diagonal of Q - D, where the variant asks for it
     fixed: np.ndarray  # bool
     counts: np.ndarray  # (rows, groups) int64
-    guess: np.ndarray  # (rows, 2, 2) thresholds of the last oracles
+    guess: np.ndarray  # (rows, 2, 2) thresholds of the last oracles: WHOLE, FACE
     lipschitz: np.ndarray  # (rows,) and so are the rest, float64
     slope: np.ndarray
     rho: np.ndarray  # of the conjugate direction
@@ -134,9 +136,9 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
             f.drops[r] += active.update_weights(r, step, most, a) if method.atoms else step >= most
         if f.fixed.size:
             kernels.masked(g, f.fixed[r], score)
-            oracle(score, f.counts[r], f.guess[r, 0], v, scratch)
+            oracle(score, f.counts[r], f.guess[r, WHOLE], v, scratch)
         else:
-            oracle(g, f.counts[r], f.guess[r, 0], v, scratch)
+            oracle(g, f.counts[r], f.guess[r, WHOLE], v, scratch)
         gap = 0.0
         if variant == kernels.VANILLA:
             gap = f.slope[r] = kernels.aim(w, u, g, v, f.toward[r], P)
@@ -147,13 +149,15 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
             if variant == kernels.INFACE or (variant == kernels.DICG and due):
                 rho = 0.0 if fresh else f.rho[r]
                 f.most[r], f.slope[r], f.rho[r] = kernels.conjugate(
-                    w, u, g, v, gap, f.counts[r], f.scale[r], f.guess[r, 1], rho, delta, P, score, away, scratch
+                    w, u, g, v, gap, f.counts[r], f.scale[r], f.guess[r, FACE], rho, delta, P, score, away, scratch
                 )
             if variant == kernels.DICG:
                 f.mode[r] = kernels.EXACT if due and f.rho[r] > 0 else kernels.BY_RULE
                 if f.mode[r] == kernels.BY_RULE:
                     f.rho[r] = 0.0
-                    f.most[r] = kernels.in_face(w, u, g, v, f.counts[r], f.guess[r, 1], delta, P, score, away, scratch)
+                    f.most[r] = kernels.in_face(
+                        w, u, g, v, f.counts[r], f.guess[r, FACE], delta, P, score, away, scratch
+                    )
                     f.slope[r] = -kernels.dot(g, delta)
             elif method.atoms:
                 f.most[r], f.mode[r] = active.active_direction(variant, r, w, u, g, v, gap, f.counts[r], a, delta, P)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fwbench.solvers.numerics.jit import BLOCK, fast
 
+THRESHOLD, SPACING = 0, 1  # of a guess
 SEARCH_PASSES = 12  # counting passes before the threshold search tightens its bracket to data values
 
 
@@ -46,7 +47,7 @@ def threshold(x, k, guess):  # type: ignore[no-untyped-def]
     """Threshold of the ``k`` smallest of ``x``, ``0 < k < len(x)``, by counting.
 
     Args:
-        guess: ``(2,)`` float64, the threshold and the spacing of its neighbours last time (NaN for none); updated.
+        guess: ``(2,)`` float64, the THRESHOLD and the SPACING of its neighbours last time (NaN for none); updated.
 
     Returns:
         ``t`` and ``left``: the ``k`` smallest are all ``x ≤ t`` if ``left`` is negative, otherwise all ``x < t`` and
@@ -54,16 +55,16 @@ def threshold(x, k, guess):  # type: ignore[no-untyped-def]
     """
     kind = x.dtype.type
     biggest = np.finfo(x.dtype).max
-    if np.isnan(guess[0]):
-        guess[0], guess[1] = _first_guess(x, k)
+    if np.isnan(guess[THRESHOLD]):
+        guess[THRESHOLD], guess[SPACING] = _first_guess(x, k)
     lo, hi, below, above = -np.inf, np.inf, 0, x.size  # count(lo) = below < k < above = count(hi)
-    t, reach, passes = guess[0], max(guess[1], 0.0), 0
+    t, reach, passes = guess[THRESHOLD], max(guess[SPACING], 0.0), 0
     while True:
         probe = kind(min(max(t, -biggest), biggest))  # a variable of x's own type: comparisons of mixed types are slow
         count = count_upto(x, probe)
         passes += 1
         if count == k:
-            guess[0] = probe
+            guess[THRESHOLD] = probe
             return probe, -1
         if count < k:
             if probe == biggest:
@@ -76,16 +77,16 @@ def threshold(x, k, guess):  # type: ignore[no-untyped-def]
         if passes % SEARCH_PASSES == 0:
             hi, above, less = _tighten(x, lo, hi)
             if less <= k:
-                guess[0] = min(max(hi, -biggest), biggest)
+                guess[THRESHOLD] = min(max(hi, -biggest), biggest)
                 return kind(hi), k - less
             hi, above = np.nextafter(kind(hi), kind(-np.inf)), less
         if hi - lo < np.inf and above - below >= 16:  # wide enough to tell the density
-            guess[1] = (hi - lo) / (above - below)
+            guess[SPACING] = (hi - lo) / (above - below)
         t = _next_probe(lo, hi, below, above, k, float(probe), reach, passes)
         if not lo < kind(t) < hi:
             t = lo + (hi - lo) / 2
             if not lo < kind(t) < hi:  # neighbours: all that lies between is equal to hi
-                guess[0] = hi
+                guess[THRESHOLD] = hi
                 return kind(hi), k - below
         reach *= 2
 

@@ -16,6 +16,7 @@ from fwbench.solvers.numerics.extremes import largest_of_positive, smallest
 from fwbench.solvers.numerics.jit import njit
 
 KNOTS = 6  # values of c at which φ is computed
+LEVEL, SLOPE = 0, 1  # of a chord: its value at 0, and its slope
 FAST = {"contract", "nnan", "nsz"}  # not infinities: they mark what cannot move
 ROUNDING = 1e-6  # relative; some four times what a handful of operations in float32 may come to
 
@@ -132,11 +133,11 @@ def _lowered(q, g, no_a, no_b, score, reach, per_unit, a, b):  # type: ignore[no
 
 @njit
 def _chords(b, score, top, values):  # type: ignore[no-untyped-def]
-    """Lines (value at 0, slope) through ``φ`` at ``KNOTS`` values of ``c`` from 0 to ``top``.
+    """Chords (LEVEL, SLOPE) of ``φ`` between ``KNOTS`` values of ``c`` from 0 to ``top``.
 
     As ``φ`` is concave, the least of all of them is the one around ``c``, and below ``φ(c)``.
     """
-    lines = np.zeros((KNOTS - 1, 2), np.float32)
+    chords = np.zeros((KNOTS - 1, 2), np.float32)
     width = np.float64(top) / (KNOTS - 1)
     left = first = 0.0
     for k in range(KNOTS):
@@ -144,12 +145,12 @@ def _chords(b, score, top, values):  # type: ignore[no-untyped-def]
         right = np.float64(smallest(values))
         if k:
             slope = (right - left) / width if width > 0 else 0.0
-            lines[k - 1, 0], lines[k - 1, 1] = left - slope * (width * (k - 1)), slope
+            chords[k - 1, LEVEL], chords[k - 1, SLOPE] = left - slope * (width * (k - 1)), slope
         else:
             first = right
         left = right
-    lines[:, 0] -= np.float32(KNOTS * ROUNDING * (abs(first) + abs(left)))
-    return lines
+    chords[:, LEVEL] -= np.float32(KNOTS * ROUNDING * (abs(first) + abs(left)))
+    return chords
 
 
 @njit(fastmath=FAST)
@@ -159,11 +160,11 @@ def _tilted(b, score, twice, values):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=FAST)
-def _bounds(a, c, lines, bound):  # type: ignore[no-untyped-def]
+def _bounds(a, c, chords, bound):  # type: ignore[no-untyped-def]
     for i in range(a.size):
-        low = lines[0, 0] + lines[0, 1] * c[i]
+        low = chords[0, LEVEL] + chords[0, SLOPE] * c[i]
         for k in range(1, KNOTS - 1):
-            value = lines[k, 0] + lines[k, 1] * c[i]
+            value = chords[k, LEVEL] + chords[k, SLOPE] * c[i]
             low = value if value < low else low
         bound[i] = a[i] + low
 

@@ -24,6 +24,7 @@ from fwbench.solvers.numerics.threads import numba_threads
 RELATIVE_GAIN = 1e-11
 ABSOLUTE_GAIN = 1e-15  # the same in units of the largest entry of Q: of a row without error every gain is rounding
 RECENT = 8  # pairs remembered from one search to the next
+PRUNED, KEPT = 0, 1  # of such a pair
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 512  # of the first products: what the nearest cache holds
 CHUNK_ROWS = 64  # rows between two looks at the clock
 SMALL_ROW = 32  # up to this size all pairs of a row are tried, as they are of groups within a row
@@ -267,7 +268,7 @@ def _best_in_row(w, G, q, g, no_a, no_b, row, lines, recent, hopeful, best, slac
                     if row.values[j] <= level:
                         found = _better(found, i, j, w, G, q, g)
         if found[1] == i:
-            recent[oldest % RECENT, 0], recent[oldest % RECENT, 1] = i, found[2]
+            recent[oldest % RECENT, PRUNED], recent[oldest % RECENT, KEPT] = i, found[2]
             oldest += 1
     return found[0], found[1], found[2], looked
 
