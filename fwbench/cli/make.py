@@ -133,7 +133,7 @@ def say_reasons(summary: Summary) -> None:
         click.echo(line, err=True)
 
 
-def _listener(report: Report):  # type: ignore[no-untyped-def]
+def _listener(report: Report):
     from fwbench.runner import JobEnded, JobStarted, Progress
 
     state: dict[str, Any] = {"done": 0, "total": None, "what": "", "left": None}

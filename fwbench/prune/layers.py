@@ -45,7 +45,7 @@ def together(plan: Plan, layers: Sequence[Layer]) -> list[list[Layer]]:
     batches: list[list[Layer]] = []
     room = 0
     for layer in layers:
-        size = layer.module.weight.numel()  # type: ignore[operator, union-attr]
+        size = layer.module.weight.numel()  # type: ignore[operator]
         if alone or size > room:
             batches.append([])
             room = BATCH_WEIGHTS

@@ -26,7 +26,7 @@ PATIENCE = 0.04  # a node that cannot be pruned is solved to this part of its di
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def gradient(A, b, u, g):  # type: ignore[no-untyped-def]
+def gradient(A, b, u, g):
     """``g = 2Au + b`` in place."""
     g[:] = b
     for i in range(u.size):
@@ -38,7 +38,7 @@ def gradient(A, b, u, g):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def value_of(b, u, g):  # type: ignore[no-untyped-def]
+def value_of(b, u, g):
     s = 0.0
     for i in range(u.size):
         s += u[i] * (g[i] + b[i])
@@ -46,7 +46,7 @@ def value_of(b, u, g):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def bound(b, start, need, low, high, u, g, edge):  # type: ignore[no-untyped-def]
+def bound(b, start, need, low, high, u, g, edge):
     """Value at ``u`` and the bound it gives; ``edge (groups, 2)``: the largest ``g`` PRUNED, the least KEPT."""
     gap = 0.0
     for group in range(start.size - 1):
@@ -74,7 +74,7 @@ def bound(b, start, need, low, high, u, g, edge):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True)
-def _select(x, k):  # type: ignore[no-untyped-def]
+def _select(x, k):
     """Reorder ``x`` so that its ``k`` smallest come first (Hoare)."""
     left, right = 0, x.size - 1
     while left < right:
@@ -98,7 +98,7 @@ def _select(x, k):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def move(A, g, i, j, t):  # type: ignore[no-untyped-def]
+def move(A, g, i, j, t):
     """Gradient after ``t`` has moved from ``j`` to ``i``."""
     t *= 2.0
     ai, aj = A[i], A[j]
@@ -107,7 +107,7 @@ def move(A, g, i, j, t):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def solve(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type: ignore[no-untyped-def]
+def solve(A, b, start, need, low, high, u, g, edge, target, most_steps):
     """Lower the value at ``u`` until it is known whether the bound reaches ``target``; (value, bound)."""
     value, lower = 0.0, -np.inf
     for step in range(most_steps + 1):
@@ -154,7 +154,7 @@ def solve(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type
 
 
 @njit(nogil=True)
-def force(start, need, low, high, group):  # type: ignore[no-untyped-def]
+def force(start, need, low, high, group):
     """Fix what is left of a group once its count leaves no choice."""
     free, left = 0, float(need[group])
     for i in range(start[group], start[group + 1]):
@@ -168,7 +168,7 @@ def force(start, need, low, high, group):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def settle(start, need, low, high, u):  # type: ignore[no-untyped-def]
+def settle(start, need, low, high, u):
     """Put fixed variables to their values; the free ones of the group take what is missing, fractional ones first."""
     for group in range(start.size - 1):
         rest = float(need[group])
@@ -202,7 +202,7 @@ def settle(start, need, low, high, u):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def fix(start, need, low, high, u, k, value):  # type: ignore[no-untyped-def]
+def fix(start, need, low, high, u, k, value):
     """Fix variable ``k``, force what follows, and settle."""
     low[k] = high[k] = value
     group = 0
@@ -213,7 +213,7 @@ def fix(start, need, low, high, u, k, value):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def quantise(start, need, low, high, u, unit):  # type: ignore[no-untyped-def]
+def quantise(start, need, low, high, u, unit):
     """Whole parts of ``unit`` near ``u`` with exact sums, in place: the largest remainders are rounded up."""
     for group in range(start.size - 1):
         first, last = start[group], start[group + 1]
@@ -249,7 +249,7 @@ def quantise(start, need, low, high, u, unit):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def relax(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type: ignore[no-untyped-def]
+def relax(A, b, start, need, low, high, u, g, edge, target, most_steps):
     """Solve a node's relaxation and claim at a point of few digits, as few as do; (value, bound)."""
     gradient(A, b, u, g)
     margin = MARGIN * abs(target)

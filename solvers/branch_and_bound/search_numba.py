@@ -37,7 +37,7 @@ MOST_SWAPS = 100  # of a descent, times the variables: none takes so many but wh
 
 
 @njit(nogil=True)
-def descend(A, b, start, v, g):  # type: ignore[no-untyped-def]
+def descend(A, b, start, v, g):
     """Best 1-swaps within the groups until none helps; mask ``v``, its gradient ``g`` in place, its value returned."""
     value = value_of(b, v, g)
     for _ in range(MOST_SWAPS * v.size):
@@ -60,7 +60,7 @@ def descend(A, b, start, v, g):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def perturbed(A, b, start, v, rounds, seed, stop):  # type: ignore[no-untyped-def]
+def perturbed(A, b, start, v, rounds, seed, stop):
     """Random exchanges and descent, again and again from the best mask ``v``, in place, until ``stop``; its value."""
     np.random.seed(seed)  # noqa: NPY002 (numba's own)
     g = np.empty(v.size)
@@ -86,7 +86,7 @@ def perturbed(A, b, start, v, rounds, seed, stop):  # type: ignore[no-untyped-de
 
 
 @njit(nogil=True)
-def _round(A, b, start, need, u, v, g):  # type: ignore[no-untyped-def]
+def _round(A, b, start, need, u, v, g):
     """The mask of the largest ``u`` of each group, refined, in ``v``; its value."""
     for group in range(start.size - 1):
         first, last = start[group], start[group + 1]
@@ -98,12 +98,12 @@ def _round(A, b, start, need, u, v, g):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _gain(psc, seen, side, k, overall, width):  # type: ignore[no-untyped-def]
+def _gain(psc, seen, side, k, overall, width):
     return (psc[side, k] / seen[side, k] if seen[side, k] > 0 else overall) * width * width
 
 
 @njit(nogil=True)
-def choose(A, b, start, need, low, high, u, lower, target, psc, seen, work):  # type: ignore[no-untyped-def]
+def choose(A, b, start, need, low, high, u, lower, target, psc, seen, work):
     """Variable to branch on: the largest product of its children's gains, by a look or by averages (-1: none free)."""
     r = u.size
     score = np.full(r, -1.0)
@@ -153,7 +153,7 @@ def choose(A, b, start, need, low, high, u, lower, target, psc, seen, work):  # 
 
 
 @njit(nogil=True)
-def _emit(stream, used, code, operand):  # type: ignore[no-untyped-def]
+def _emit(stream, used, code, operand):
     if used == len(stream):
         more = np.empty((2 * used, 2), np.int16)
         more[:used] = stream
@@ -164,7 +164,7 @@ def _emit(stream, used, code, operand):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _free(low, high):  # type: ignore[no-untyped-def]
+def _free(low, high):
     number = 0
     for i in range(low.size):
         number += low[i] < high[i]
@@ -172,7 +172,7 @@ def _free(low, high):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _store(points, used, low, high, u):  # type: ignore[no-untyped-def]
+def _store(points, used, low, high, u):
     if used + u.size > points.size:
         more = np.empty(2 * points.size + u.size, np.uint16)
         more[:used] = points[:used]
@@ -185,7 +185,7 @@ def _store(points, used, low, high, u):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, effort, psc, seen, split, stop):  # type: ignore[no-untyped-def]
+def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, effort, psc, seen, split, stop):
     """Search the subtree from the point ``first (r,)`` until it is done or ``budget`` nodes are spent.
 
     Args:

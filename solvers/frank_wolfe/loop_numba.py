@@ -96,14 +96,14 @@ class Method(NamedTuple):
 
 
 @fast
-def refresh(f):  # type: ignore[no-untyped-def]
+def refresh(f):
     """Gradient from ``T = (w∘u) G``."""
     for r in range(f.u.shape[0]):
         kernels.gradient(f.W[r], f.d[r], f.u[r], f.T[r], f.g[r])
 
 
 @fast
-def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
+def advance(t, method, check, f, a):
     """Step ``t`` along the direction whose product is in ``T`` (none if negative), then the next direction.
 
     One body, and views of a row made once: every view and every tuple handed to a function, inlined or not, costs as
@@ -262,7 +262,7 @@ class Rows:
         self.out_u[self.index], self.out_best_u[self.index] = self.f.u, self.f.best_u
 
 
-def _cut(arrays, rows):  # type: ignore[no-untyped-def]
+def _cut(arrays, rows):
     """The rows of a named tuple of arrays; a slice gives views."""
     return type(arrays)(*(x[rows] for x in arrays))
 

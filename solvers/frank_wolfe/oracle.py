@@ -14,7 +14,7 @@ SEARCH_PASSES = 12  # counting passes before the threshold search tightens its b
 
 
 @fast
-def count_upto(x, t):  # type: ignore[no-untyped-def]
+def count_upto(x, t):
     """How many ``x`` are at most ``t``."""
     total = 0
     one, zero = np.float32(1), np.float32(0)
@@ -28,7 +28,7 @@ def count_upto(x, t):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _first_guess(x, k):  # type: ignore[no-untyped-def]
+def _first_guess(x, k):
     """A threshold for the ``k`` smallest and the distance between neighbours there, as of a flat distribution."""
     finite, mean, square = 0, 0.0, 0.0
     for i in range(x.size):
@@ -43,7 +43,7 @@ def _first_guess(x, k):  # type: ignore[no-untyped-def]
 
 
 @fast
-def threshold(x, k, guess):  # type: ignore[no-untyped-def]
+def threshold(x, k, guess):
     """Threshold of the ``k`` smallest of ``x``, ``0 < k < len(x)``, by counting.
 
     Args:
@@ -92,7 +92,7 @@ def threshold(x, k, guess):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _next_probe(lo, hi, below, above, k, t, reach, passes):  # type: ignore[no-untyped-def]
+def _next_probe(lo, hi, below, above, k, t, reach, passes):
     """Between two finite ends by interpolation, every third time by bisection; else outwards, ever farther."""
     if lo > -np.inf and hi < np.inf:
         part = 0.5 if passes % 3 == 0 else (k - below) / (above - below)
@@ -103,7 +103,7 @@ def _next_probe(lo, hi, below, above, k, t, reach, passes):  # type: ignore[no-u
 
 
 @fast
-def _tighten(x, lo, hi):  # type: ignore[no-untyped-def]
+def _tighten(x, lo, hi):
     """The largest ``x`` in (lo, hi], how many are at most it, and how many are less."""
     top = lo
     for i in range(x.size):
@@ -117,7 +117,7 @@ def _tighten(x, lo, hi):  # type: ignore[no-untyped-def]
 
 
 @fast
-def oracle(x, counts, guess, v, scratch):  # type: ignore[no-untyped-def]
+def oracle(x, counts, guess, v, scratch):
     """Mark in ``v`` (0 or 1) the ``counts[group]`` smallest of each group of ``x``, ties to the lower index.
 
     ``scratch`` holds ``2 len(x)`` entries like ``x``.
@@ -144,14 +144,14 @@ def oracle(x, counts, guess, v, scratch):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _mark(x, t, v):  # type: ignore[no-untyped-def]
+def _mark(x, t, v):
     one, zero = x.dtype.type(1), x.dtype.type(0)
     for i in range(x.size):
         v[i] = one if x[i] <= t else zero
 
 
 @fast
-def _oracle_of_groups(x, counts, v, scratch):  # type: ignore[no-untyped-def]
+def _oracle_of_groups(x, counts, v, scratch):
     """By ranks: all groups side by side, so that comparisons run over contiguous memory."""
     groups = counts.size
     size = x.size // groups

@@ -88,14 +88,14 @@ def keys(seed: int, rows: np.ndarray, run: int) -> np.ndarray:
 
 
 @njit(parallel=True)
-def _errors(W, G, pruned, out):  # type: ignore[no-untyped-def]
+def _errors(W, G, pruned, out):
     for r in numba.prange(W.shape[0]):
         y = np.zeros(W.shape[1])
         out[r] = _products(W[r], G, pruned[r], y)
 
 
 @njit
-def _products(w, G, pruned, y):  # type: ignore[no-untyped-def]
+def _products(w, G, pruned, y):
     """Add ``G (w∘u)`` to ``y``; the row's error."""
     for i in range(w.size):
         if pruned[i]:
@@ -108,25 +108,25 @@ def _products(w, G, pruned, y):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=FAST)
-def _axpy(y, a, x):  # type: ignore[no-untyped-def]
+def _axpy(y, a, x):
     for t in range(y.size):
         y[t] += a * x[t]
 
 
 @njit(fastmath=FAST)
-def _axpy_two(y, a, x, b, z):  # type: ignore[no-untyped-def]
+def _axpy_two(y, a, x, b, z):
     for t in range(y.size):
         y[t] += a * x[t] - b * z[t]
 
 
 @njit(parallel=True)
-def _begin(walk, free, group):  # type: ignore[no-untyped-def]
+def _begin(walk, free, group):
     for r in numba.prange(walk.W.shape[0]):
         _begin_row(walk, r, free[r], group)  # what a parallel loop itself writes to a tuple's arrays numba (0.68) loses
 
 
 @njit
-def _begin_row(walk, r, free, group):  # type: ignore[no-untyped-def]
+def _begin_row(walk, r, free, group):
     now, slots, groups = walk.now[r], walk.slots[r], walk.groups[r]
     walk.error[r] = _products(walk.W[r], walk.G, now, walk.y[r])
     walk.least[r] = np.inf
@@ -150,7 +150,7 @@ def _begin_row(walk, r, free, group):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True)
-def _cool(walk, table, hot, cold, first, stop, total):  # type: ignore[no-untyped-def]
+def _cool(walk, table, hot, cold, first, stop, total):
     accepted = np.zeros(walk.W.shape[0], np.int64)
     for r in numba.prange(walk.W.shape[0]):
         if walk.movable[r] > 0:
@@ -159,7 +159,7 @@ def _cool(walk, table, hot, cold, first, stop, total):  # type: ignore[no-untype
 
 
 @njit(fastmath=FAST)
-def _cool_row(walk, r, table, hot, cold, first, stop, total):  # type: ignore[no-untyped-def]
+def _cool_row(walk, r, table, hot, cold, first, stop, total):
     """Sweeps of one row, each as many proposals as weights at one temperature; the swaps accepted."""
     w, G, now, best, y = walk.W[r], walk.G, walk.now[r], walk.best[r], walk.y[r]
     slots, groups, count, diagonal = walk.slots[r], walk.groups[r], walk.movable[r], walk.diagonal

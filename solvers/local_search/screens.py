@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 @njit
-def gram_of(G):  # type: ignore[no-untyped-def]
+def gram_of(G):
     n = G.shape[0]
     unit = max(np.abs(G).max(), np.finfo(np.float64).tiny)
     root = np.sqrt(np.maximum(np.diag(G), 0.0))
@@ -63,7 +63,7 @@ def gram_of(G):  # type: ignore[no-untyped-def]
 
 
 @njit
-def row_of(w, gram):  # type: ignore[no-untyped-def]
+def row_of(w, gram):
     kind, n = np.float32, w.size
     size = np.abs(w).max()
     x = w / size if size > 0 else w
@@ -74,7 +74,7 @@ def row_of(w, gram):  # type: ignore[no-untyped-def]
 
 
 @njit
-def look(row, q, g, no_a, no_b):  # type: ignore[no-untyped-def]
+def look(row, q, g, no_a, no_b):
     """Fill in ``a``, ``b`` and ``bound``; ``no_a`` is infinite of what is kept, ``no_b`` of what is pruned, else 0."""
     _masked(row.near, no_a, row.values)
     reach = largest_of_positive(row.values)
@@ -83,33 +83,33 @@ def look(row, q, g, no_a, no_b):  # type: ignore[no-untyped-def]
 
 
 @njit
-def most_hopeful(row):  # type: ignore[no-untyped-def]
+def most_hopeful(row):
     """The weight that would gain most by itself."""
     return _place(row.a, smallest(row.a))
 
 
 @njit
-def above(row, value):  # type: ignore[no-untyped-def]
+def above(row, value):
     """``value`` in the row's units, from above."""
     x = value / row.unit
     return np.float32(x + ROUNDING * abs(x))
 
 
 @njit
-def reaches(row, line, i, level):  # type: ignore[no-untyped-def]
+def reaches(row, line, i, level):
     """Whether some ``b_j - 2Q_ij`` may be at most ``level``."""
     return _any_reaches(row.w, line, row.b, row.w[i] + row.w[i], level)
 
 
 @njit
-def least(row, line, i):  # type: ignore[no-untyped-def]
+def least(row, line, i):
     """Where ``b_j - 2Q_ij``, left in ``values``, is the least."""
     _gains(row.w, line, row.b, row.w[i] + row.w[i], row.values)
     return _place(row.values, smallest(row.values))
 
 
 @njit
-def how_many(values, level):  # type: ignore[no-untyped-def]
+def how_many(values, level):
     """The number of values that are at most ``level``."""
     count = np.int32(0)
     for j in range(values.size):
@@ -118,13 +118,13 @@ def how_many(values, level):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _masked(near, no_a, values):  # type: ignore[no-untyped-def]
+def _masked(near, no_a, values):
     for i in range(near.size):
         values[i] = max(near[i] - no_a[i], 0.0)
 
 
 @njit(fastmath=FAST)
-def _lowered(q, g, no_a, no_b, score, reach, per_unit, a, b):  # type: ignore[no-untyped-def]
+def _lowered(q, g, no_a, no_b, score, reach, per_unit, a, b):
     for t in range(q.size):
         size = (q[t] + 2 * abs(g[t])) * per_unit
         a[t] = (q[t] - 2 * g[t]) * per_unit - ROUNDING * size + no_a[t]
@@ -132,7 +132,7 @@ def _lowered(q, g, no_a, no_b, score, reach, per_unit, a, b):  # type: ignore[no
 
 
 @njit
-def _chords(b, score, top, values):  # type: ignore[no-untyped-def]
+def _chords(b, score, top, values):
     """Chords (LEVEL, SLOPE) of ``φ`` between ``KNOTS`` values of ``c`` from 0 to ``top``.
 
     As ``φ`` is concave, the least of all of them is the one around ``c``, and below ``φ(c)``.
@@ -154,13 +154,13 @@ def _chords(b, score, top, values):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=FAST)
-def _tilted(b, score, twice, values):  # type: ignore[no-untyped-def]
+def _tilted(b, score, twice, values):
     for j in range(b.size):
         values[j] = b[j] - twice * score[j]
 
 
 @njit(fastmath=FAST)
-def _bounds(a, c, chords, bound):  # type: ignore[no-untyped-def]
+def _bounds(a, c, chords, bound):
     for i in range(a.size):
         low = chords[0, LEVEL] + chords[0, SLOPE] * c[i]
         for k in range(1, KNOTS - 1):
@@ -170,7 +170,7 @@ def _bounds(a, c, chords, bound):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=FAST)
-def _any_reaches(w, line, b, twice, level):  # type: ignore[no-untyped-def]
+def _any_reaches(w, line, b, twice, level):
     """A sum of comparisons is the fastest scan there is."""
     count = np.int32(0)
     for j in range(w.size):
@@ -179,13 +179,13 @@ def _any_reaches(w, line, b, twice, level):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=FAST)
-def _gains(w, line, b, twice, values):  # type: ignore[no-untyped-def]
+def _gains(w, line, b, twice, values):
     for j in range(w.size):
         values[j] = b[j] - twice * w[j] * line[j]
 
 
 @njit
-def _place(values, value):  # type: ignore[no-untyped-def]
+def _place(values, value):
     """The last place of a value that is there."""
     at = np.int32(0)
     for j in range(values.size):

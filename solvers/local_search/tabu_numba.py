@@ -53,13 +53,13 @@ class Memory(NamedTuple):
 
 
 @njit(parallel=True)
-def _begin(memory):  # type: ignore[no-untyped-def]
+def _begin(memory):
     for r in numba.prange(memory.W.shape[0]):
         _begin_row(memory, r)  # what a parallel loop itself writes to a tuple's arrays numba (0.68) loses
 
 
 @njit
-def _begin_row(memory, r):  # type: ignore[no-untyped-def]
+def _begin_row(memory, r):
     w, G, y, now, error = memory.W[r], memory.G, memory.y[r], memory.now[r], 0.0
     for i in range(w.size):
         if now[i]:
@@ -73,7 +73,7 @@ def _begin_row(memory, r):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True)
-def _walk(memory, first, stop, candidates, tenure, spread):  # type: ignore[no-untyped-def]
+def _walk(memory, first, stop, candidates, tenure, spread):
     rows = memory.W.shape[0]
     swaps = np.zeros(rows, np.int64)
     evaluated = np.zeros(rows, np.int64)
@@ -83,7 +83,7 @@ def _walk(memory, first, stop, candidates, tenure, spread):  # type: ignore[no-u
 
 
 @njit
-def _walk_row(memory, r, first, stop, candidates, tenure, spread):  # type: ignore[no-untyped-def]
+def _walk_row(memory, r, first, stop, candidates, tenure, spread):
     w, G, now, best = memory.W[r], memory.G, memory.now[r], memory.best[r]
     y, barred, random, group = memory.y[r], memory.barred[r], memory.random[r : r + 1], memory.group
     n = w.size
@@ -179,7 +179,7 @@ def _walk_row(memory, r, first, stop, candidates, tenure, spread):  # type: igno
 
 
 @njit
-def _best_pair(G, sign, change, barred, iteration, ins, outs, aspired):  # type: ignore[no-untyped-def]
+def _best_pair(G, sign, change, barred, iteration, ins, outs, aspired):
     """Least change over pairs: neither weight tabu, or the result a new best (aspiration)."""
     top, best_i, best_j = np.inf, -1, -1
     for i in ins:
@@ -192,21 +192,21 @@ def _best_pair(G, sign, change, barred, iteration, ins, outs, aspired):  # type:
 
 
 @njit
-def _correction(count, wanted):  # type: ignore[no-untyped-def]
+def _correction(count, wanted):
     if count > 2 * wanted:
         return 0.8
     return 1.25 if count < wanted else 1.0
 
 
 @njit
-def _least_sum(x, z, values):  # type: ignore[no-untyped-def]
+def _least_sum(x, z, values):
     for t in range(x.size):
         values[t] = x[t] + z[t]
     return smallest(values)
 
 
 @njit(fastmath=FAST)
-def _update(y, change, own, sign, line_in, line_out, w_in, w_out):  # type: ignore[no-untyped-def]
+def _update(y, change, own, sign, line_in, line_out, w_in, w_out):
     for t in range(y.size):
         y[t] += w_out * line_out[t] - w_in * line_in[t]
         change[t] = own[t] - 2 * sign[t] * y[t]

@@ -16,12 +16,12 @@ from fwbench.solvers.local_search.swap_numba import RELATIVE_GAIN
 
 
 @triton.jit
-def _corrected(margin, count, wanted):  # type: ignore[no-untyped-def]
+def _corrected(margin, count, wanted):
     return tl.where(count > 2 * wanted, margin * 0.8, tl.where(count < wanted, margin * 1.25, margin))
 
 
 @triton.jit
-def _best_in_row(  # type: ignore[no-untyped-def]
+def _best_in_row(
     G_, sign, change, free, ins, outs, column, aspired, n, BLOCK: tl.constexpr
 ):  # fmt: skip
     """The least change over candidates ``ins`` x ``outs``: neither tabu, or below ``aspired``; and its pair or -1."""
@@ -46,7 +46,7 @@ def _best_in_row(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _of_partner(x, k, place, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _of_partner(x, k, place, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """Of each entry, that of the ``k``-th of its group."""
     parts = tl.reshape(x, (BLOCK // SIZE, SIZE))
     taken = tl.sum(tl.where(place == k, parts, 0), axis=1)[:, None]
@@ -54,7 +54,7 @@ def _of_partner(x, k, place, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # type: 
 
 
 @triton.jit
-def _best_in_groups(  # type: ignore[no-untyped-def]
+def _best_in_groups(
     G_, sign, change, free, now, inside, column, aspired, n, SIZE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """The same over all pairs of each group of ``SIZE`` neighbours."""
@@ -78,7 +78,7 @@ def _best_in_groups(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _next(x):  # type: ignore[no-untyped-def]
+def _next(x):
     """xorshift64 (Marsaglia 2003), uint64."""
     x ^= x << 13
     x ^= x >> 7
@@ -87,7 +87,7 @@ def _next(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["first", "stop", "wanted", "tenure", "spread"])
-def _walk(  # type: ignore[no-untyped-def]
+def _walk(
     w_, G_, diagonal_, now_, best_, y_, barred_, error_, least_, margin_in_, margin_out_, random_, swaps_, evaluated_,
     n, first, stop, wanted, tenure, spread, relative, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
