@@ -59,10 +59,10 @@ def solve(
     Raises:
         SpecError: an unknown solver or parameter.
     """
-    line = pipeline.resolve(solver)
+    stages = pipeline.resolve(solver)
     limit = math.inf if seconds is None else seconds
     listener = Table() if progress is True else progress or None
-    return pipeline.run(problem, line, device=device, dtype=dtype, seed=seed, time_limit=limit, on_point=listener)
+    return pipeline.run(problem, stages, device=device, dtype=dtype, seed=seed, time_limit=limit, on_point=listener)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fwbench import child, isolate, patterns, pipeline
-from fwbench.isolate import Death, Limits, Reply, Worker
+from fwbench.isolate import Failure, Limits, Reply, Worker
 from fwbench.problem import Problem
 from fwbench.result import Proof, Result, Status, Verdict
 from fwbench.stage import Context, Role, State, registry
@@ -61,7 +61,7 @@ class _Trial:
     """Cases and what came of them."""
 
     findings: list[tuple[Case, Finding]] = field(default_factory=list)
-    deaths: list[tuple[Case, Death]] = field(default_factory=list)
+    failures: list[tuple[Case, Failure]] = field(default_factory=list)
     untried: list[Case] = field(default_factory=list)
 
 
@@ -100,11 +100,11 @@ def check(
         pipeline.load_file(file)
     checks: list[Check] = []
     for spec in specs:
-        line = pipeline.resolve(spec)
+        solver = pipeline.resolve(spec)
         trial = _try_all(
-            line.text, [str(Path(f).resolve()) for f in files], time_limit, memory_limit, warm_up_limit, device
+            solver.text, [str(Path(f).resolve()) for f in files], time_limit, memory_limit, warm_up_limit, device
         )
-        prefix = f"{line.text}: " if len(specs) > 1 else ""
+        prefix = f"{solver.text}: " if len(specs) > 1 else ""
         for item in judge_trial(trial):
             checks.append(Check(prefix + item.name, item.ok, item.reason))
             if on_check is not None:
@@ -200,25 +200,25 @@ def _mask_errors(problem: Problem, row: int, masks: np.ndarray) -> np.ndarray:
 
 def probe(problem: Problem, text: str, seconds: float, device: str, warm_up: bool) -> Finding:
     """Run a spec twice with one seed; the second time stage by stage, to see what each writes into."""
-    line = pipeline.resolve(text)
+    solver = pipeline.resolve(text)
     if warm_up:
-        pipeline.warm_up(line, problem, device=device)
+        pipeline.warm_up(solver, problem, device=device)
     W, G = problem.W.copy(), problem.G.copy()
     child.started()
-    outcome = pipeline.run(problem, line, seed=1, device=device, time_limit=seconds)
+    outcome = pipeline.run(problem, solver, seed=1, device=device, time_limit=seconds)
     written = tuple(
         f"problem.{name}" for name, before in (("W", W), ("G", G)) if not np.array_equal(getattr(problem, name), before)
     )
     late = (outcome.result.seconds or 0) > seconds / 2  # on a busy machine the second run might not end in time
     if written or late or outcome.keep is None or outcome.result.status in (Status.FAILED, Status.TIMEOUT):
         return Finding(outcome.result, True, written)
-    state, more = _walk(problem, line, Context(device=device, seed=1))
+    state, more = _walk(problem, solver, Context(device=device, seed=1))
     return Finding(outcome.result, np.array_equal(state.keep, outcome.keep), more)  # type: ignore[arg-type]
 
 
-def _walk(problem: Problem, line: pipeline.Solver, context: Context) -> tuple[State, tuple[str, ...]]:
+def _walk(problem: Problem, solver: pipeline.Solver, context: Context) -> tuple[State, tuple[str, ...]]:
     state, written = State(), []
-    for stage in line.stages:
+    for stage in solver.stages:
         before = _copies(state)
         after = stage.run(problem, state, context)
         now = _copies(state)
@@ -259,15 +259,15 @@ def _try_all(
             limits = Limits(case.seconds, grace, setup_seconds=warm_up_limit, memory=memory_limit)
             order = ("fwbench.contract:probe", case.problem, text, case.seconds, device, warm_up)
             reply = _await(worker, order, limits)
-            if isinstance(reply, Death) and reply.kind == "setup" and warm_up:
+            if isinstance(reply, Failure) and reply.kind == "setup" and warm_up:
                 warm_up = False  # without it the time limit will tell the true story
                 continue
             todo.pop(0)
             if isinstance(reply, Reply):
                 trial.findings.append((case, reply.value))
             else:
-                trial.deaths.append((case, reply))
-                if len(trial.deaths) == GIVE_UP:
+                trial.failures.append((case, reply))
+                if len(trial.failures) == GIVE_UP:
                     trial.untried = todo
                     break
     finally:
@@ -276,14 +276,14 @@ def _try_all(
     return trial
 
 
-def _await(worker: Worker, order: tuple, limits: Limits) -> Reply | Death:
+def _await(worker: Worker, order: tuple, limits: Limits) -> Reply | Failure:
     submitted = False
     while True:
         if worker.idle and not submitted:
             worker.submit(*order, limits=limits)
             submitted = True
         if not worker.alive:
-            return Death("died", "what an earlier run left behind ended the process")
+            return Failure("died", "what an earlier run left behind ended the process")
         wait(worker.handles(), timeout=isolate.POLL_SECONDS)
         if (reply := worker.poll()) is not None:
             return reply
@@ -292,9 +292,9 @@ def _await(worker: Worker, order: tuple, limits: Limits) -> Reply | Death:
 def judge_trial(trial: _Trial) -> list[Check]:
     """The lines of the suite, from what the workers saw."""
     checks = [_answered(case, finding.first) for case, finding in trial.findings]
-    checks += [Check(f"answers: {case.name}", False, death.reason) for case, death in trial.deaths]
+    checks += [Check(f"answers: {case.name}", False, failure.reason) for case, failure in trial.failures]
     if trial.untried:
-        checks.append(Check(f"answers: {len(trial.untried)} more", False, f"not tried after {GIVE_UP} deaths"))
+        checks.append(Check(f"answers: {len(trial.untried)} more", False, f"not tried after {GIVE_UP} failures"))
     seen = trial.findings
     late = [
         f"{c.name}: {f.first.seconds:.2g} s of {c.seconds:g} s"
@@ -307,9 +307,9 @@ def judge_trial(trial: _Trial) -> list[Check]:
         "determinism": [f"{c.name}: two masks for one seed" for c, f in seen if not f.same_mask],
     }
     about_processes = {
-        "deadline kept": late + _deaths(trial, "time", "setup"),
-        "memory kept": _deaths(trial, "memory"),
-        "the process survives": _deaths(trial, "died", "raised"),
+        "deadline kept": late + _failures(trial, "time", "setup"),
+        "memory kept": _failures(trial, "memory"),
+        "the process survives": _failures(trial, "died", "raised"),
     }
     answered = any(f.first.solved or f.first.status is Status.SKIPPED for _, f in seen)
     for name, complaints in about_answers.items():
@@ -322,8 +322,8 @@ def _line(name: str, complaints: list[str]) -> Check:
     return Check(name, not complaints, complaints[0] if complaints else "")
 
 
-def _deaths(trial: _Trial, *kinds: str) -> list[str]:
-    return [f"{case.name}: {death.reason}" for case, death in trial.deaths if death.kind in kinds]
+def _failures(trial: _Trial, *kinds: str) -> list[str]:
+    return [f"{case.name}: {failure.reason}" for case, failure in trial.failures if failure.kind in kinds]
 
 
 def _answered(case: Case, row: Result) -> Check:

@@ -40,11 +40,11 @@ class Settings:
         """Whether a job may be killed for what it takes."""
         return math.isfinite(self.time_limit) or self.memory_limit is not None
 
-    def warm_up_seconds(self, line: Solver) -> float:
+    def warm_up_seconds(self, solver: Solver) -> float:
         """How long a pipeline may take to load and compile; without a time limit nothing is killed for its time."""
         if math.isinf(self.time_limit):
             return math.inf
-        return max(self.warm_up_limit, OWN_WARM_UP_SECONDS) if line.own else self.warm_up_limit
+        return max(self.warm_up_limit, OWN_WARM_UP_SECONDS) if solver.own else self.warm_up_limit
 
 
 class Order(NamedTuple):
@@ -72,15 +72,15 @@ def execute(problem: Problem | None, order: Order) -> Answer:
     Args:
         problem: None for the one of the job before.
     """
-    problem, settings, line = _hold(problem), order.settings, pipeline.resolve(order.spec)
+    problem, settings, solver = _hold(problem), order.settings, pipeline.resolve(order.spec)
     if order.warm_up:
-        pipeline.warm_up(line, problem, device=settings.device, dtype=settings.dtype)
+        pipeline.warm_up(solver, problem, device=settings.device, dtype=settings.dtype)
     times = {"reference_before": timing.reference(max_age=1.0), "load": timing.load_average()}
     before = checksum(problem)
     child.started()
     outcome = pipeline.run(
         problem,
-        line,
+        solver,
         threads=settings.threads,
         time_limit=settings.time_limit,
         on_solved=child.judging,
@@ -90,7 +90,7 @@ def execute(problem: Problem | None, order: Order) -> Answer:
     times |= {"reference_after": timing.reference(), "blas_threads": timing.blas_threads()}
     result = outcome.result
     if checksum(problem) != before:
-        result = pipeline.failed(problem, line, "it changed the problem's arrays in place", **order.common)
+        result = pipeline.failed(problem, solver, "it changed the problem's arrays in place", **order.common)
         outcome = Answer(result)
     result = replace(result, timing={**result.timing, **times}, machine=_accelerator(settings.device))
     return Answer(result, outcome.keep, certificate=outcome.certificate)
@@ -101,7 +101,7 @@ def salvage(problem: Problem | None, order: Order, handed: Sequence[bytes]) -> A
 
     Args:
         problem: None for the one of the job before.
-        handed: of its :class:`fwbench.isolate.Death`.
+        handed: of its :class:`fwbench.isolate.Failure`.
     """
     outcome = pipeline.salvage(
         _hold(problem), pipeline.resolve(order.spec), list(map(pickle.loads, handed)), **order.common

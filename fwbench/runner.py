@@ -21,7 +21,7 @@ from types import FrameType
 
 from fwbench import machine, pipeline, timing
 from fwbench.events import Event, JobEnded, JobStarted, Progress, Summary
-from fwbench.isolate import POLL_SECONDS, Death, Limits, Reply, Worker
+from fwbench.isolate import POLL_SECONDS, Failure, Limits, Reply, Worker
 from fwbench.job import WARM_UP_SECONDS, Order, Settings
 from fwbench.pipeline import Answer, Solver
 from fwbench.problem import Problem
@@ -38,11 +38,11 @@ class Job:
 
     collection: str
     problem: Problem
-    line: Solver
+    solver: Solver
     seed: int
     key: str
     attempt: int = 1  # on this run; a worker that a former job broke is no fault of this one
-    death: Death | None = None  # it was killed; what it had handed in is to be judged
+    failure: Failure | None = None  # it was killed; what it had handed in is to be judged
 
 
 def run_grid(
@@ -84,14 +84,14 @@ def run_grid(
     """
     for file in files:
         pipeline.load_file(file)
-    lines = [line if isinstance(line, Solver) else pipeline.resolve(line) for line in pipelines]
+    solvers = [solver if isinstance(solver, Solver) else pipeline.resolve(solver) for solver in pipelines]
     if wrong := [seed for seed in seeds if seed not in SEEDS]:
         raise ValueError(f"seed {wrong[0]} is not in {SEEDS.start}..{SEEDS.stop - 1}")
     limit = math.inf if time_limit is None else float(time_limit)
     paths = tuple(str(Path(file).resolve()) for file in files)
     settings = Settings(max(1, jobs), limit, memory_limit, device, dtype, retry_failed, paths, warm_up_limit)
-    total = len(problems) * len(lines) * len(seeds) if isinstance(problems, Sequence) else None
-    grid = _Grid(store, settings, _cells(problems, lines, seeds, settings), total, on_event or (lambda event: None))
+    total = len(problems) * len(solvers) * len(seeds) if isinstance(problems, Sequence) else None
+    grid = _Grid(store, settings, _cells(problems, solvers, seeds, settings), total, on_event or (lambda event: None))
     with _sigterm_raises():
         try:
             return grid.run()
@@ -100,13 +100,13 @@ def run_grid(
 
 
 def _cells(
-    problems: Iterable[tuple[str, Problem]], lines: Sequence[Solver], seeds: Sequence[int], settings: Settings
+    problems: Iterable[tuple[str, Problem]], solvers: Sequence[Solver], seeds: Sequence[int], settings: Settings
 ) -> Iterator[Job]:
     for collection, problem in problems:
-        for line in lines:
+        for solver in solvers:
             for seed in seeds:
-                key = pipeline.key(problem.hash, line, seed, settings.device, settings.dtype)
-                yield Job(collection, problem, line, seed, key)
+                key = pipeline.key(problem.hash, solver, seed, settings.device, settings.dtype)
+                yield Job(collection, problem, solver, seed, key)
 
 
 @dataclass
@@ -198,34 +198,34 @@ class _Grid:
             return not self.settings.retry_failed
         if old.status is Status.SKIPPED:  # what was missing may be installed by now
             with contextlib.suppress(Exception):
-                return pipeline.skip_reason(job.problem, job.line) == old.reason
+                return pipeline.skip_reason(job.problem, job.solver) == old.reason
             return False
         return not (old.status is Status.TIMEOUT and outlasts(old, self.settings.time_limit))
 
     def _submit(self, slot: _Slot, job: Job) -> None:
-        warm_up = job.line.text not in self.no_warm_up
+        warm_up = job.solver.text not in self.no_warm_up
         fresh = slot.problem_hash != job.problem.hash
         slot.job, slot.problem_hash = job, job.problem.hash
         problem = job.problem if fresh else None
-        order = Order(job.collection, job.line.text, job.seed, warm_up, self.settings)
-        if job.death is not None:
+        order = Order(job.collection, job.solver.text, job.seed, warm_up, self.settings)
+        if job.failure is not None:
             judging = Limits(setup_seconds=judging_seconds(self.settings.time_limit), memory=self.settings.memory_limit)
-            slot.worker.submit("fwbench.job:salvage", problem, order, job.death.handed, limits=judging)
+            slot.worker.submit("fwbench.job:salvage", problem, order, job.failure.handed, limits=judging)
             return
-        self.tell(JobStarted(job.collection, job.problem.name, job.line.text, job.seed))
+        self.tell(JobStarted(job.collection, job.problem.name, job.solver.text, job.seed))
         limits = Limits(
             self.settings.time_limit,
             grace(self.settings.time_limit, job.problem),
-            setup_seconds=self.settings.warm_up_seconds(job.line),
+            setup_seconds=self.settings.warm_up_seconds(job.solver),
             judging_seconds=judging_seconds(self.settings.time_limit),
             memory=self.settings.memory_limit,
         )
         slot.worker.submit("fwbench.job:execute", problem, order, limits=limits)
 
-    def _ended(self, slot: _Slot, reply: Reply | Death) -> None:
+    def _ended(self, slot: _Slot, reply: Reply | Failure) -> None:
         job, slot.job = slot.job, None
         assert job is not None
-        if isinstance(reply, Death) and self._try_again(slot, job, reply):
+        if isinstance(reply, Failure) and self._try_again(slot, job, reply):
             return
         outcome = self._outcome(job, reply)
         if not _clean(outcome.result, slot.worker, self.settings):
@@ -237,23 +237,23 @@ class _Grid:
             self.store.add_certificate(proof, proof.bound)
         self._record(outcome.result, reused=False)
 
-    def _try_again(self, slot: _Slot, job: Job, death: Death) -> bool:
-        if job.death is not None:
+    def _try_again(self, slot: _Slot, job: Job, failure: Failure) -> bool:
+        if job.failure is not None:
             return False
-        if death.kind == "setup" and job.line.text not in self.no_warm_up:
-            self.no_warm_up.add(job.line.text)  # without it the time limit will tell the true story
-        elif death.kind == "died" and not death.started and slot.worker.served and job.attempt == 1:
+        if failure.kind == "setup" and job.solver.text not in self.no_warm_up:
+            self.no_warm_up.add(job.solver.text)  # without it the time limit will tell the true story
+        elif failure.kind == "died" and not failure.started and slot.worker.served and job.attempt == 1:
             job = replace(job, attempt=2)  # perhaps what a former job left behind killed the worker
-        elif death.handed:
-            job = replace(job, death=death)
+        elif failure.handed:
+            job = replace(job, failure=failure)
         else:
             return False
         self.waiting.appendleft(job)
         return True
 
-    def _outcome(self, job: Job, reply: Reply | Death) -> Answer:
-        if job.death is not None:
-            outcome, reply = self._salvaged(job, job.death, reply), job.death
+    def _outcome(self, job: Job, reply: Reply | Failure) -> Answer:
+        if job.failure is not None:
+            outcome, reply = self._salvaged(job, job.failure, reply), job.failure
         elif isinstance(reply, Reply):
             outcome = reply.value
         else:
@@ -272,25 +272,25 @@ class _Grid:
         result = replace(outcome.result, timing=times, machine=origin, peak_memory=reply.peak or None)
         return replace(outcome, result=result)
 
-    def _salvaged(self, job: Job, death: Death, reply: Reply | Death) -> Answer:
+    def _salvaged(self, job: Job, failure: Failure, reply: Reply | Failure) -> Answer:
         """The row of a job that was killed, and what it had by then: an answer if the clock ended it, else a proof."""
-        nothing = self._fail(job, death.reason, death.seconds)
+        nothing = self._fail(job, failure.reason, failure.seconds)
         had = reply.value if isinstance(reply, Reply) else nothing
         if had.result.status is Status.FAILED:
             return nothing
-        if death.kind == "time":
-            reason = f"{death.reason}; what it had by then is kept"
-            return replace(had, result=replace(had.result, reason=reason, seconds=death.seconds))
+        if failure.kind == "time":
+            reason = f"{failure.reason}; what it had by then is kept"
+            return replace(had, result=replace(had.result, reason=reason, seconds=failure.seconds))
         if had.certificate is None:
             return nothing
-        reason = f"{death.reason}; the proof that it had by then is kept"
+        reason = f"{failure.reason}; the proof that it had by then is kept"
         return replace(nothing, result=replace(nothing.result, reason=reason), certificate=had.certificate)
 
     def _fail(self, job: Job, reason: str, seconds: float | None = None) -> Answer:
         return Answer(
             pipeline.failed(
                 job.problem,
-                job.line,
+                job.solver,
                 reason,
                 collection=job.collection,
                 seed=job.seed,

@@ -4,9 +4,8 @@ SCIP takes linear objectives only and would multiply out a quadratic one. With `
 
     min t + cᵀu   subject to   y = Fu,  Σ y² ≤ t,  the counts,  u binary,
 
-whose one nonlinear constraint is convex term by term, so that SCIP's cuts are gradients. On a row of 32 weights of
-``mini`` (the first of ``n032.up_proj``, each row's own ``d``) that was solved in 2 s of CPU time; within 4 s the
-epigraph ``yᵢ² ≤ tᵢ`` of each square was not, and the multiplied-out ``uᵀ(Q - D)u ≤ t`` still had a bound below 0.
+whose one nonlinear constraint is convex term by term, so that SCIP's cuts are gradients. The epigraph ``yᵢ² ≤ tᵢ`` of
+each square takes longer, and of the multiplied-out ``uᵀ(Q - D)u ≤ t`` the bound is still below 0 when that is solved.
 """
 
 from __future__ import annotations
