@@ -195,7 +195,7 @@ def run(
 
     chosen = [selectors] if isinstance(selectors, str | Path) else list(selectors)
     specs = [solvers] if isinstance(solvers, str) else list(solvers)
-    solvers = [pipeline.resolve(spec) for spec in specs or pipeline.default_set()]
+    resolved = [pipeline.resolve(spec) for spec in specs or pipeline.default_set()]
     for selector in chosen:
         collections.check(selector, patterns)
     found = (pair for selector in chosen for pair in collections.load(selector, patterns))
@@ -204,7 +204,7 @@ def run(
         with Store(path) as opened:
             run_grid(
                 found,
-                solvers,
+                resolved,
                 opened,
                 seeds=seeds,
                 jobs=jobs,

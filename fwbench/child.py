@@ -36,7 +36,7 @@ def judging() -> None:
 
 
 def hand_in(value: Any, afresh: bool = False) -> None:
-    """Called by a job with what its parent shall have of it, should it be killed (``Death.handed``, pickled).
+    """Called by a job with what its parent shall have of it, should it be killed (``Failure.handed``, pickled).
 
     Args:
         afresh: it takes the place of all that was handed in before.

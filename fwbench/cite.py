@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from statistics import median
 
-from fwbench import __version__, spec
+from fwbench import __version__, metrics, spec
 from fwbench.presets import title
 from fwbench.problem import Problem, labels
 from fwbench.problems import collections, registry
@@ -80,9 +80,7 @@ class Claim:
     @property
     def gap(self) -> float | None:
         """``(error - lower) / error``; None where no bound is known."""
-        if self.lower is None:
-            return None
-        return max(0.0, (self.error - self.lower) / self.error) if self.error else 0.0
+        return metrics.certified_gap(self.error, self.lower)
 
     @property
     def optimal(self) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fwbench import child, isolate, patterns, pipeline
-from fwbench.isolate import Death, Limits, Reply, Worker
+from fwbench.isolate import Failure, Limits, Reply, Worker
 from fwbench.problem import Problem
 from fwbench.result import Proof, Result, Status, Verdict
 from fwbench.stage import Context, Role, State, registry
@@ -61,7 +61,7 @@ class _Trial:
     """Cases and what came of them."""
 
     findings: list[tuple[Case, Finding]] = field(default_factory=list)
-    deaths: list[tuple[Case, Death]] = field(default_factory=list)
+    failures: list[tuple[Case, Failure]] = field(default_factory=list)
     untried: list[Case] = field(default_factory=list)
 
 
@@ -259,15 +259,15 @@ def _try_all(
             limits = Limits(case.seconds, grace, setup_seconds=warm_up_limit, memory=memory_limit)
             order = ("fwbench.contract:probe", case.problem, text, case.seconds, device, warm_up)
             reply = _await(worker, order, limits)
-            if isinstance(reply, Death) and reply.kind == "setup" and warm_up:
+            if isinstance(reply, Failure) and reply.kind == "setup" and warm_up:
                 warm_up = False  # without it the time limit will tell the true story
                 continue
             todo.pop(0)
             if isinstance(reply, Reply):
                 trial.findings.append((case, reply.value))
             else:
-                trial.deaths.append((case, reply))
-                if len(trial.deaths) == GIVE_UP:
+                trial.failures.append((case, reply))
+                if len(trial.failures) == GIVE_UP:
                     trial.untried = todo
                     break
     finally:
@@ -276,14 +276,14 @@ def _try_all(
     return trial
 
 
-def _await(worker: Worker, order: tuple, limits: Limits) -> Reply | Death:
+def _await(worker: Worker, order: tuple, limits: Limits) -> Reply | Failure:
     submitted = False
     while True:
         if worker.idle and not submitted:
             worker.submit(*order, limits=limits)
             submitted = True
         if not worker.alive:
-            return Death("died", "what an earlier run left behind ended the process")
+            return Failure("died", "what an earlier run left behind ended the process")
         wait(worker.handles(), timeout=isolate.POLL_SECONDS)
         if (reply := worker.poll()) is not None:
             return reply
@@ -292,9 +292,9 @@ def _await(worker: Worker, order: tuple, limits: Limits) -> Reply | Death:
 def judge_trial(trial: _Trial) -> list[Check]:
     """The lines of the suite, from what the workers saw."""
     checks = [_answered(case, finding.first) for case, finding in trial.findings]
-    checks += [Check(f"answers: {case.name}", False, death.reason) for case, death in trial.deaths]
+    checks += [Check(f"answers: {case.name}", False, failure.reason) for case, failure in trial.failures]
     if trial.untried:
-        checks.append(Check(f"answers: {len(trial.untried)} more", False, f"not tried after {GIVE_UP} deaths"))
+        checks.append(Check(f"answers: {len(trial.untried)} more", False, f"not tried after {GIVE_UP} failures"))
     seen = trial.findings
     late = [
         f"{c.name}: {f.first.seconds:.2g} s of {c.seconds:g} s"
@@ -307,9 +307,9 @@ def judge_trial(trial: _Trial) -> list[Check]:
         "determinism": [f"{c.name}: two masks for one seed" for c, f in seen if not f.same_mask],
     }
     about_processes = {
-        "deadline kept": late + _deaths(trial, "time", "setup"),
-        "memory kept": _deaths(trial, "memory"),
-        "the process survives": _deaths(trial, "died", "raised"),
+        "deadline kept": late + _failures(trial, "time", "setup"),
+        "memory kept": _failures(trial, "memory"),
+        "the process survives": _failures(trial, "died", "raised"),
     }
     answered = any(f.first.solved or f.first.status is Status.SKIPPED for _, f in seen)
     for name, complaints in about_answers.items():
@@ -322,8 +322,8 @@ def _line(name: str, complaints: list[str]) -> Check:
     return Check(name, not complaints, complaints[0] if complaints else "")
 
 
-def _deaths(trial: _Trial, *kinds: str) -> list[str]:
-    return [f"{case.name}: {death.reason}" for case, death in trial.deaths if death.kind in kinds]
+def _failures(trial: _Trial, *kinds: str) -> list[str]:
+    return [f"{case.name}: {failure.reason}" for case, failure in trial.failures if failure.kind in kinds]
 
 
 def _answered(case: Case, row: Result) -> Check:

@@ -1,7 +1,7 @@
 """Run functions in a process of their own, under limits of time and memory that are enforced from outside.
 
 A :class:`Worker` is one child process that takes one job after another, a job being a function named
-``module:function`` with pickled arguments. Whatever the child does (hang, eat memory, crash) ends as a :class:`Death`
+``module:function`` with pickled arguments. Whatever the child does (hang, eat memory, crash) ends as a :class:`Failure`
 with its true reason, and nobody else notices. Nothing here knows what the jobs are about.
 
 The child's side, and what a job may tell its parent, is :mod:`fwbench.child`.
@@ -56,7 +56,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Death:
+class Failure:
     """A job that gave no answer. ``kind``: time, setup, memory, died, raised (the process lives on)."""
 
     kind: str
@@ -145,8 +145,8 @@ class Worker:
         self._job = _Job(limits or Limits(), time.monotonic(), _oom_kills())
         self._post((function, arguments, self._job.limits.memory))
 
-    def poll(self) -> Reply | Death | None:
-        """Look after the process without waiting: its answer, its death, or None; enforces the limits.
+    def poll(self) -> Reply | Failure | None:
+        """Look after the process without waiting: its answer, its failure, or None; enforces the limits.
 
         Raises:
             WorkerError: the process died or hung before it was ready for its first job.
@@ -234,7 +234,7 @@ class Worker:
             raise
         return False
 
-    def _take_answer(self) -> Reply | Death:
+    def _take_answer(self) -> Reply | Failure:
         job = self._job
         assert job is not None
         assert job.message is not None
@@ -244,9 +244,9 @@ class Worker:
         if kind == "answer":
             value, peak = content
             return Reply(value, max(peak, job.peak) or self.resident(), job.seconds)
-        return _death(job, "memory" if content.startswith("memory") else "raised", content)
+        return _failure(job, "memory" if content.startswith("memory") else "raised", content)
 
-    def _over_limits(self, job: _Job) -> Death | None:
+    def _over_limits(self, job: _Job) -> Failure | None:
         now, limits = time.monotonic(), job.limits
         if now >= self._polled + POLL_SECONDS:
             self._polled = now
@@ -265,7 +265,7 @@ class Worker:
             return self._end("time", reason)
         return None
 
-    def _died(self) -> Death:
+    def _died(self) -> Failure:
         try:
             code = self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
@@ -281,17 +281,17 @@ class Worker:
         last = _last_line(self._tail)
         return self._end("died", f"{reason}; it last printed: {last}" if last else reason)
 
-    def _end(self, kind: str, reason: str) -> Death:
+    def _end(self, kind: str, reason: str) -> Failure:
         job, self._job = self._job, None
         self.close()
         if job is None:
             raise WorkerError(f"a worker process cannot start: {reason}")
-        return _death(job, kind, reason)
+        return _failure(job, kind, reason)
 
 
-def _death(job: _Job, kind: str, reason: str) -> Death:
+def _failure(job: _Job, kind: str, reason: str) -> Failure:
     handed = () if job.judging is not None else tuple(job.handed)
-    return Death(kind, reason, job.peak, job.seconds, job.started is not None, handed)
+    return Failure(kind, reason, job.peak, job.seconds, job.started is not None, handed)
 
 
 def _last_line(output: bytes) -> str:

@@ -97,7 +97,7 @@ def salvage(problem: Problem | None, order: Order, handed: Sequence[bytes]) -> A
 
     Args:
         problem: None for the one of the job before.
-        handed: of its :class:`fwbench.isolate.Death`.
+        handed: of its :class:`fwbench.isolate.Failure`.
     """
     answer = pipeline.salvage(order.run(problem), map(pickle.loads, handed))
     return Answer(answer.result, answer.keep, certificate=answer.certificate)

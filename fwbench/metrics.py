@@ -34,6 +34,22 @@ def gap_to_best(error: float | None, best: float | None) -> float | None:
     return math.inf if gap is None and best == 0 and error is not None and 0 < error < math.inf else gap
 
 
+def relative_error(error: float | None, everything: float | None) -> float | None:
+    """``f / f(prune everything)``. ``None`` if either is unknown; of zero it is 0 if ``f = 0``, else infinity."""
+    return _quotient(error, everything, 0.0)
+
+
+def ratio_to_wanda(error: float | None, wanda: float | None) -> float | None:
+    """``f / f(Wanda's mask)``. ``None`` if either is unknown; of zero it is 1 if ``f = 0``, else infinity."""
+    return _quotient(error, wanda, 1.0)
+
+
+def certified_gap(upper: float | None, lower: float | None) -> float | None:
+    """:func:`optimality_gap` of a bound that is proved: one above the error by rounding leaves no gap."""
+    gap = optimality_gap(upper, lower)
+    return None if gap is None else max(0.0, gap)
+
+
 def rounding_error(rounded: float | None, relaxed: float | None) -> float | None:
     """``(f(rounded) - f(relaxed)) / f(rounded)``, ``f`` the unmodified objective at both.
 
@@ -49,6 +65,12 @@ def _ratio(a: float | None, b: float | None, denominator: float | None) -> float
     if denominator == 0:
         return 0.0 if a == b else None
     return (a - b) / denominator
+
+
+def _quotient(a: float | None, b: float | None, equal: float) -> float | None:
+    if a is None or b is None:
+        return None
+    return a / b if b else (equal if a == 0 else math.inf)
 
 
 def shifted_geometric_mean(
@@ -113,37 +135,9 @@ def performance_profile(costs: Costs, taus: Sequence[float] | np.ndarray) -> np.
     Returns:
         ``(points, solvers)`` in [0, 1]. A problem that nobody solved counts in the denominator.
     """
-    return _fractions(ratios_to_best(costs), taus)
-
-
-def data_profile(costs: Costs, budgets: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Fraction of the problems (or problem-target pairs) that a solver solves within a budget.
-
-    The data profile of Moré and Wild 2009, eq. 8, with the costs in any unit of budget; where the lines are pairs of
-    problem and target it is the empirical distribution (ECDF) of COCO.
-
-    Args:
-        costs: ``(lines, solvers)``, the budget needed; NaN or infinity where the target was never reached.
-        budgets: ``(points,)``.
-
-    Returns:
-        ``(points, solvers)`` in [0, 1].
-    """
-    return _fractions(_matrix(costs), budgets)
-
-
-def _fractions(costs: np.ndarray, limits: Sequence[float] | np.ndarray) -> np.ndarray:
-    limits = np.asarray(limits, dtype=np.float64)
-    within = np.isfinite(costs)[None] & (costs[None] <= limits[:, None, None])
-    return within.sum(axis=1) / max(costs.shape[0], 1)
-
-
-def cost_to_target(trace: Iterable[tuple[float, float | None]], target: float) -> float:
-    """Seconds (or any cost) of the first point of an anytime curve ``(cost, value)`` that is at most ``target``.
-
-    Infinity if it never is.
-    """
-    return min((cost for cost, value in trace if value is not None and value <= target), default=math.inf)
+    ratios, limits = ratios_to_best(costs), np.asarray(taus, dtype=np.float64)
+    within = np.isfinite(ratios)[None] & (ratios[None] <= limits[:, None, None])
+    return within.sum(axis=1) / max(len(ratios), 1)
 
 
 def wins(costs: Costs, tolerance: float = 1e-6) -> np.ndarray:

@@ -50,11 +50,6 @@ def row_errors(G: Array, change: Array) -> Array:
     return ((change @ G) * change).sum(-1)
 
 
-def gradient(W: Array, G: Array, u: Array) -> Array:
-    """Gradient of the error in ``u``, ``(..., rows, n)``: ``2 w∘((w∘u) G)`` (SparseFW, arXiv 2510.13713, eq. 5)."""
-    return 2 * W * ((W * u) @ G)
-
-
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One layer's mask selection problem; immutable.
@@ -188,10 +183,6 @@ class Problem:
     def error_of_weights(self, weights: np.ndarray) -> float:
         """The same for the layer, ``‖(W - Ŵ) X‖² / tokens``, float64."""
         return float(self.weight_errors(weights).sum())
-
-    def gradient(self, u: np.ndarray) -> np.ndarray:
-        """Gradient of the error at ``u``, float64 ``(rows, n)``."""
-        return gradient(self.W.astype(np.float64), self.G, np.asarray(u, dtype=np.float64))
 
     def with_pattern(self, pattern: Pattern | str) -> Problem:
         """The same layer under another pattern."""

@@ -21,7 +21,7 @@ from types import FrameType
 
 from fwbench import machine, pipeline, timing
 from fwbench.events import Event, JobEnded, JobStarted, Progress, Summary
-from fwbench.isolate import POLL_SECONDS, Death, Limits, Reply, Worker
+from fwbench.isolate import POLL_SECONDS, Failure, Limits, Reply, Worker
 from fwbench.job import WARM_UP_SECONDS, Order, Settings
 from fwbench.pipeline import Answer, Run, Solver
 from fwbench.problem import Problem
@@ -38,7 +38,7 @@ class Job:
 
     run: Run
     attempt: int = 1  # on this run; a worker that a former job broke is no fault of this one
-    death: Death | None = None  # it was killed; what it had handed in is to be judged
+    failure: Failure | None = None  # it was killed; what it had handed in is to be judged
 
 
 def run_grid(
@@ -203,9 +203,9 @@ class _Grid:
         slot.job, slot.problem_hash = job, job.run.problem.hash
         problem = job.run.problem if fresh else None
         order = Order(job.run.collection, job.run.solver.text, job.run.seed, warm_up, self.settings)
-        if job.death is not None:
+        if job.failure is not None:
             judging = Limits(setup_seconds=judging_seconds(self.settings.time_limit), memory=self.settings.memory_limit)
-            slot.worker.submit("fwbench.job:salvage", problem, order, job.death.handed, limits=judging)
+            slot.worker.submit("fwbench.job:salvage", problem, order, job.failure.handed, limits=judging)
             return
         self.tell(JobStarted(job.run.collection, job.run.problem.name, job.run.solver.text, job.run.seed))
         limits = Limits(
@@ -217,10 +217,10 @@ class _Grid:
         )
         slot.worker.submit("fwbench.job:execute", problem, order, limits=limits)
 
-    def _ended(self, slot: _Slot, reply: Reply | Death) -> None:
+    def _ended(self, slot: _Slot, reply: Reply | Failure) -> None:
         job, slot.job = slot.job, None
         assert job is not None
-        if isinstance(reply, Death) and self._try_again(slot, job, reply):
+        if isinstance(reply, Failure) and self._try_again(slot, job, reply):
             return
         outcome = self._outcome(job, reply)
         if not _clean(outcome.result, slot.worker, self.settings):
@@ -232,23 +232,23 @@ class _Grid:
             self.store.add_certificate(proof, proof.bound)
         self._record(outcome.result, reused=False)
 
-    def _try_again(self, slot: _Slot, job: Job, death: Death) -> bool:
-        if job.death is not None:
+    def _try_again(self, slot: _Slot, job: Job, failure: Failure) -> bool:
+        if job.failure is not None:
             return False
-        if death.kind == "setup" and job.run.solver.text not in self.no_warm_up:
+        if failure.kind == "setup" and job.run.solver.text not in self.no_warm_up:
             self.no_warm_up.add(job.run.solver.text)  # without it the time limit will tell the true story
-        elif death.kind == "died" and not death.started and slot.worker.served and job.attempt == 1:
+        elif failure.kind == "died" and not failure.started and slot.worker.served and job.attempt == 1:
             job = replace(job, attempt=2)  # perhaps what a former job left behind killed the worker
-        elif death.handed:
-            job = replace(job, death=death)
+        elif failure.handed:
+            job = replace(job, failure=failure)
         else:
             return False
         self.waiting.appendleft(job)
         return True
 
-    def _outcome(self, job: Job, reply: Reply | Death) -> Answer:
-        if job.death is not None:
-            outcome, reply = self._salvaged(job, job.death, reply), job.death
+    def _outcome(self, job: Job, reply: Reply | Failure) -> Answer:
+        if job.failure is not None:
+            outcome, reply = self._salvaged(job, job.failure, reply), job.failure
         elif isinstance(reply, Reply):
             outcome = reply.value
         else:
@@ -267,18 +267,18 @@ class _Grid:
         result = replace(outcome.result, timing=times, machine=origin, peak_memory=reply.peak or None)
         return replace(outcome, result=result)
 
-    def _salvaged(self, job: Job, death: Death, reply: Reply | Death) -> Answer:
+    def _salvaged(self, job: Job, failure: Failure, reply: Reply | Failure) -> Answer:
         """The row of a job that was killed, and what it had by then: an answer if the clock ended it, else a proof."""
-        nothing = Answer(job.run.failed(death.reason, seconds=death.seconds))
+        nothing = Answer(job.run.failed(failure.reason, seconds=failure.seconds))
         had = reply.value if isinstance(reply, Reply) else nothing
         if had.result.status is Status.FAILED:
             return nothing
-        if death.kind == "time":
-            reason = f"{death.reason}; what it had by then is kept"
-            return replace(had, result=replace(had.result, reason=reason, seconds=death.seconds))
+        if failure.kind == "time":
+            reason = f"{failure.reason}; what it had by then is kept"
+            return replace(had, result=replace(had.result, reason=reason, seconds=failure.seconds))
         if had.certificate is None:
             return nothing
-        reason = f"{death.reason}; the proof that it had by then is kept"
+        reason = f"{failure.reason}; the proof that it had by then is kept"
         return replace(nothing, result=replace(nothing.result, reason=reason), certificate=had.certificate)
 
     def _record(self, result: Result, reused: bool) -> None:

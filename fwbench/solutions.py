@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fwbench import machine, pipeline
+from fwbench import machine, metrics, pipeline
 from fwbench.judge import judge
 from fwbench.pipeline import Answer
 from fwbench.problem import Problem
@@ -65,8 +65,8 @@ def import_solution(
         verdict=found.verdict,
         reason=f"imported from {Path(path).name}",
         error=found.error,
-        relative_error=found.error / problem.total if problem.total else 0.0,
-        ratio_to_wanda=found.error / wanda if wanda else 1.0,
+        relative_error=metrics.relative_error(found.error, problem.total),
+        ratio_to_wanda=metrics.ratio_to_wanda(found.error, wanda),
         device="",
         dtype="",
         machine=machine.describe(),

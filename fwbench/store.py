@@ -226,10 +226,6 @@ class Store:
         except ValueError as error:
             raise StoreError(f"{self.path}: problem {problem_hash[:12]}: {error}") from None
 
-    def best_lower(self, problem_hash: str) -> float | None:
-        """The best verified lower bound on a problem, from any source; or None."""
-        return self._one("SELECT max(bound) FROM certificates WHERE problem_hash = ?", (problem_hash,))[0]
-
     def problems(self) -> list[dict[str, Any]]:
         """What is known of each problem: hash, name, collection, pattern, rows, n, meta, total, origin, counts.
 

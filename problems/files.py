@@ -140,12 +140,6 @@ def file_stem(name: str) -> str:
     return f"{stem.encode()[: LONGEST - 13].decode(errors='ignore')}-{digest}"
 
 
-def read_keeps(path: Path | str) -> dict[str, np.ndarray]:
-    """Masks stored with a problem: bool ``(rows, n)`` by name. Raises ProblemError if the file is unreadable."""
-    tensors, _, _ = _read(Path(path), lambda key: key.startswith("keep_"))
-    return {key.removeprefix("keep_"): keep.astype(bool) for key, keep in tensors.items()}
-
-
 def read_folder(path: Path | str, pattern: Pattern | str | None = None) -> Iterator[Problem]:
     """Read every problem file of a folder, in the order of their names.
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import torch
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 
@@ -89,12 +88,6 @@ def load_model(name: str | Path, trust_remote_code: bool = False) -> Model:
         label = _label(path.name)
     network, tokenizer = load(name, name, folder, trust_remote_code, **options)
     return Model(label, network, tokenizer, source, license, folder)
-
-
-def wrap(label: str, network: Any, tokenizer: Any = None, source: str = "", license: str = "") -> Model:
-    """A model that is already in memory, as :func:`load_model` would give it; the network is cast in place."""
-    network.to(torch.float32).eval().requires_grad_(False)
-    return Model(label, network, tokenizer, source or label, license)
 
 
 def _label(name: str) -> str:

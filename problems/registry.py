@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fwbench import sheet
+from fwbench import metrics, sheet
 from fwbench.judge import judge
 from fwbench.problem import Problem, labels
 from fwbench.problems.files import file_stem, write_atomic
@@ -72,9 +72,7 @@ class BestKnown:
     @property
     def gap(self) -> float | None:
         """Optimality gap ``(upper - lower) / upper``; None unless both are known."""
-        if self.upper is None or self.lower is None:
-            return None
-        return max(0.0, (self.upper - self.lower) / self.upper) if self.upper else 0.0
+        return metrics.certified_gap(self.upper, self.lower)
 
 
 COLUMNS = [item.name for item in fields(BestKnown) if item.name != "mask"]

@@ -1,7 +1,6 @@
 """Seeded generators of problems: for tests, for scaling curves, and as hard cases that real layers rarely show.
 
-All are small by default. ``CASES`` is the collection ``synthetic``; ``HOSTILE`` holds degenerate problems on which a
-solver must stay sane, and on which errors say little about its quality.
+All are small by default; ``CASES`` is the collection ``synthetic``.
 """
 
 from __future__ import annotations
@@ -101,12 +100,6 @@ def zero_rows(rows: int = 4, n: int = 32, pattern: Pattern | str = "0.5", seed: 
     return _problem(name or f"zero-rows-{n}", W, problem.G, pattern, seed)
 
 
-def scaled(scale: float, rows: int = 3, n: int = 16, pattern: Pattern | str = "0.5", name: str = "") -> Problem:
-    """``G`` in units in which absolute tolerances and float32 squares fail; with ``scale=0`` it is zero."""
-    problem = correlated(rows, n, pattern=pattern)
-    return _problem(name or f"scaled-{scale:g}", problem.W, problem.G * scale, pattern, 0)
-
-
 def _problem(name: str, W: np.ndarray, G: np.ndarray, pattern: Pattern | str, seed: int) -> Problem:
     return Problem(name, W, G, parse(pattern), {**META, "source": f"fwbench.problems.synthetic {name} seed {seed}"})
 
@@ -130,20 +123,5 @@ CASES: dict[str, Callable[[], Problem]] = _named(
         "planted.n048": _planted,
         "ties.n032": ties,
         "zero_rows.n032": zero_rows,
-    }
-)
-
-HOSTILE: dict[str, Callable[[], Problem]] = _named(
-    {
-        "one_weight": partial(correlated, rows=1, n=1),
-        "one_column": partial(correlated, rows=4, n=1, pattern="1"),
-        "nothing_pruned": partial(correlated, rows=3, n=16, pattern="0"),
-        "all_pruned": partial(correlated, rows=3, n=16, pattern="1"),
-        "zero_gram": partial(scaled, 0.0),
-        "huge": partial(scaled, 1e30),
-        "tiny": partial(scaled, 1e-30),
-        "degenerate.2:4": partial(degenerate, n=16, pattern="2:4"),
-        "zero_rows.unstructured:0.5": partial(zero_rows, n=16, pattern="unstructured:0.5"),
-        "ties.2:4": partial(ties, n=16, pattern="2:4"),
     }
 )

@@ -68,7 +68,7 @@ def test_it_never_waits_for_a_key(worker):
         ("sys:exit", "gone", "the process died: exit code 1; it last printed: gone"),
     ],
 )
-def test_death_has_its_true_reason(worker, function, argument, reason):
+def test_a_failure_has_its_true_reason(worker, function, argument, reason):
     reply = call(worker, function, argument)
     assert (reply.kind, reply.reason, worker.alive) == ("died", reason, False)
 

@@ -80,7 +80,6 @@ def test_profiles_by_hand():
     costs = np.array([[1.0, 2.0], [4.0, 1.0], [inf, 3.0], [nan, nan]])
     profile = metrics.performance_profile(costs, [1, 2, 4, inf])
     assert profile.tolist() == [[0.25, 0.5], [0.25, 0.75], [0.5, 0.75], [0.5, 0.75]]  # failures at no tau
-    assert metrics.data_profile(costs, [1, 3, inf]).tolist() == [[0.25, 0.25], [0.25, 0.75], [0.5, 0.75]]
     assert metrics.wins(costs).tolist() == [1, 2]
     assert metrics.wins(np.array([[1.0, 1.0 + 1e-9], [2.0, 1.0]])).tolist() == [1, 2]
 
@@ -101,11 +100,21 @@ def test_costs_are_checked():
         metrics.wins(-np.ones((1, 1)))
 
 
-def test_cost_to_target():
-    trace = [(0.1, None), (0.5, 3.0), (2.0, 1.0), (1.0, 2.0)]
-    assert metrics.cost_to_target(trace, 2.0) == 1.0
-    assert metrics.cost_to_target(trace, 0.5) == inf
-    assert metrics.cost_to_target([], 0.5) == inf
+@pytest.mark.parametrize(
+    ("error", "whole", "relative", "ratio"),
+    [(3.0, 4.0, 0.75, 0.75), (0.0, 4.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (2.0, 0.0, inf, inf), (None, 1.0, None, None)],
+)
+def test_errors_over_a_yardstick(error, whole, relative, ratio):
+    assert metrics.relative_error(error, whole) == relative
+    assert metrics.ratio_to_wanda(error, whole) == ratio
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower", "gap"),
+    [(4.0, 3.0, 0.25), (4.0, 4.0 + 1e-12, 0.0), (0.0, 0.0, 0.0), (None, 1.0, None), (1.0, None, None)],
+)
+def test_a_certified_gap_is_never_negative(upper, lower, gap):
+    assert metrics.certified_gap(upper, lower) == gap
 
 
 @given(st.lists(costs_of, min_size=1), st.floats(0, 100))

@@ -9,7 +9,6 @@ import tiny_architectures
 import torch
 
 from fwbench.perplexity import perplexity
-from fwbench.problems import models
 from fwbench.problems.structure import ModelError
 from fwbench.problems.text import Text, TextError
 
@@ -159,7 +158,7 @@ def test_a_broken_model_is_refused():
 def test_the_head_in_pieces_whatever_is_called_the_decoder(monkeypatch, family):
     """``get_decoder`` gives the head (ModernBERT), the model itself (Llama 4), or what the body wraps (BART)."""
     monkeypatch.setattr("fwbench.perplexity.PIECE", 8 * tiny.VOCABULARY)
-    model = models.wrap(family, tiny_architectures.network(family), tiny.tokenizer)
+    model = tiny.wrap(family, tiny_architectures.network(family), tiny.tokenizer)
     rows = torch.tensor(ids_of(TEXT)[:96]).reshape(2, 48)
     logits = model.network(input_ids=rows, use_cache=False).logits[:, :-1].double()
     loss = -logits.log_softmax(-1).gather(2, rows[:, 1:, None]).mean()
@@ -171,8 +170,8 @@ def test_the_head_in_pieces_whatever_is_called_the_decoder(monkeypatch, family):
 
 def test_the_longest_window_is_what_positions_leave(model):
     network = tiny_architectures.network("roberta")
-    assert perplexity(models.wrap("roberta", network, tiny.tokenizer), TEXT).length == 63
-    unlimited = models.wrap("mamba", tiny_architectures.network("mamba"), tiny.tokenizer)
+    assert perplexity(tiny.wrap("roberta", network, tiny.tokenizer), TEXT).length == 63
+    unlimited = tiny.wrap("mamba", tiny_architectures.network("mamba"), tiny.tokenizer)
     assert perplexity(unlimited, TEXT).length == len(ids_of(TEXT))
 
 
@@ -186,13 +185,13 @@ def test_a_model_that_looks_at_later_tokens(family, given):
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     with pytest.raises(ModelError, match=r"depends on later ones .*; prune takes it with --evaluate none"):
-        perplexity(models.wrap(family, network, tiny.tokenizer), TEXT)
+        perplexity(tiny.wrap(family, network, tiny.tokenizer), TEXT)
 
 
 def test_a_model_that_needs_more_than_text():
     network = tiny_architectures.network("gemma4_assistant")
     with pytest.raises(ModelError, match="and nothing else fails"):
-        perplexity(models.wrap("assistant", network, tiny.tokenizer), TEXT)
+        perplexity(tiny.wrap("assistant", network, tiny.tokenizer), TEXT)
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from layers import PATTERNS, hostile_layers, integer_layer, pattern_of, random_layer
+from oracles import gradient
 
 from fwbench.patterns import PatternError
-from fwbench.problem import Problem, ProblemError, gradient, labels, row_errors, shrunk
+from fwbench.problem import Problem, ProblemError, labels, row_errors, shrunk
 
 
 def with_inputs(rows: int = 3, n: int = 8, tokens: int = 20, seed: int = 0) -> tuple[Problem, np.ndarray]:
@@ -71,14 +72,14 @@ def test_gradient_by_central_differences(pattern):
     h = 0.25  # f is quadratic: central differences are exact but for rounding
     steps = h * np.eye(problem.n)
     numeric = [(problem.row_errors(u + s) - problem.row_errors(u - s)) / (2 * h) for s in steps]
-    np.testing.assert_allclose(problem.gradient(u), np.transpose(numeric), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(gradient(problem, u), np.transpose(numeric), rtol=1e-10, atol=1e-12)
 
 
 def test_gradient_of_a_known_quadratic():
     problem = Problem(
         "diagonal", [[1.0, 2.0, -3.0]], np.diag([1.0, 2.0, 0.5]), np.array([1])
     )  # f = u1² + 8u2² + 4.5u3²
-    assert problem.gradient(np.array([[1.0, 0.5, 2.0]])).tolist() == [[2.0, 8.0, 18.0]]
+    assert gradient(problem, np.array([[1.0, 0.5, 2.0]])).tolist() == [[2.0, 8.0, 18.0]]
 
 
 def test_one_formula_for_numpy_and_torch():
@@ -86,7 +87,6 @@ def test_one_formula_for_numpy_and_torch():
     u = np.random.default_rng(0).random((2, *problem.shape))  # a batch
     W, G = problem.W.astype(float), problem.G
     tensors = [torch.tensor(x) for x in (W, G, u)]
-    np.testing.assert_allclose(gradient(*tensors).numpy(), gradient(W, G, u), rtol=1e-12)
     np.testing.assert_allclose(
         row_errors(tensors[1], tensors[0] * tensors[2]).numpy(), row_errors(G, W * u), rtol=1e-12
     )

@@ -60,7 +60,6 @@ def test_everything_comes_back(path, problem, outcome):
         [found] = store.certificates(problem.hash)
         assert (found.bound, found.source, found.kind) == (0.25, "wanda", "diagonal")
         assert np.array_equal(found.arrays["u"], proof.arrays["u"])
-        assert store.best_lower(problem.hash) == 0.25
         [known] = store.problems()
         assert (known["hash"], known["total"], known["collection"]) == (problem.hash, problem.total, "tests")
 
@@ -68,7 +67,7 @@ def test_everything_comes_back(path, problem, outcome):
 def test_an_empty_store_answers(path):
     with Store(path) as store:
         assert (store.results(), store.keys(), store.problems(), store.certificates("x")) == ([], {}, [], [])
-        assert store.get("x") is store.mask("x") is store.best_lower("x") is None
+        assert store.get("x") is store.mask("x") is None
         assert store.attempts("x") == 0
 
 
@@ -115,7 +114,6 @@ def test_the_best_certificate_of_each_source_stays(path, problem):
         assert not store.add_certificate(certificate(problem, 1.5), 1.5)
         assert store.add_certificate(certificate(problem, 3.0, "other"), 3.0)
         assert [(c.source, c.bound) for c in store.certificates(problem.hash)] == [("other", 3.0), ("fw", 2.0)]
-        assert store.best_lower(problem.hash) == 3.0
 
 
 def test_a_reader_sees_what_a_writer_has_committed(path, problem, outcome):

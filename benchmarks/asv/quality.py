@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from fwbench import metrics
 from fwbench.pipeline import resolve, run
 
 from .mini import BLOCKS, mini, one_thread
@@ -38,9 +39,8 @@ class Quality:
 
 def numbers(name: str, spec: str) -> dict[str, float]:
     result = run(mini(name), resolve(spec), threads=1).result
-    ratio, rounding, lower = (
-        math.nan if value is None else value
-        for value in (result.ratio_to_wanda, result.rounding_error, result.lower_bound)
+    gap = metrics.optimality_gap(result.error, result.lower_bound)
+    ratio, rounding, gap = (
+        math.nan if value is None else value for value in (result.ratio_to_wanda, result.rounding_error, gap)
     )
-    gap = (result.error - lower) / result.error if result.error else math.nan
     return {"ratio_to_wanda": ratio, "rounding_error": rounding, "optimality_gap": gap}

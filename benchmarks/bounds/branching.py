@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -23,15 +24,14 @@ from benchmarks.shared.samples import one_row
 from benchmarks.shared.threads import one_thread
 from fwbench.problems.collections import one
 from fwbench.solvers.bounds.stage import chosen_rows
-from fwbench.solvers.semidefinite.mccormick import mccormick
+from fwbench.solvers.semidefinite.ladder import row_bound
 from fwbench.solvers.semidefinite.row import RowForm
 from fwbench.solvers.semidefinite.shor import Shor, shor
-from fwbench.solvers.semidefinite.triangles import triangles
 
 BOUNDS = {
     "shor": (shor, 6),
-    "mccormick": (mccormick, 3),
-    "triangles": (triangles, 2),
+    "mccormick": (partial(row_bound, "mccormick"), 3),
+    "triangles": (partial(row_bound, "triangles"), 2),
 }  # and levels: 2^(level + 1) - 1 nodes
 BRANCHING_CSV = "branching.csv"
 

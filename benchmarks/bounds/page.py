@@ -19,7 +19,7 @@ from benchmarks.bounds import tables, worlds_page
 from benchmarks.bounds.branching import BRANCHING_CSV, Branched
 from benchmarks.bounds.layers import LAYERS_CSV, Layer
 from benchmarks.bounds.methods import METHODS_CSV, Method
-from benchmarks.bounds.rows import ROWS_CSV, SIZES_CSV, Measured
+from benchmarks.bounds.rows import LADDER, ROWS_CSV, SIZES_CSV, Measured
 from benchmarks.bounds.tables import SAMPLE, Lines, grouped, part, sampled
 from benchmarks.bounds.worlds import WORLDS_CSV, Point
 from benchmarks.shared import command
@@ -27,7 +27,6 @@ from benchmarks.shared.csv_lines import read, required, write
 from benchmarks.shared.markdown import method, write_page
 from fwbench.problems.collections import LAYERS
 from fwbench.report import figures
-from fwbench.solvers.bounds.stage import LADDER
 
 MARKERS = dict(zip(LADDER, "os^DP", strict=True))
 

@@ -29,12 +29,14 @@ from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read, write
 from benchmarks.shared.samples import one_row
 from benchmarks.shared.threads import one_thread, restart_on_one_thread
-from fwbench import pipeline
+from fwbench import metrics, pipeline
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers.bounds.stage import LADDER, METHODS, chosen_rows
+from fwbench.solvers.bounds.stage import chosen_rows
+from fwbench.solvers.semidefinite.ladder import RUNGS, row_bound
 
 PRESET = "push+swap+safeguard+tabu+anneal(rounds=5)"  # `best`, as the lines of the file have it
+LADDER = tuple(RUNGS)  # from the bottom
 SAMPLED = LADDER[:3]  # on 24 rows of each layer and more; triangles, which cost some four times as much, on fewer
 SAME = 1 + 1e-6  # errors this close are one mask's, on Gram matrices that differ in last bits
 ROWS_CSV, SIZES_CSV = "rows.csv", "sizes.csv"
@@ -76,7 +78,6 @@ class Task:
 def solve(task: Task) -> list[Measured]:
     """The bounds of one row: the worker's part."""
     from fwbench.solvers.semidefinite.row import RowForm
-    from fwbench.solvers.semidefinite.shor import shor
 
     layer = problem_of(task.selector, task.name)
     problem = one_row(layer, task.row, task.n)
@@ -86,13 +87,10 @@ def solve(task: Task) -> list[Measured]:
     upper = best_error(problem) if task.upper is None else task.upper
     began, found, lines = time.process_time(), None, []
     for kind in LADDER[: 1 + max(LADDER.index(kind) for kind in task.kinds)]:
-        if kind == "shor":
-            found = shor(form, tolerance=3e-4)
-        else:
-            found = METHODS[kind][0](form, found)
+        found = row_bound(kind, form, found)
         seconds, lower = time.process_time() - began, found.proof.bound
         if kind in task.kinds:
-            gap = 1 - lower / upper if upper > 0 else 0.0
+            gap = metrics.optimality_gap(upper, lower) or 0.0
             line = (layer.name, layer.hash[:12], task.row, problem.n, kind, upper, lower, gap, seconds)
             lines.append(Measured(*line, found.converged, task.masks))
     return lines
@@ -180,7 +178,7 @@ def rewrite(path: Path, changed: Callable[[Measured], Measured]) -> None:
 def _with_mask(line: Measured, error: float | None) -> Measured:
     if error is None or line.masks == PRESET or error > line.upper * SAME:
         return line
-    return replace(line, upper=error, gap=1 - line.lower / error if error > 0 else 0.0, masks=PRESET)
+    return replace(line, upper=error, gap=metrics.optimality_gap(error, line.lower) or 0.0, masks=PRESET)
 
 
 def main() -> None:

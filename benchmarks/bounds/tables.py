@@ -13,15 +13,15 @@ import numpy as np
 from benchmarks.bounds.branching import Branched, child
 from benchmarks.bounds.layers import Layer
 from benchmarks.bounds.methods import METHODS, Method
-from benchmarks.bounds.rows import SAMPLED, Measured, best_error
+from benchmarks.bounds.rows import LADDER, SAMPLED, Measured, best_error
 from benchmarks.shared import samples
 from benchmarks.shared.markdown import method as named
 from benchmarks.shared.markdown import table
 from benchmarks.shared.samples import one_row, selector_of
 from fwbench.problems.collections import LAYERS, one
 from fwbench.report.text import number, percent
-from fwbench.solvers.bounds.stage import LADDER, chosen_rows
-from fwbench.solvers.semidefinite.doubly_nonnegative import doubly_nonnegative
+from fwbench.solvers.bounds.stage import chosen_rows
+from fwbench.solvers.semidefinite.ladder import row_bound
 from fwbench.solvers.semidefinite.row import RowForm
 from fwbench.solvers.semidefinite.shor import shor
 
@@ -292,7 +292,7 @@ def fixing(chosen: str = "smollm2/07.gate_proj", count: int = 2, weights: int = 
         problem = one_row(layer, row, layer.n)
         form, upper = RowForm.of(problem, 0), best_error(problem)
         first = shor(form, tolerance=1e-3)
-        second = doubly_nonnegative(form, first)
+        second = row_bound("dnn", form, first)
         heaviest = [i for i in np.argsort(-form.Q.diagonal()) if first.proof.u[i] < 0.5][:weights]
         without = [shor(child(form, i, pruned=True), tolerance=1e-3).proof.bound for i in heaviest]
         rise = np.array(without) - first.proof.bound

@@ -24,7 +24,7 @@ from fwbench.problem import Problem
 from fwbench.problems.collections import one
 from fwbench.result import TracePoint
 from fwbench.solvers.external.qp import QuadraticProgram
-from fwbench.solvers.frank_wolfe.loop import DIRECTION_RULES
+from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State

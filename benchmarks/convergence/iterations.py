@@ -23,14 +23,14 @@ from benchmarks.shared.csv_lines import append, read
 from benchmarks.shared.threads import one_thread
 from fwbench import machine
 from fwbench.problems.collections import one
-from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.frank_wolfe import loop, rules
 from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
 
 LAYERS = ("smollm2/07.gate_proj", "smollm2/07.down_proj")
 OPTIONS = {
     "SparseFW (open step)": loop.Options(step="open"),
-    **{variant: loop.Options(variant=variant) for variant in loop.DIRECTION_RULES},
+    **{variant: loop.Options(variant=variant) for variant in rules.DIRECTION_RULES},
     "push": loop.Options(),
 }
 PUSHED = 0.3  # push's strength, of the diagonal: about the middle of its rounds

@@ -14,7 +14,7 @@ from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required
 from benchmarks.shared.markdown import table, write_page
 from fwbench.report import figures
-from fwbench.solvers.frank_wolfe.loop import DIRECTION_RULES
+from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES
 
 FLOOR = 1e-8  # lowest gap drawn
 COLOURS = dict(zip(DIRECTION_RULES, figures.COLOURS, strict=False))

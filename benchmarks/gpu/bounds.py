@@ -21,11 +21,12 @@ from fwbench import machine, verify
 from fwbench.bounds import group_bounds
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers.bounds.batch import Batch, fitting
-from fwbench.solvers.bounds.stage import METHODS, Bound, chosen_rows
+from fwbench.solvers.bounds.batch import Device, fitting, path_of_batches
+from fwbench.solvers.bounds.stage import Bound, chosen_rows
 from fwbench.solvers.numerics.threads import rows_pool, torch_threads
+from fwbench.solvers.semidefinite.ladder import climb, row_bound
 from fwbench.solvers.semidefinite.row import RowForm, row_certificate
-from fwbench.solvers.semidefinite.shor import Shor, shor
+from fwbench.solvers.semidefinite.shor import Shor
 from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context, State
 
@@ -36,7 +37,7 @@ TOLERANCE = 3e-4
 def timed(name: str, problem: Problem, rows: Sequence[int], device: str, cores: int) -> list[dict[str, Any]]:
     """A line for each kind: seconds of all rows on the device, of a few on the host, the bounds of both."""
     forms = [RowForm.of(problem, row) for row in rows]
-    batch = Batch(device, TOLERANCE, None, cores)
+    machine = Device(device, TOLERANCE, cores)
     size = fitting(problem.n, device)
     few = np.linspace(0, len(rows) - 1, min(cores, len(rows))).astype(int).tolist()  # a row for each core of the host
     solved: list[Shor | None] = [None] * len(rows)
@@ -47,15 +48,12 @@ def timed(name: str, problem: Problem, rows: Sequence[int], device: str, cores: 
         found: list[Shor] = []
         for first in range(0, len(rows), size):
             part = slice(first, first + size)
-            found += batch.prove(kind, forms[part], solved[part])
+            found += climb(path_of_batches(kind), forms[part], solved[part], machine)
         seconds = time.perf_counter() - began
         solved = list(found)
 
         def one(at: int, start: Shor | None, kind: str = kind) -> Shor:
-            if kind == "shor":
-                return shor(forms[at], tolerance=TOLERANCE)
-            method, iterations = METHODS[kind]
-            return method(forms[at], start, iterations=iterations, tolerance=TOLERANCE)
+            return row_bound(kind, forms[at], start, tolerance=TOLERANCE)
 
         began = time.perf_counter()
         with torch_threads(cores), rows_pool(min(cores, len(few))) as pool:

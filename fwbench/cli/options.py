@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
+from click.decorators import FC
 
 from fwbench.spec import SEEDS, SpecError
 from fwbench.spec import numbers as read_numbers
@@ -63,6 +65,6 @@ places = click.option(
 )
 
 
-def dtype(default: str) -> click.decorators.FC:
+def dtype(default: str) -> Callable[[FC], FC]:
     """Precision of the solvers; certificates and errors are float64 always."""
     return click.option("--dtype", default=default, show_default=True, type=click.Choice(["float32", "float64"]))

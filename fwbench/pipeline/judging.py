@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import weakref
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 
-from fwbench import verify
+from fwbench import metrics, verify
 from fwbench.judge import judge
 from fwbench.pipeline.resolving import load_solvers
 from fwbench.problem import Problem
@@ -35,10 +34,10 @@ def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> A
         row,
         status=Status.OPTIMAL if state.proven else Status.FEASIBLE,
         error=error,
-        relative_error=error / problem.total if problem.total else (0.0 if error == 0 else math.inf),
-        ratio_to_wanda=error / wanda if wanda else (1.0 if error == 0 else math.inf),
+        relative_error=metrics.relative_error(error, problem.total),
+        ratio_to_wanda=metrics.ratio_to_wanda(error, wanda),
         relaxed_error=relaxed,
-        rounding_error=(rounded - relaxed) / rounded if rounded and relaxed is not None else None,
+        rounding_error=metrics.rounding_error(rounded, relaxed),
         mask_sha256=hashlib.sha256(pack_mask(state.keep)).hexdigest(),
     )
     if state.stopped or skipped:

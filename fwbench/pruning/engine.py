@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fwbench import machine, notes
+from fwbench import machine, metrics, notes
 from fwbench.perplexity import perplexity
 from fwbench.problems.models import Model
 from fwbench.pruning import dtypes
@@ -178,8 +178,8 @@ def totals(plan: Plan, records: list[dict[str, Any]]) -> dict[str, Any]:
         "sparsity": pruned / weights,
         "sparsity_of_model": pruned / parameters,
         "error": error,
-        "relative_error": error / power if power else 0.0,
-        "ratio_to_wanda": sum(r["error"] for r in known) / wanda if wanda else None,
+        "relative_error": metrics.relative_error(error, power),
+        "ratio_to_wanda": metrics.ratio_to_wanda(sum(r["error"] for r in known), wanda) if wanda else None,
     }
 
 

@@ -46,7 +46,7 @@ def together(plan: Plan, layers: Sequence[Layer]) -> list[list[Layer]]:
     batches: list[list[Layer]] = []
     room = 0
     for layer in layers:
-        size = layer.module.weight.numel()  # type: ignore[operator, union-attr]
+        size = layer.module.weight.numel()  # type: ignore[operator]
         if alone or size > room:
             batches.append([])
             room = BATCH_WEIGHTS
@@ -158,8 +158,8 @@ def _result(
         key=hashlib.sha256("\n".join((run.key, run.problem.name, str(shrink))).encode()).hexdigest()[:32],
         verdict=Verdict.FEASIBLE if lower is None else joint.result.verdict,
         error=error,
-        relative_error=error / total if total else 0.0,
-        ratio_to_wanda=error / wanda if wanda else (math.inf if error else 1.0),
+        relative_error=metrics.relative_error(error, total),
+        ratio_to_wanda=metrics.ratio_to_wanda(error, wanda),
         lower_bound=lower,
         proof=proof,
         stages=joint.result.stages if alone else (),

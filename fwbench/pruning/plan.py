@@ -70,7 +70,7 @@ class Layer:
     @torch.no_grad()
     def load(self, weight: torch.Tensor) -> None:
         """Overwrite the weight, given in the model's own orientation."""
-        self.module.weight.copy_(weight)  # type: ignore[operator, union-attr]
+        self.module.weight.copy_(weight)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> N
                 "in _tied_weights_keys; transformers could not save it"
             )
     for layer in (layer for block in layers for layer in block):
-        names = places[layer.module.weight.data_ptr()]  # type: ignore[operator, union-attr]
+        names = places[layer.module.weight.data_ptr()]  # type: ignore[operator]
         if len(names) > 1:
             left = "|".join([skip] * bool(skip) + [re.escape(name) for name in names])
             raise PruneError(

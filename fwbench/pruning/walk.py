@@ -148,7 +148,7 @@ def _catch(
 
     try:
         for number in outputs:
-            blocks[number].forward = stub(number)  # type: ignore[method-assign]
+            blocks[number].forward = stub(number)
         run_body(network, ids)
     finally:
         for number in outputs:

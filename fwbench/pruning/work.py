@@ -142,7 +142,7 @@ class Work:
                 packed = {name: file.get_tensor(name + MASK).numpy().tobytes() for name in weights}
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise PruneError(f"{path}: damaged ({' '.join(str(error).split())}); remove it to do it again") from None
-        masks = {name: unpack_mask(packed[name], tuple(weights[name].shape)) for name in weights}  # type: ignore[arg-type]
+        masks = {name: unpack_mask(packed[name], tuple(weights[name].shape)) for name in weights}
         return Block(weights, masks, records)
 
     def _block(self, number: int) -> str:

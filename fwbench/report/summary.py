@@ -287,7 +287,6 @@ class Headline:
     skipped: int
     best: SolverSummary | None
     second: SolverSummary | None
-    covered: int  # problems over which best and second are compared
     gaps: tuple[float, ...]  # verified, of the best mask of each problem that has a bound
     optimal: int
     claimed: int  # more that are optimal if an exact solver is believed
@@ -314,7 +313,6 @@ def headline(rows: Sequence[Row]) -> Headline:
         skipped=sum(row["status"] == Status.SKIPPED for row in rows),
         best=best,
         second=second if second and best and second.complete == best.complete else None,
-        covered=best.problems if best else 0,
         gaps=tuple(sorted(gaps)),
         optimal=optimal,
         claimed=sum(not (_certified(row, doubted) and row["gap"] <= TOLERANCE) for row in exact),

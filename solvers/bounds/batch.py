@@ -1,4 +1,4 @@
-"""The bounds of many rows of a layer at once, for a GPU: ``shor``, ``dnn`` and ``mccormick`` with a row's parts as one.
+"""The bounds of many rows of a layer at once, for a GPU: the lower rungs of the ladder with a row's parts as one.
 
 The interior point and the alternating directions run in batches on the device; what is a row's own and small (its
 multipliers thinned, its proof made safe and its tangent taken) on the host's threads. Proofs are of the same kind, and
@@ -7,23 +7,19 @@ their checker knows nothing of this.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from types import ModuleType
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from fwbench.solvers.semidefinite import doubly_nonnegative as dnn
-from fwbench.solvers.semidefinite import mccormick
+from fwbench.solvers.semidefinite.ladder import LADDER, RUNGS, Rung
 from fwbench.solvers.semidefinite.maxcut_batch import interior_points
 from fwbench.solvers.semidefinite.row import RowForm
 from fwbench.solvers.semidefinite.shor import START_MARGIN, Shor, max_cut, proof_of
 
-PRODUCTS = {dnn: 20, mccormick: 30}  # kept at most, times n
 MOST = 256  # rows at once: enough for any device, and what the host holds beside them
 PART = 0.7  # of the device's free memory
 DOUBLES, SINGLES = 14, 10  # matrices of n + 1 in float64 in the interior point, of 2n + 1 in float32 in mccormick
@@ -38,57 +34,30 @@ def fitting(n: int, device: str) -> int:
     return max(1, min(MOST, int(PART * free / needed)))
 
 
+def path_of_batches(name: str, iterations: int | None = None) -> tuple[Rung, ...]:
+    """``ladder.path`` for batches: every rung keeps its own number of products, and makes ``iterations`` if given."""
+    rungs = LADDER[: 1 + LADDER.index(RUNGS[name])]
+    return rungs if iterations is None else tuple(replace(rung, iterations=iterations) for rung in rungs)
+
+
 @dataclass(frozen=True)
-class Batch:
-    """Where and how exactly; see ``fwbench.solvers.bounds.stage``."""
+class Device:
+    """The machine that bounds many rows at once (``fwbench.solvers.semidefinite.ladder.Machine``)."""
 
     device: str
-    tolerance: float
-    iterations: int | None  # of dnn and mccormick; their own numbers if not given
+    tolerance: float = 3e-4
     threads: int = 1  # of the host
 
-    def prove(
-        self, kind: str, forms: Sequence[RowForm], starts: Sequence[Shor | None], deadline: float = math.inf
-    ) -> list[Shor]:
-        """The bounds of a kind, each from the rung below where it is given and by all rungs where not."""
-        if kind == "shor":
-            return self.shor(forms, deadline)
-        below = {"dnn": "shor", "mccormick": "dnn"}[kind]
-        begun = list(starts)
-        if new := [row for row, start in enumerate(starts) if start is None]:
-            found = self.prove(below, [forms[row] for row in new], [None] * len(new), deadline)
-            for row, one in zip(new, found, strict=True):
-                begun[row] = one
-        return self._raised({"dnn": dnn, "mccormick": mccormick}[kind], forms, begun, deadline)  # type: ignore[arg-type]
-
-    def shor(self, forms: Sequence[RowForm], deadline: float = math.inf) -> list[Shor]:
+    def shor(self, forms: Sequence[RowForm], deadline: float) -> list[Shor]:
         """Shor's bounds; seconds are each row's share."""
         began = time.monotonic()
-        with ThreadPoolExecutor(self.threads) as pool:
-            C = torch.from_numpy(np.stack(list(pool.map(max_cut, forms)))).to(self.device)
-            found = interior_points(C, START_MARGIN / 4, self.tolerance, deadline)
-            proofs = list(pool.map(proof_of, forms, found.y.cpu().numpy(), found.border.cpu().numpy()))
+        C = torch.from_numpy(np.stack(list(self.map(max_cut, forms)))).to(self.device)
+        found = interior_points(C, START_MARGIN / 4, self.tolerance, deadline)
+        proofs = self.map(proof_of, forms, found.y.cpu().numpy(), found.border.cpu().numpy())
         parts = (proofs, found.X.cpu().numpy(), found.steps.tolist(), found.converged.tolist())
         share = (time.monotonic() - began) / len(forms)
         return [Shor(*part, share) for part in zip(*parts, strict=True)]
 
-    def _raised(
-        self, method: ModuleType, forms: Sequence[RowForm], starts: Sequence[Shor], deadline: float
-    ) -> list[Shor]:
-        """Each start, or the proof with the multipliers of ``method`` where that is better."""
-        reserve = 1.5 * sum(start.seconds for start in starts)  # for the finish
-        if time.monotonic() + reserve >= deadline:
-            return list(starts)
-        limit = PRODUCTS[method] * len(forms[0].Q)
-        iterations = method.ITERATIONS if self.iterations is None else self.iterations
-
-        def thinned(form: RowForm, N: np.ndarray) -> tuple[RowForm, Callable[[Shor], Shor]]:
-            return dnn.without(form, N, limit)
-
+    def map(self, work: Callable, *rows: Iterable) -> Iterable:
         with ThreadPoolExecutor(self.threads) as pool:
-            rows = method.Iteration(forms, starts, self.device, pool.map)
-            N = dnn.multipliers(rows, iterations, deadline - reserve)
-            less, into = zip(*pool.map(thinned, forms, N), strict=True)
-        found = [write(one) for write, one in zip(into, self.shor(less, deadline), strict=True)]
-        pairs = zip(starts, found, strict=True)
-        return [max(pair, key=lambda one: one.proof.bound) for pair in pairs]
+            return list(pool.map(work, *rows))

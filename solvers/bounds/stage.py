@@ -12,30 +12,18 @@ import numpy as np
 
 from fwbench import bounds
 from fwbench.problem import Problem
-from fwbench.result import Certificate, TracePoint
-from fwbench.solvers.bounds.batch import Batch, fitting
+from fwbench.result import Certificate
+from fwbench.solvers.bounds.batch import Device, fitting, path_of_batches
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.numerics.recorder import BoundsRecorder
 from fwbench.solvers.numerics.threads import rows_pool, torch_threads
-from fwbench.solvers.semidefinite import doubly_nonnegative as dnn
-from fwbench.solvers.semidefinite import pentagons as pentagon_cuts
-from fwbench.solvers.semidefinite import triangles as triangle_cuts
-from fwbench.solvers.semidefinite.doubly_nonnegative import doubly_nonnegative
-from fwbench.solvers.semidefinite.mccormick import ITERATIONS, mccormick
-from fwbench.solvers.semidefinite.pentagons import pentagons
+from fwbench.solvers.semidefinite.ladder import RUNGS, Host, Machine, climb, path
 from fwbench.solvers.semidefinite.row import RowForm, RowProof, row_certificate
-from fwbench.solvers.semidefinite.shor import Shor, shor
-from fwbench.solvers.semidefinite.triangles import triangles
+from fwbench.solvers.semidefinite.shor import Shor
 from fwbench.spec import SpecError, numbers
 from fwbench.stage import Context, Role, Stage, State, register
 
-LADDER = ("shor", "dnn", "mccormick", "triangles", "pentagons")  # each starts where the one before it ended
-KINDS = ("shared", *LADDER, "best")
-METHODS = {
-    "dnn": (doubly_nonnegative, dnn.ITERATIONS),
-    "mccormick": (mccormick, ITERATIONS),
-    "triangles": (triangles, triangle_cuts.ITERATIONS),
-    "pentagons": (pentagons, pentagon_cuts.ITERATIONS),
-}
+KINDS = ("shared", *RUNGS, "best")
 KEPT = 2**28  # bytes of solutions to start from; rows beyond it are solved from the beginning again
 
 Prover = Callable[[Sequence[RowForm], Sequence[Shor | None], float], list[Shor]]  # of some rows: CPU one, GPU many
@@ -72,7 +60,7 @@ class Bound(Stage):
         _listed(self.rows)
 
     def supports(self, problem: Problem) -> str | None:
-        if self.kind in LADDER and not problem.pattern.separable:
+        if self.kind in RUNGS and not problem.pattern.separable:
             return f"kind={self.kind} needs a pattern whose rows are independent, not {problem.pattern}"
         try:
             chosen_rows(self.rows, problem.rows)
@@ -91,14 +79,16 @@ class Bound(Stage):
         after = after.bound(shared.certificate.bound, shared.certificate)
         if self.kind == "shared" or not problem.pattern.separable:
             return after
-        layer = _Layer(problem, shared.certificate, state, context, chosen_rows(self.rows, problem.rows, context.seed))
-        order = LADDER if self.kind == "best" else (self.kind,)
-        finished = all(
-            layer.improve(self._prover(kind, context), kind != order[-1], _in_batches(kind, context)) for kind in order
+        rows = _RowBounds(
+            problem, shared.certificate, state, context, chosen_rows(self.rows, problem.rows, context.seed)
         )
-        certificate = layer.certificate(f"bound(kind={self.kind})")
-        after = replace(after, trace=(*after.trace, *layer.trace), stopped="" if finished else "deadline")
-        return after.bound(certificate.bound, certificate).count(row_proofs=layer.count)
+        order = tuple(RUNGS) if self.kind == "best" else (self.kind,)
+        finished = all(
+            rows.improve(self._prover(kind, context), kind != order[-1], _in_batches(kind, context)) for kind in order
+        )
+        certificate = rows.certificate(f"bound(kind={self.kind})")
+        after = replace(after, trace=(*after.trace, *rows.recorder.trace), stopped="" if finished else "deadline")
+        return after.bound(certificate.bound, certificate).count(row_proofs=rows.count)
 
     def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
         shared, proofs = parts["shared"], {row: proof for row, proof in parts.items() if row != "shared"}
@@ -109,23 +99,17 @@ class Bound(Stage):
         return state.bound(certificate.bound, certificate)
 
     def _prover(self, kind: str, context: Context) -> Prover:
+        machine: Machine
         if _in_batches(kind, context):
-            batch = Batch(context.device, self.tolerance, self.iterations, context.threads)
-            return lambda forms, starts, deadline: batch.prove(kind, forms, starts, deadline)
-
-        def prove(forms: Sequence[RowForm], starts: Sequence[Shor | None], deadline: float) -> list[Shor]:
-            [form], [start] = forms, starts
-            if kind == "shor":
-                return [shor(form, tolerance=self.tolerance, deadline=deadline)]
-            method, usual = METHODS[kind]
-            iterations = usual if self.iterations is None else self.iterations
-            return [method(form, start, iterations=iterations, tolerance=self.tolerance, deadline=deadline)]
-
-        return prove
+            rungs = path_of_batches(kind, self.iterations)
+            machine = Device(context.device, self.tolerance, context.threads)
+        else:
+            rungs, machine = path(kind, self.iterations), Host(self.tolerance)
+        return lambda forms, starts, deadline: climb(rungs, forms, starts, machine, deadline)
 
 
 def _in_batches(kind: str, context: Context) -> bool:
-    return context.device != "cpu" and kind not in ("triangles", "pentagons")
+    return context.device != "cpu" and RUNGS[kind].batched
 
 
 def chosen_rows(text: int | str | None, rows: int, seed: int = 0) -> list[int]:
@@ -160,19 +144,19 @@ def _listed(text: int | str | None) -> int | list[int] | None:
     return found[0] if text.isdecimal() else found
 
 
-class _Layer:
+class _RowBounds:
     """The bounds of all rows as they rise, and the proofs behind them."""
 
     def __init__(self, problem: Problem, shared: Certificate, state: State, context: Context, rows: list[int]) -> None:
         self.problem, self.shared, self.context = problem, shared, context
         e, u = shared.arrays["e"], shared.arrays["u"]
-        self.lower = np.maximum(bounds.group_bounds(problem, u, e), 0.0)
+        self.recorder = BoundsRecorder(context, np.maximum(bounds.group_bounds(problem, u, e), 0.0))
+        self.lower = self.recorder.lower
         pruned = u if state.keep is None else ~state.keep
         self.upper = problem.row_errors(pruned)
         self.chosen = [row for row in rows if RowForm.of(problem, row).free]
         self.proofs: dict[int, RowProof] = {}
         self.solved: dict[int, Shor] = {}  # to start from
-        self.trace: list[TracePoint] = []
         self.count = 0
 
     def improve(self, prover: Prover, keep: bool, in_batches: bool) -> bool:
@@ -196,11 +180,11 @@ class _Layer:
         for row, found in _in_parallel(prove, parts, 1 if in_batches else self.context.threads, self.context):
             done += 1
             if found.proof.lower > self.lower[row]:
-                self.lower[row], self.proofs[row] = found.proof.lower, found.proof
+                self.proofs[row] = found.proof
                 self.context.hand_in(row, found.proof)
+            self.recorder.note(row, max(self.lower[row], found.proof.lower))
             if len(self.solved) < room:
                 self.solved[row] = replace(found, X=found.X.astype(np.float32))
-            self.trace.append(self.context.point(lower=float(self.lower.sum())))
         self.count += done
         return done == len(rows) and not self.context.expired()
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from fwbench.solvers.numerics.jit import njit
 
+PRUNED, KEPT = 0, 1  # of a group's edge: the largest gradient that the oracle prunes, the least that it keeps
 COARSE, FINE = 16.0, 32768.0  # points are whole parts of these, or of what lies between in steps of 4
 LOSS = 0.05  # of the distance to the incumbent that a coarse point may lose
 MARGIN = 1e-3  # of the incumbent: what is pruned is solved beyond it, so that fewer digits do
@@ -25,7 +26,7 @@ PATIENCE = 0.04  # a node that cannot be pruned is solved to this part of its di
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def gradient(A, b, u, g):  # type: ignore[no-untyped-def]
+def gradient(A, b, u, g):
     """``g = 2Au + b`` in place."""
     g[:] = b
     for i in range(u.size):
@@ -37,7 +38,7 @@ def gradient(A, b, u, g):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def value_of(b, u, g):  # type: ignore[no-untyped-def]
+def value_of(b, u, g):
     s = 0.0
     for i in range(u.size):
         s += u[i] * (g[i] + b[i])
@@ -45,8 +46,8 @@ def value_of(b, u, g):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def bound(b, start, need, low, high, u, g, edge):  # type: ignore[no-untyped-def]
-    """Value at ``u`` and the bound it gives; ``edge (groups, 2)``: the largest ``g`` pruned and the least kept."""
+def bound(b, start, need, low, high, u, g, edge):
+    """Value at ``u`` and the bound it gives; ``edge (groups, 2)``: the largest ``g`` PRUNED, the least KEPT."""
     gap = 0.0
     for group in range(start.size - 1):
         first, last = start[group], start[group + 1]
@@ -62,18 +63,18 @@ def bound(b, start, need, low, high, u, g, edge):  # type: ignore[no-untyped-def
         if number == 0 or left <= 0 or left >= number:
             continue
         _select(free[:number], left)
-        edge[group, 0] = free[:left].max()
-        edge[group, 1] = free[left:number].min()
+        edge[group, PRUNED] = free[:left].max()
+        edge[group, KEPT] = free[left:number].min()
         for i in range(first, last):
             if low[i] < high[i]:
-                over = g[i] - edge[group, 0]
+                over = g[i] - edge[group, PRUNED]
                 gap += max(over * u[i], over * (u[i] - 1.0))
     value = value_of(b, u, g)
     return value, value - gap
 
 
 @njit(nogil=True)
-def _select(x, k):  # type: ignore[no-untyped-def]
+def _select(x, k):
     """Reorder ``x`` so that its ``k`` smallest come first (Hoare)."""
     left, right = 0, x.size - 1
     while left < right:
@@ -97,7 +98,7 @@ def _select(x, k):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def move(A, g, i, j, t):  # type: ignore[no-untyped-def]
+def move(A, g, i, j, t):
     """Gradient after ``t`` has moved from ``j`` to ``i``."""
     t *= 2.0
     ai, aj = A[i], A[j]
@@ -106,7 +107,7 @@ def move(A, g, i, j, t):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def solve(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type: ignore[no-untyped-def]
+def solve(A, b, start, need, low, high, u, g, edge, target, most_steps):
     """Lower the value at ``u`` until it is known whether the bound reaches ``target``; (value, bound)."""
     value, lower = 0.0, -np.inf
     for step in range(most_steps + 1):
@@ -153,7 +154,7 @@ def solve(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type
 
 
 @njit(nogil=True)
-def force(start, need, low, high, group):  # type: ignore[no-untyped-def]
+def force(start, need, low, high, group):
     """Fix what is left of a group once its count leaves no choice."""
     free, left = 0, float(need[group])
     for i in range(start[group], start[group + 1]):
@@ -167,7 +168,7 @@ def force(start, need, low, high, group):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def settle(start, need, low, high, u):  # type: ignore[no-untyped-def]
+def settle(start, need, low, high, u):
     """Put fixed variables to their values; the free ones of the group take what is missing, fractional ones first."""
     for group in range(start.size - 1):
         rest = float(need[group])
@@ -201,7 +202,7 @@ def settle(start, need, low, high, u):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def fix(start, need, low, high, u, k, value):  # type: ignore[no-untyped-def]
+def fix(start, need, low, high, u, k, value):
     """Fix variable ``k``, force what follows, and settle."""
     low[k] = high[k] = value
     group = 0
@@ -212,7 +213,7 @@ def fix(start, need, low, high, u, k, value):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def quantise(start, need, low, high, u, unit):  # type: ignore[no-untyped-def]
+def quantise(start, need, low, high, u, unit):
     """Whole parts of ``unit`` near ``u`` with exact sums, in place: the largest remainders are rounded up."""
     for group in range(start.size - 1):
         first, last = start[group], start[group + 1]
@@ -248,7 +249,7 @@ def quantise(start, need, low, high, u, unit):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def relax(A, b, start, need, low, high, u, g, edge, target, most_steps):  # type: ignore[no-untyped-def]
+def relax(A, b, start, need, low, high, u, g, edge, target, most_steps):
     """Solve a node's relaxation and claim at a point of few digits, as few as do; (value, bound)."""
     gradient(A, b, u, g)
     margin = MARGIN * abs(target)

@@ -225,9 +225,9 @@ class Search:
             pruned = node.fixed == 1
             pruned[free] = mask > 0.5
             self._improve(pruned)
-        code = steps[:, 0].astype(np.uint8)
+        code = steps[:, kernel.CODE].astype(np.uint8)
         node.steps, node.points = code, points
-        node.variables = free[steps[(code >= proof.BRANCH) & (code < proof.POINT), 1]].astype(np.uint16)
+        node.variables = free[steps[(code >= proof.BRANCH) & (code < proof.POINT), kernel.OPERAND]].astype(np.uint16)
         for fixing, point, bound in zip(fixings, starts, bounds, strict=True):
             fixed, u = node.fixed.copy(), node.u.copy()
             fixed[free], u[free] = fixing, point
@@ -250,7 +250,7 @@ class Search:
 
     def _deeper(self, free: np.ndarray) -> np.ndarray:
         """What a unit of each diagonal is worth deeper down: what was split in pruned nodes, and an even share."""
-        seen = self.split[0, free] / np.maximum(self.split[1, free], 1)
+        seen = self.split[kernel.SUM, free] / np.maximum(self.split[kernel.NUMBER, free], 1)
         mean = float(seen.mean())
         return np.ones(free.size) if mean == 0 else (seen / mean + EVEN) / (1 + EVEN)
 

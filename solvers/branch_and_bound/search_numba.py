@@ -12,6 +12,8 @@ import numpy as np
 
 from fwbench.solvers.branch_and_bound.relaxation_numba import (
     FINE,
+    KEPT,
+    PRUNED,
     fix,
     force,
     gradient,
@@ -24,6 +26,10 @@ from fwbench.solvers.branch_and_bound.relaxation_numba import (
 from fwbench.solvers.numerics.jit import njit
 
 LEAF, BRANCH, FIX, POINT = 0, 1, 3, 5  # BRANCH + value of the first child, FIX + value
+CODE, OPERAND = 0, 1  # of a step
+VARIABLE, SIDE = 0, 1  # of a branching
+BOUND, WIDTH = 0, 1  # before it
+SUM, NUMBER = 0, 1  # of what is averaged
 CANDIDATES = 12  # variables looked at in a node
 RELIABLE = 6  # looks at a variable's two children before its average is trusted
 LOOK = 72  # steps of a look
@@ -31,7 +37,7 @@ MOST_SWAPS = 100  # of a descent, times the variables: none takes so many but wh
 
 
 @njit(nogil=True)
-def descend(A, b, start, v, g):  # type: ignore[no-untyped-def]
+def descend(A, b, start, v, g):
     """Best 1-swaps within the groups until none helps; mask ``v``, its gradient ``g`` in place, its value returned."""
     value = value_of(b, v, g)
     for _ in range(MOST_SWAPS * v.size):
@@ -54,7 +60,7 @@ def descend(A, b, start, v, g):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def perturbed(A, b, start, v, rounds, seed, stop):  # type: ignore[no-untyped-def]
+def perturbed(A, b, start, v, rounds, seed, stop):
     """Random exchanges and descent, again and again from the best mask ``v``, in place, until ``stop``; its value."""
     np.random.seed(seed)  # noqa: NPY002 (numba's own)
     g = np.empty(v.size)
@@ -80,7 +86,7 @@ def perturbed(A, b, start, v, rounds, seed, stop):  # type: ignore[no-untyped-de
 
 
 @njit(nogil=True)
-def _round(A, b, start, need, u, v, g):  # type: ignore[no-untyped-def]
+def _round(A, b, start, need, u, v, g):
     """The mask of the largest ``u`` of each group, refined, in ``v``; its value."""
     for group in range(start.size - 1):
         first, last = start[group], start[group + 1]
@@ -92,12 +98,12 @@ def _round(A, b, start, need, u, v, g):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _gain(psc, seen, side, k, overall, width):  # type: ignore[no-untyped-def]
+def _gain(psc, seen, side, k, overall, width):
     return (psc[side, k] / seen[side, k] if seen[side, k] > 0 else overall) * width * width
 
 
 @njit(nogil=True)
-def choose(A, b, start, need, low, high, u, lower, target, psc, seen, work):  # type: ignore[no-untyped-def]
+def choose(A, b, start, need, low, high, u, lower, target, psc, seen, work):
     """Variable to branch on: the largest product of its children's gains, by a look or by averages (-1: none free)."""
     r = u.size
     score = np.full(r, -1.0)
@@ -147,18 +153,18 @@ def choose(A, b, start, need, low, high, u, lower, target, psc, seen, work):  # 
 
 
 @njit(nogil=True)
-def _emit(stream, used, code, operand):  # type: ignore[no-untyped-def]
+def _emit(stream, used, code, operand):
     if used == len(stream):
         more = np.empty((2 * used, 2), np.int16)
         more[:used] = stream
         stream = more
-    stream[used, 0] = code
-    stream[used, 1] = operand
+    stream[used, CODE] = code
+    stream[used, OPERAND] = operand
     return stream, used + 1
 
 
 @njit(nogil=True)
-def _free(low, high):  # type: ignore[no-untyped-def]
+def _free(low, high):
     number = 0
     for i in range(low.size):
         number += low[i] < high[i]
@@ -166,7 +172,7 @@ def _free(low, high):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _store(points, used, low, high, u):  # type: ignore[no-untyped-def]
+def _store(points, used, low, high, u):
     if used + u.size > points.size:
         more = np.empty(2 * points.size + u.size, np.uint16)
         more[:used] = points[:used]
@@ -179,7 +185,7 @@ def _store(points, used, low, high, u):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, effort, psc, seen, split, stop):  # type: ignore[no-untyped-def]
+def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, effort, psc, seen, split, stop):
     """Search the subtree from the point ``first (r,)`` until it is done or ``budget`` nodes are spent.
 
     Args:
@@ -187,8 +193,8 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
         constant: what the fixed part of the whole mask costs.
         tolerance: a bound on the whole mask of ``(best + constant)(1 - tolerance)`` is enough.
         effort: most steps of a node's relaxation, in multiples of r.
-        psc, seen: ``(2, r)`` sums and numbers of gains by branching down and up, in place.
-        split: ``(2, r)`` sum of ``4u(1 - u)`` over pruned nodes, and their number, in place.
+        psc, seen: ``(2, r)`` pseudocosts: sums and numbers of gains by branching down and up, in place.
+        split: ``(2, r)`` SUM of ``4u(1 - u)`` over pruned nodes, and their NUMBER, in place.
         stop: ``(1,)`` bool, set by another thread when the time is over.
 
     Returns:
@@ -198,8 +204,8 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
     r = b.size
     depth = r + 2
     lows, highs, us = np.zeros((depth, r)), np.ones((depth, r)), np.zeros((depth, r))
-    came = np.full((depth, 2), -1, np.int64)  # variable branched on, and its value
-    before = np.zeros((depth, 2))  # the parent's bound, and how far the variable moved
+    came = np.full((depth, 2), -1, np.int64)  # VARIABLE branched on, and its SIDE
+    before = np.zeros((depth, 2))  # the parent's BOUND, and how far the variable moved, WIDTH
     work = np.empty((4, r))
     v, vg, g = np.empty(r), np.empty(r), np.empty(r)
     edge = np.empty((start.size - 1, 2))
@@ -227,14 +233,14 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
                     best = found
                     target = best - tolerance * (best + constant)
                     mask[:] = v
-            if fresh and came[top, 0] >= 0 and before[top, 1] > 0.05:
-                k, side, width = came[top, 0], came[top, 1], before[top, 1]
-                psc[side, k] += min(max(lower - before[top, 0], 0.0), target - before[top, 0]) / (width * width)
+            if fresh and came[top, VARIABLE] >= 0 and before[top, WIDTH] > 0.05:
+                k, side, width = came[top, VARIABLE], came[top, SIDE], before[top, WIDTH]
+                psc[side, k] += min(max(lower - before[top, BOUND], 0.0), target - before[top, BOUND]) / (width * width)
                 seen[side, k] += 1
             fresh = False
             if lower >= target:
-                split[0] += 4.0 * u * (1.0 - u)
-                split[1] += 1.0
+                split[SUM] += 4.0 * u * (1.0 - u)
+                split[NUMBER] += 1.0
                 stream, steps = _emit(stream, steps, POINT, _free(low, high))
                 points, stored = _store(points, stored, low, high, u)
                 stream, steps = _emit(stream, steps, LEAF, 0)
@@ -242,8 +248,8 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
             fixed = 0
             for group in range(start.size - 1):
                 for i in range(start[group], start[group + 1]):
-                    side = 0 if g[i] > edge[group, 0] else 1
-                    over = g[i] - edge[group, 0] if side == 0 else edge[group, 1] - g[i]
+                    side = 0 if g[i] > edge[group, PRUNED] else 1
+                    over = g[i] - edge[group, PRUNED] if side == 0 else edge[group, KEPT] - g[i]
                     if low[i] < high[i] and lower + over >= target:
                         if fixed == 0:
                             stream, steps = _emit(stream, steps, POINT, _free(low, high))
@@ -274,8 +280,8 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
             for child in range(2):
                 to = 1 - side if child == 0 else side
                 lows[top], highs[top], us[top] = low, high, u
-                came[top, 0], came[top, 1] = k, to
-                before[top, 0], before[top, 1] = lower, abs(to - u[k])
+                came[top, VARIABLE], came[top, SIDE] = k, to
+                before[top, BOUND], before[top, WIDTH] = lower, abs(to - u[k])
                 fix(start, need, lows[top], highs[top], us[top], k, float(to))
                 top += 1
             break

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fwbench.problem import Problem
+from fwbench.problem import Problem, row_errors
 from fwbench.result import TracePoint
 from fwbench.solvers.branch_and_bound.certificate import Tree, certificate
 from fwbench.solvers.branch_and_bound.search import Block, Search
+from fwbench.solvers.numerics.recorder import BoundsRecorder
 from fwbench.solvers.numerics.scaling import scale_for
 from fwbench.solvers.numerics.threads import rows_pool
 from fwbench.stage import Context, Role, Stage, State, register
@@ -64,7 +65,8 @@ class BranchAndBound(Stage):
         counts = problem.counts.reshape(blocks, -1)
         pruned = (~state.mask).reshape(blocks, -1)
         clock = _Clock(context, context.seconds() + context.left(self.seconds), blocks, max(1, context.threads))
-        layer = _Layer(problem, pruned, context)
+        errors = problem.row_errors(pruned.reshape(problem.shape)).reshape(blocks, -1).sum(axis=1)
+        recorder = BoundsRecorder(context, np.zeros(blocks), errors)
         context.hand_in("start", pruned)
 
         def solve(block: int) -> _Solution:
@@ -72,7 +74,7 @@ class BranchAndBound(Stage):
             if context.seconds() >= end:
                 answer = _Solution.unsolved(pruned[block])
             else:
-                scale = scale_for(float(layer.upper[block]))
+                scale = scale_for(float(errors[block]))
                 search = Search(
                     Block(block_matrix(problem, block, scale), counts[block]),
                     pruned[block],
@@ -88,13 +90,13 @@ class BranchAndBound(Stage):
                     search.pruned, search.lower() / scale**2, tree, search.nodes, search.diagonals, reason
                 )
             clock.left -= 1
-            layer.note(block, answer)
+            recorder.note(block, answer.lower, _error(problem, block, answer.pruned))
             context.hand_in(block, answer)
             return answer
 
         with rows_pool(min(clock.threads, blocks)) as pool:
             answers = list(pool.map(solve, range(blocks)))
-        return self._joined(problem, state, answers, tuple(layer.trace))
+        return self._joined(problem, state, answers, tuple(recorder.trace))
 
     def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
         start = parts["start"]
@@ -154,23 +156,7 @@ class _Clock:
         return now + (self.end - now) / turns
 
 
-class _Layer:
-    """Bounds of the layer while its blocks are done, in any order, and their trace."""
-
-    def __init__(self, problem: Problem, pruned: np.ndarray, context: Context) -> None:
-        self.problem, self.context = problem, context
-        errors = problem.row_errors(pruned.reshape(problem.shape))
-        self.upper = errors.reshape(len(pruned), -1).sum(axis=1)
-        self.lower = np.zeros(len(pruned))
-        self.trace: list[TracePoint] = []
-        self._note()
-
-    def note(self, block: int, answer: _Solution) -> None:
-        rows = slice(block, block + 1) if self.problem.pattern.separable else slice(None)
-        change = self.problem.W[rows].astype(np.float64) * answer.pruned.reshape(-1, self.problem.n)
-        self.upper[block] = float(((change @ self.problem.G) * change).sum())
-        self.lower[block] = answer.lower
-        self._note()
-
-    def _note(self) -> None:
-        self.trace.append(self.context.point(float(self.upper.sum()), float(self.lower.sum())))
+def _error(problem: Problem, block: int, pruned: np.ndarray) -> float:
+    """Of a block under a mask, bool ``(m,)``."""
+    W = problem.W[block : block + 1] if problem.pattern.separable else problem.W
+    return float(row_errors(problem.G, W.astype(np.float64) * pruned.reshape(-1, problem.n)).sum())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fwbench.problem import Problem, row_errors
-from fwbench.result import TracePoint
 from fwbench.solvers.external.blocks import Block, blocks
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.numerics.recorder import BoundsRecorder
 from fwbench.solvers.semidefinite.search_diagonal import row_diagonals
 from fwbench.solvers.semidefinite.shared_diagonal import shared_e
 from fwbench.stage import Context, Role, Stage, State
@@ -61,7 +61,13 @@ class External(Stage):
         return None
 
     def solve(
-        self, problem: Problem, block: Block, start: np.ndarray, seconds: float, progress: Progress, context: Context
+        self,
+        problem: Problem,
+        block: Block,
+        start: np.ndarray,
+        seconds: float,
+        progress: BlockProgress,
+        context: Context,
     ) -> Solution:
         """Solve one block from the incumbent ``start``, bool ``(rows of the block, n)``, True = pruned.
 
@@ -73,22 +79,26 @@ class External(Stage):
         context = replace(context, deadline=time.monotonic() + context.left(self.seconds))
         keep = state.mask
         e, own = self._diagonals(problem, keep, context)
-        progress = Progress.of(problem, ~keep, context)
-        pruned, proven, stopped, nodes = ~keep, True, "", 0
+        pruned, lower, proven, stopped, nodes = ~keep, 0.0, True, "", 0
         context.hand_in("start", keep)
-        left = problem.rows if problem.pattern.separable else 1
-        for block in blocks(problem, e, own):
-            share = context.left() / left
+        parts = problem.rows if problem.pattern.separable else 1
+        errors = problem.row_errors(pruned).reshape(parts, -1).sum(axis=1)
+        recorder = BoundsRecorder(context, np.zeros(parts), errors)
+        for part, block in enumerate(blocks(problem, e, own)):
+            share = context.left() / (parts - part)
             if share <= 0:
                 proven, stopped = False, "deadline"
                 break
-            answer = self._answer(problem, block, pruned[block.rows], share, progress, context)
+            incumbent = block_error(problem, block, pruned[block.rows])
+            progress = BlockProgress(recorder, part, incumbent)
+            answer, value = self._answer(problem, block, pruned[block.rows], share, progress, context)
+            recorder.note(part, answer.lower, value, always=False)
             pruned[block.rows] = answer.pruned
+            lower += answer.lower
             proven, nodes = proven and answer.proven, nodes + answer.nodes
             stopped = stopped or answer.stopped
-            left -= 1
             context.hand_in(block.rows.start, answer.pruned)
-            context.hand_in("lower", progress.lower)
+            context.hand_in("lower", lower)
         after = replace(
             state,
             keep=~pruned,
@@ -96,9 +106,9 @@ class External(Stage):
             weights=None,
             proven=proven and self.gap == 0,
             stopped=stopped,
-            trace=(*state.trace, *progress.points),
+            trace=(*state.trace, *recorder.trace),
         )
-        return after.bound(progress.lower).count(nodes=nodes)
+        return after.bound(lower).count(nodes=nodes)
 
     def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
         keep = parts["start"].copy()
@@ -120,13 +130,18 @@ class External(Stage):
         return shared_e(problem, plain.relaxed), None
 
     def _answer(
-        self, problem: Problem, block: Block, start: np.ndarray, seconds: float, progress: Progress, context: Context
-    ) -> Solution:
-        """``solve``, its claims checked: the mask by the problem's own objective, the bound against that."""
-        progress.incumbent = incumbent = block_error(problem, block, start)
+        self,
+        problem: Problem,
+        block: Block,
+        start: np.ndarray,
+        seconds: float,
+        progress: BlockProgress,
+        context: Context,
+    ) -> tuple[Solution, float]:
+        """``solve``, its claims checked against the problem's own objective; and the error of its mask."""
+        incumbent = progress.incumbent
         if incumbent <= 0:  # nothing costs less than nothing
-            progress.finish(incumbent, 0.0)
-            return Solution(start, proven=True)
+            return Solution(start, proven=True), incumbent
         answer = self.solve(problem, block, start, seconds, progress, context)
         if incumbent * scaling(block, incumbent) < LEAST:
             reason = answer.stopped or f"the tolerances of {self.name} do not suffice"
@@ -134,45 +149,26 @@ class External(Stage):
         value = block_error(problem, block, answer.pruned)
         if not value < incumbent:
             answer, value = replace(answer, pruned=start), incumbent
-        progress.finish(value, min(value, max(0.0, answer.lower)))
-        return answer
+        return replace(answer, lower=min(value, max(0.0, answer.lower))), value
 
 
-@dataclass
-class Progress:
-    """Bounds of the layer while its blocks are solved one after another, and their trace."""
+@dataclass(frozen=True)
+class BlockProgress:
+    """Where a foreign solver tells of its block while it is running."""
 
-    upper: float
-    lower: float
-    context: Context
-    points: list[TracePoint] = field(default_factory=list)
-    incumbent: float = 0.0  # error of the block at hand before it is solved
-
-    @classmethod
-    def of(cls, problem: Problem, pruned: np.ndarray, context: Context) -> Progress:
-        progress = cls(float(problem.row_errors(pruned).sum()), 0.0, context)
-        progress._note(progress.upper, 0.0)
-        return progress
+    recorder: BoundsRecorder
+    part: int
+    incumbent: float  # error of the mask that it began with
 
     @property
     def due(self) -> bool:
-        """False within a tenth of a second of the last point."""
-        return self.context.seconds() > self.points[-1][0] + 0.1
+        """Whether it is time to tell again."""
+        return self.recorder.due
 
     def note(self, best: float, bound: float) -> None:
-        """The solver's own bounds of the block's error while it is running."""
+        """The solver's own bounds of the block's error."""
         best = min(self.incumbent, best)
-        self._note(self.upper - self.incumbent + best, self.lower + min(best, max(0.0, bound)))
-
-    def finish(self, value: float, lower: float) -> None:
-        """The block's error and bound when it is done."""
-        self.upper += value - self.incumbent
-        self.lower += lower
-        if self.points[-1][1:3] != (self.upper, self.lower):
-            self._note(self.upper, self.lower)
-
-    def _note(self, upper: float, lower: float) -> None:
-        self.points.append(self.context.point(upper, lower))
+        self.recorder.note(self.part, min(best, max(0.0, bound)), best)
 
 
 def block_error(problem: Problem, block: Block, pruned: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.external.base import External, Progress, Solution, scaling
+from fwbench.solvers.external.base import BlockProgress, External, Solution, scaling
 from fwbench.solvers.external.blocks import Block
 from fwbench.stage import Context, register
 
@@ -51,7 +51,13 @@ class Gurobi(External):
         return super().supports(problem) or licence_problem(problem.block_size)
 
     def solve(
-        self, problem: Problem, block: Block, start: np.ndarray, seconds: float, progress: Progress, context: Context
+        self,
+        problem: Problem,
+        block: Block,
+        start: np.ndarray,
+        seconds: float,
+        progress: BlockProgress,
+        context: Context,
     ) -> Solution:
         import gurobipy
 
@@ -71,7 +77,7 @@ class Gurobi(External):
             return Solution(found, model.ObjBound / scale, done, reason, int(model.NodeCount))
 
 
-def _callback(progress: Progress, scale: float) -> Any:
+def _callback(progress: BlockProgress, scale: float) -> Any:
     """Gurobi's callback for one block: note the layer's bounds as they change, at most ten times a second."""
     from gurobipy import GRB
 

@@ -4,9 +4,8 @@ SCIP takes linear objectives only and would multiply out a quadratic one. With `
 
     min t + cᵀu   subject to   y = Fu,  Σ y² ≤ t,  the counts,  u binary,
 
-whose one nonlinear constraint is convex term by term, so that SCIP's cuts are gradients. On a row of 32 weights of
-``mini`` (the first of ``n032.up_proj``, each row's own ``d``) that was solved in 2 s of CPU time; within 4 s the
-epigraph ``yᵢ² ≤ tᵢ`` of each square was not, and the multiplied-out ``uᵀ(Q - D)u ≤ t`` still had a bound below 0.
+whose one nonlinear constraint is convex term by term, so that SCIP's cuts are gradients. The epigraph ``yᵢ² ≤ tᵢ`` of
+each square takes longer, and of the multiplied-out ``uᵀ(Q - D)u ≤ t`` the bound is still below 0 when that is solved.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.external.base import OBJECTIVE, External, Progress, Solution, scaling
+from fwbench.solvers.external.base import OBJECTIVE, BlockProgress, External, Solution, scaling
 from fwbench.solvers.external.blocks import Block
 from fwbench.stage import Context, register
 
@@ -55,7 +54,13 @@ class Scip(External):
         return super().supports(problem)
 
     def solve(
-        self, problem: Problem, block: Block, start: np.ndarray, seconds: float, progress: Progress, context: Context
+        self,
+        problem: Problem,
+        block: Block,
+        start: np.ndarray,
+        seconds: float,
+        progress: BlockProgress,
+        context: Context,
     ) -> Solution:
         scale = scaling(block, progress.incumbent)
         program = Program.of(block, scale)
@@ -158,7 +163,7 @@ def _reason(status: str) -> str:
     return "deadline" if status == "timelimit" else f"SCIP's status {status}"
 
 
-def _watch(progress: Progress, scale: float) -> Any:
+def _watch(progress: BlockProgress, scale: float) -> Any:
     """SCIP's event handler for one block: note the layer's bounds as they change, at most ten times a second."""
     from pyscipopt import SCIP_EVENTTYPE, Eventhdlr
 

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fwbench.solvers.frank_wolfe.kernels import AWAY, BCG, PAIRWISE, dot, towards_vertex
+from fwbench.solvers.frank_wolfe.kernels import AWAY, BCG, BY_RULE, DESCENT, FORCED, PAIRWISE, dot, towards_vertex
 from fwbench.solvers.numerics.jit import fast
 
-BY_RULE, FORCED, DESCENT, EXACT = range(4)  # how the step along a direction is chosen
 VANISHED = 1e-14  # a weight that is rounding
 
 
@@ -50,7 +49,7 @@ def atom_bytes(n: int) -> int:
 
 
 @fast
-def pack(v, bits):  # type: ignore[no-untyped-def]
+def pack(v, bits):
     """Pack ``v (n,)`` of 0 and 1; its hash (FNV-1a)."""
     width = bits.size
     bits[:] = 0
@@ -65,7 +64,7 @@ def pack(v, bits):  # type: ignore[no-untyped-def]
 
 
 @fast
-def bit_dot(bits, g):  # type: ignore[no-untyped-def]
+def bit_dot(bits, g):
     """``gᵀa`` for a packed vertex ``a``."""
     width, total, zero = bits.size, 0.0, g.dtype.type(0)
     for b in range(8):
@@ -78,7 +77,7 @@ def bit_dot(bits, g):  # type: ignore[no-untyped-def]
 
 
 @fast
-def add_bits(bits, weight, x):  # type: ignore[no-untyped-def]
+def add_bits(bits, weight, x):
     """``x += weight a``."""
     width, by, zero = bits.size, x.dtype.type(weight), x.dtype.type(0)
     for b in range(8):
@@ -89,7 +88,7 @@ def add_bits(bits, weight, x):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _find(bits, keys, count, packed, key):  # type: ignore[no-untyped-def]
+def _find(bits, keys, count, packed, key):
     for j in range(count):
         if keys[j] == key and np.all(bits[j] == packed):
             return j
@@ -100,7 +99,7 @@ def _find(bits, keys, count, packed, key):  # type: ignore[no-untyped-def]
 
 
 @fast
-def decompose(u, counts, bits, keys, weights):  # type: ignore[no-untyped-def]
+def decompose(u, counts, bits, keys, weights):
     """Write ``u`` as a convex combination of vertices; how many, or 0 if they are more than the capacity.
 
     Systematic sampling (Madow 1949): with ``C`` the running sum of ``u`` in its group, the vertex at ``θ`` takes those
@@ -143,7 +142,7 @@ def decompose(u, counts, bits, keys, weights):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _fractional(u):  # type: ignore[no-untyped-def]
+def _fractional(u):
     count = 0
     for i in range(u.size):
         count += 0 < u[i] < 1
@@ -151,7 +150,7 @@ def _fractional(u):  # type: ignore[no-untyped-def]
 
 
 @fast
-def set_up(u, rounded, counts, a):  # type: ignore[no-untyped-def]
+def set_up(u, rounded, counts, a):
     """Fill the sets for the start ``u (rows, n)``, which becomes what they sum to.
 
     ``rounded`` are vertices to start from where ``u`` needs more atoms than fit.
@@ -171,7 +170,7 @@ def set_up(u, rounded, counts, a):  # type: ignore[no-untyped-def]
 
 
 @fast
-def active_direction(variant, r, w, u, g, v, gap, counts, a, delta, P):  # type: ignore[no-untyped-def]
+def active_direction(variant, r, w, u, g, v, gap, counts, a, delta, P):
     """Direction of an active-set variant: the longest step and how to choose the step.
 
     ``away``: the better of towards the vertex and away from the worst atom; ``pairwise``: from the worst atom to the
@@ -223,13 +222,13 @@ def active_direction(variant, r, w, u, g, v, gap, counts, a, delta, P):  # type:
 
 
 @fast
-def _times(w, delta, P):  # type: ignore[no-untyped-def]
+def _times(w, delta, P):
     for i in range(delta.size):
         P[i] = w[i] * delta[i]
 
 
 @fast
-def _pair(r, w, source, target, a, delta, P):  # type: ignore[no-untyped-def]
+def _pair(r, w, source, target, a, delta, P):
     """From one atom to another, at most by the weight of the first."""
     a.change[r, source] -= 1
     a.change[r, target] += 1
@@ -242,7 +241,7 @@ def _pair(r, w, source, target, a, delta, P):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _away(r, w, u, worst, a, delta, P):  # type: ignore[no-untyped-def]
+def _away(r, w, u, worst, a, delta, P):
     """Away from an atom, until its weight is gone."""
     weights = a.weights[r]
     a.change[r, : a.count[r]] = weights[: a.count[r]]
@@ -255,7 +254,7 @@ def _away(r, w, u, worst, a, delta, P):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _descent(r, w, products, a, delta, P):  # type: ignore[no-untyped-def]
+def _descent(r, w, products, a, delta, P):
     """Along the projected gradient in the weights (simplex gradient descent), until the first weight is gone."""
     most = np.inf
     delta[:] = 0
@@ -274,7 +273,7 @@ def _descent(r, w, products, a, delta, P):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _merge(r, w, best, a, delta, P):  # type: ignore[no-untyped-def]
+def _merge(r, w, best, a, delta, P):
     """The set is full: move the smallest weight to the best atom. It stays feasible and costs next to nothing."""
     least = -1
     for j in range(a.count[r]):
@@ -284,7 +283,7 @@ def _merge(r, w, best, a, delta, P):  # type: ignore[no-untyped-def]
 
 
 @fast
-def update_weights(r, step, most, a):  # type: ignore[no-untyped-def]
+def update_weights(r, step, most, a):
     """Move the weights, drop what vanished; 1 if the step was the longest and dropped its atom."""
     weights, count = a.weights[r], a.count[r]
     total = 0.0

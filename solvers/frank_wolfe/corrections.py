@@ -21,7 +21,7 @@ RIDGE = 1e-13  # of the mean diagonal
 REPEATS = 3  # full steps at the end
 
 
-def correct(f, a: Atoms, G: torch.Tensor, n: int) -> None:  # type: ignore[no-untyped-def]
+def correct(f, a: Atoms, G: torch.Tensor, n: int) -> None:
     """Move every unfinished row of the fields ``f`` to the minimum over the hull of its atoms, or near it.
 
     Args:
@@ -33,7 +33,7 @@ def correct(f, a: Atoms, G: torch.Tensor, n: int) -> None:  # type: ignore[no-un
             _correct_row(r, f, a, G, n)
 
 
-def _correct_row(r: int, f, a: Atoms, G: torch.Tensor, n: int) -> None:  # type: ignore[no-untyped-def]
+def _correct_row(r: int, f, a: Atoms, G: torch.Tensor, n: int) -> None:
     count = int(a.count[r])
     weights = a.weights[r, :count].copy()
     w, d = f.W[r].astype(np.float64), f.d[r].astype(np.float64)
@@ -80,7 +80,7 @@ def _add_quadratic(
 
 
 @fast
-def unpack(bits, first, V):  # type: ignore[no-untyped-def]
+def unpack(bits, first, V):
     """Rows of zeros and ones from packed vertices: their entries from ``first`` on, as many as ``V`` has columns."""
     width, last = bits.shape[1], first + V.shape[1]
     for b in range(first // width, (last - 1) // width + 1):
@@ -91,7 +91,7 @@ def unpack(bits, first, V):  # type: ignore[no-untyped-def]
 
 
 @fast
-def minimum_norm_point(M, R, slopes, weights):  # type: ignore[no-untyped-def]
+def minimum_norm_point(M, R, slopes, weights):
     """Minimise ``(x - weights)ᵀM(x - weights) + slopesᵀ(x - weights)`` over the hull, dropping atoms; in place.
 
     Args:
@@ -134,7 +134,7 @@ def minimum_norm_point(M, R, slopes, weights):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _solve(R, k, x):  # type: ignore[no-untyped-def]
+def _solve(R, k, x):
     """``x ← (RᵀR)⁻¹ x`` for the leading ``k`` of an upper triangle."""
     for i in range(k):
         row = R[i]
@@ -150,7 +150,7 @@ def _solve(R, k, x):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _remove(R, k, at):  # type: ignore[no-untyped-def]
+def _remove(R, k, at):
     """Take a row and column out of the factored matrix: close the gap, rotate what sticks out below the diagonal."""
     for i in range(k):
         row = R[i]
@@ -167,7 +167,7 @@ def _remove(R, k, at):  # type: ignore[no-untyped-def]
             lower[j] = c * y - s * x
 
 
-def _write_back(r: int, f, a: Atoms, weights: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def _write_back(r: int, f, a: Atoms, weights: np.ndarray) -> None:
     """Keep the atoms that have weight; ``u`` is what they sum to, in float64 before it is rounded."""
     kept = np.flatnonzero(weights > 1e-14)
     count = len(kept)
@@ -181,6 +181,6 @@ def _write_back(r: int, f, a: Atoms, weights: np.ndarray) -> None:  # type: igno
 
 
 @fast
-def sum_up(bits, weights, u):  # type: ignore[no-untyped-def]
+def sum_up(bits, weights, u):
     for j in range(weights.size):
         add_bits(bits[j], weights[j], u)

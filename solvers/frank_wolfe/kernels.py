@@ -15,6 +15,7 @@ from fwbench.solvers.numerics.jit import BLOCK, fast
 
 VANILLA, DICG, INFACE, AWAY, PAIRWISE, BCG, BPCG = range(7)
 OPEN, SHORT, LINESEARCH, ADAPTIVE = range(4)
+BY_RULE, FORCED, DESCENT, EXACT = range(4)  # how the step along a direction is chosen
 GROW, SHRINK = 2.0, 0.9  # of the adaptive step's Lipschitz estimate (Pedregosa et al. 2020, section 3)
 
 
@@ -22,7 +23,7 @@ GROW, SHRINK = 2.0, 0.9  # of the adaptive step's Lipschitz estimate (Pedregosa 
 
 
 @fast
-def dot(a, b):  # type: ignore[no-untyped-def]
+def dot(a, b):
     """``Σ a b``."""
     total = 0.0
     for start in range(0, a.size, BLOCK):
@@ -35,7 +36,7 @@ def dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @fast
-def masked(g, fixed, score):  # type: ignore[no-untyped-def]
+def masked(g, fixed, score):
     """``score = g``, infinite where the weight is to stay."""
     inf = g.dtype.type(np.inf)
     for i in range(g.size):
@@ -43,7 +44,7 @@ def masked(g, fixed, score):  # type: ignore[no-untyped-def]
 
 
 @fast
-def gap_of(g, u, v):  # type: ignore[no-untyped-def]
+def gap_of(g, u, v):
     """The Frank-Wolfe gap ``gᵀ(u - v)``."""
     total, kind = 0.0, g.dtype.type
     for start in range(0, g.size, BLOCK):
@@ -56,7 +57,7 @@ def gap_of(g, u, v):  # type: ignore[no-untyped-def]
 
 
 @fast
-def gradient(w, d, u, S, g):  # type: ignore[no-untyped-def]
+def gradient(w, d, u, S, g):
     """``g = 2 w∘S + d∘(1 - 2u)``; an empty ``d`` is zero."""
     one, two = g.dtype.type(1), g.dtype.type(2)
     if d.size == 0:
@@ -68,7 +69,7 @@ def gradient(w, d, u, S, g):  # type: ignore[no-untyped-def]
 
 
 @fast
-def value(d, u, g):  # type: ignore[no-untyped-def]
+def value(d, u, g):
     """``h = (g + d)ᵀu / 2``, as ``g = 2(Q - D)u + d``."""
     return (dot(g, u) + (dot(d, u) if d.size else 0.0)) / 2
 
@@ -77,7 +78,7 @@ def value(d, u, g):  # type: ignore[no-untyped-def]
 
 
 @fast
-def step_size(rule, t, ell, slope, curvature, square, most, lipschitz):  # type: ignore[no-untyped-def]
+def step_size(rule, t, ell, slope, curvature, square, most, lipschitz):
     """Step along a direction and the Lipschitz estimate after it.
 
     ``slope = -gᵀδ``, ``curvature = 2 δᵀ(Q - D)δ``, ``square = ‖δ‖²``. For a quadratic the sufficient decrease of
@@ -98,7 +99,19 @@ def step_size(rule, t, ell, slope, curvature, square, most, lipschitz):  # type:
 
 
 @fast
-def change_of_gradient(w, d, delta, T):  # type: ignore[no-untyped-def]
+def step_in_mode(mode, rule, t, ell, slope, curvature, square, most, lipschitz):
+    """The same along a direction that may ask for a step of its own: the longest, down to the minimum, or exact."""
+    if mode == BY_RULE:
+        return step_size(rule, t, ell, slope, curvature, square, most, lipschitz)
+    if mode == EXACT:
+        return (min(slope / curvature, most) if curvature > 0 else most), lipschitz
+    if mode == DESCENT and not 2 * slope >= curvature * most:  # the objective would rise at the end of the direction
+        return slope / curvature, lipschitz
+    return most, lipschitz
+
+
+@fast
+def change_of_gradient(w, d, delta, T):
     """Turn ``T = (w∘δ) G`` into ``2(Q - D)δ``, in place; the curvature ``δᵀT``."""
     if T.size <= BLOCK:
         return float(_change(w, d, delta, T))
@@ -110,7 +123,7 @@ def change_of_gradient(w, d, delta, T):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _change(w, d, delta, T):  # type: ignore[no-untyped-def]
+def _change(w, d, delta, T):
     two, total = T.dtype.type(2), T.dtype.type(0)
     if d.size == 0:
         for i in range(T.size):
@@ -126,7 +139,7 @@ def _change(w, d, delta, T):  # type: ignore[no-untyped-def]
 
 
 @fast
-def move(step, delta, T, u, g):  # type: ignore[no-untyped-def]
+def move(step, delta, T, u, g):
     """``u += step δ``, ``g += step T``; what comes within rounding of 0 or 1, or passes it, is put there."""
     s, one, zero = u.dtype.type(step), u.dtype.type(1), u.dtype.type(0)
     near = 2 * np.finfo(u.dtype).eps
@@ -139,7 +152,7 @@ def move(step, delta, T, u, g):  # type: ignore[no-untyped-def]
 
 
 @fast
-def curvature_towards(d, u, toward, P, T):  # type: ignore[no-untyped-def]
+def curvature_towards(d, u, toward, P, T):
     """``2 δᵀ(Q - D)δ`` of vanilla's ``δ = v - u`` from ``P = w∘δ`` and ``T = P G``, none of which it writes."""
     total, kind = 2 * dot(P, T), u.dtype.type
     if d.size == 0:
@@ -154,7 +167,7 @@ def curvature_towards(d, u, toward, P, T):  # type: ignore[no-untyped-def]
 
 
 @fast
-def square_towards(u, toward):  # type: ignore[no-untyped-def]
+def square_towards(u, toward):
     """``‖v - u‖²``."""
     total = 0.0
     for i in range(u.size):
@@ -163,7 +176,7 @@ def square_towards(u, toward):  # type: ignore[no-untyped-def]
 
 
 @fast
-def move_towards(step, w, d, toward, T, u, g):  # type: ignore[no-untyped-def]
+def move_towards(step, w, d, toward, T, u, g):
     """``move`` for vanilla: reads as little as it can, as the rows come from beyond the first cache."""
     kind = u.dtype.type
     s, one, zero, two = kind(step), kind(1), kind(0), kind(2 * step)
@@ -183,7 +196,7 @@ def move_towards(step, w, d, toward, T, u, g):  # type: ignore[no-untyped-def]
 
 
 @fast
-def towards_vertex(w, u, g, v, delta, P):  # type: ignore[no-untyped-def]
+def towards_vertex(w, u, g, v, delta, P):
     """``δ = v - u``, ``P = w∘δ``; the slope ``-gᵀδ``."""
     for i in range(u.size):
         delta[i] = v[i] - u[i]
@@ -193,7 +206,7 @@ def towards_vertex(w, u, g, v, delta, P):  # type: ignore[no-untyped-def]
 
 
 @fast
-def aim(w, u, g, v, toward, P):  # type: ignore[no-untyped-def]
+def aim(w, u, g, v, toward, P):
     """The same for vanilla, which keeps the vertex as bytes in place of ``δ``."""
     for i in range(u.size):
         toward[i] = np.uint8(v[i])
@@ -203,7 +216,7 @@ def aim(w, u, g, v, toward, P):  # type: ignore[no-untyped-def]
 
 
 @fast
-def in_face(w, u, g, v, counts, guess, delta, P, score, away, scratch):  # type: ignore[no-untyped-def]
+def in_face(w, u, g, v, counts, guess, delta, P, score, away, scratch):
     """Decomposition-invariant pairwise direction ``δ = v - a`` (Garber and Meshi 2016, algorithm 3; the longest step).
 
     ``a`` is the worst vertex of the smallest face that contains ``u``: what is 0 stays 0, what is 1 stays 1.
@@ -218,7 +231,7 @@ def in_face(w, u, g, v, counts, guess, delta, P, score, away, scratch):  # type:
 
 
 @fast
-def _face_score(u, g, sign, score):  # type: ignore[no-untyped-def]
+def _face_score(u, g, sign, score):
     inf, one, zero = u.dtype.type(np.inf), u.dtype.type(1), u.dtype.type(0)
     for i in range(u.size):
         x = inf if u[i] <= zero else sign * g[i]
@@ -226,7 +239,7 @@ def _face_score(u, g, sign, score):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _between(w, u, v, away, delta, P, room):  # type: ignore[no-untyped-def]
+def _between(w, u, v, away, delta, P, room):
     """``δ = v - a``, ``P = w∘δ``; the longest step. ``room`` is written over."""
     one, zero = u.dtype.type(1), u.dtype.type(0)
     for i in range(u.size):
@@ -239,7 +252,7 @@ def _between(w, u, v, away, delta, P, room):  # type: ignore[no-untyped-def]
 
 
 @fast
-def conjugate(w, u, g, v, gap, counts, scale, guess, rho, delta, P, score, toward, scratch):  # type: ignore[no-untyped-def]
+def conjugate(w, u, g, v, gap, counts, scale, guess, rho, delta, P, score, toward, scratch):
     """In-face extended Frank-Wolfe (Freund, Grigas and Mazumder 2017, algorithm 2): longest step, slope, new ``rho``.
 
     While the face that contains ``u`` promises at least half of the gap, a conjugate gradient direction within it:
@@ -275,7 +288,7 @@ def conjugate(w, u, g, v, gap, counts, scale, guess, rho, delta, P, score, towar
 
 
 @fast
-def _project(u, g, scale, z):  # type: ignore[no-untyped-def]
+def _project(u, g, scale, z):
     """``z = -scale∘(g - λ)`` on the fractional entries, 0 elsewhere, with the ``λ`` that makes its sum 0.
 
     Returns the sum of their ``scale``. Near the end ``g - λ`` is mostly rounding: so ``λ`` is one of the ``g`` and a
@@ -301,7 +314,7 @@ def _project(u, g, scale, z):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _weighed(u, g, scale, base):  # type: ignore[no-untyped-def]
+def _weighed(u, g, scale, base):
     """``Σ scale (g - base)`` and ``Σ scale`` over the fractional entries."""
     one, zero = u.dtype.type(1), u.dtype.type(0)
     top, bottom = zero, zero
@@ -313,7 +326,7 @@ def _weighed(u, g, scale, base):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _add(u, scale, z, beta, bottom, delta):  # type: ignore[no-untyped-def]
+def _add(u, scale, z, beta, bottom, delta):
     """``δ = z + beta δ``, its sum 0 like that of ``z``; ``bottom`` is what ``_project`` returned."""
     total, b, one, zero = 0.0, u.dtype.type(beta), u.dtype.type(1), u.dtype.type(0)
     for i in range(u.size):
@@ -324,7 +337,7 @@ def _add(u, scale, z, beta, bottom, delta):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _balance(u, scale, total, bottom, z):  # type: ignore[no-untyped-def]
+def _balance(u, scale, total, bottom, z):
     """Make the sum of ``z`` 0 to rounding; it was ``total``, and the fractional entries' scales sum to ``bottom``."""
     one, zero = u.dtype.type(1), u.dtype.type(0)
     level = u.dtype.type(total / bottom) if bottom > 0 else zero
@@ -333,7 +346,7 @@ def _balance(u, scale, total, bottom, z):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _inverse_of_longest(w, u, delta, P, ratio):  # type: ignore[no-untyped-def]
+def _inverse_of_longest(w, u, delta, P, ratio):
     """``P = w∘δ``, and the inverse of the longest step along ``δ``; ``ratio`` is written over."""
     tiny, one, zero = np.finfo(u.dtype).tiny, u.dtype.type(1), u.dtype.type(0)
     for i in range(u.size):

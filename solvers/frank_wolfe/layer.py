@@ -14,7 +14,6 @@ from fwbench.result import TracePoint
 from fwbench.solvers.numerics.scaling import in_range
 from fwbench.stage import Context
 
-ADAPTIVE_START = 1e-3  # of the Lipschitz bound: adaptive estimates grow by themselves
 EQUAL = 60  # exponent of equal scales where the objective is nowhere convex
 CHECK_EVERY = 10  # iterations between two looks at the clock, the stops and the bound
 REFRESH = 250  # iterations after which the gradient is computed afresh, so that rounding does not add up

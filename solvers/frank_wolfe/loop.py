@@ -22,30 +22,16 @@ import psutil
 import torch
 
 from fwbench.result import TracePoint
-from fwbench.solvers.frank_wolfe import kernels, loop_numba
+from fwbench.solvers.frank_wolfe import loop_numba
 from fwbench.solvers.frank_wolfe.active_set import Atoms, atom_bytes, set_up
-from fwbench.solvers.frank_wolfe.layer import ADAPTIVE_START, CHECK_EVERY, Layer, Options, Run
+from fwbench.solvers.frank_wolfe.layer import CHECK_EVERY, Layer, Options, Run
 from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES, STEP_RULES, compiled
+from fwbench.solvers.numerics.threads import torch_threads
 from fwbench.stage import Context
 
 if TYPE_CHECKING:
     from fwbench.solvers.frank_wolfe.loop_triton import Loop
-
-DIRECTION_RULES = {
-    "vanilla": kernels.VANILLA,
-    "away": kernels.AWAY,
-    "pairwise": kernels.PAIRWISE,
-    "bcg": kernels.BCG,
-    "bpcg": kernels.BPCG,
-    "dicg": kernels.DICG,
-    "inface": kernels.INFACE,
-}
-STEP_RULES = {
-    "open": kernels.OPEN,
-    "short": kernels.SHORT,
-    "linesearch": kernels.LINESEARCH,
-    "adaptive": kernels.ADAPTIVE,
-}
 
 
 def fused(layer: Layer, options: Options) -> Loop | None:
@@ -67,11 +53,14 @@ def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context, 
     ``gradientᵀ(u - vertex)`` bounds the distance to the minimum (Jaggi 2013, eq. 2). ``loop``: see :func:`fused`.
 
     Raises:
-        ValueError: an active-set variant on a device other than the CPU.
+        ValueError: a variant of the CPU's compiled kernels with a step that they do not know, or on another device.
     """
     context = replace(context, deadline=min(context.deadline, time.monotonic() + options.seconds))
     if layer.W.device.type == "cpu":
-        return _minimise_parts(layer, u, options, context)
+        if compiled(options.variant, options.step):
+            return _minimise_parts(layer, u, options, context)
+        with torch_threads(context.threads):
+            return minimise_torch(layer, u, options, context)
     if (loop := loop or fused(layer, options)) is not None:
         from fwbench.solvers.frank_wolfe.loop_triton import minimise_triton
 
@@ -115,7 +104,7 @@ def _minimise_parts(layer: Layer, u: torch.Tensor, options: Options, context: Co
 def _rows_at_a_time(layer: Layer, options: Options) -> int:
     """How many rows' active sets fit into ``ATOM_BYTES`` and into half of the memory that is free."""
     rows, n = layer.W.shape
-    if not layer.pattern.separable or DIRECTION_RULES[options.variant] < kernels.AWAY:
+    if not (layer.pattern.separable and DIRECTION_RULES[options.variant].atoms):
         return max(rows, 1)
     memory = min(loop_numba.ATOM_BYTES, psutil.virtual_memory().available // 2)
     return max(1, memory // (_capacity(n, options) * atom_bytes(n)))
@@ -149,12 +138,17 @@ def _joined(runs: list[Run], trace: list[TracePoint]) -> Run:
 
 def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
     """Lay the problem out in rows, run, put the answers back into shape."""
-    shape, vanilla = (u.shape[0], u.shape[1]), options.variant == "vanilla"
+    shape = u.shape[0], u.shape[1]
     counts = layer.pattern.counts(shape)
     rows = shape[0] if layer.pattern.separable else 1
+    direction, step = DIRECTION_RULES[options.variant], STEP_RULES[options.step]
+    assert direction.kernel is not None
+    assert step.kernel is not None
     method = loop_numba.Method(
-        DIRECTION_RULES[options.variant],
-        STEP_RULES[options.step],
+        direction.kernel,
+        step.kernel,
+        direction.atoms,
+        step.lipschitz > 0,
         float(options.ell),
         float(options.gap),
         options.correct,
@@ -167,25 +161,17 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     counts = np.ascontiguousarray(counts.reshape(rows, -1))
     atoms = _atoms(layer, start, counts, options)
     lipschitz = np.zeros(rows)
-    if options.step in ("short", "adaptive"):
-        lipschitz += layer.lipschitz().numpy().ravel() * (ADAPTIVE_START if options.step == "adaptive" else 1)
-    fields = loop_numba.Fields(  # type: ignore[call-arg]
-        flat(layer.W),
-        flat(layer.d),
+    if step.lipschitz:
+        lipschitz += layer.lipschitz().numpy().ravel() * step.lipschitz
+    fields = loop_numba.Fields.begin(
         start,
-        np.zeros_like(start),
-        np.zeros((rows, 0 if vanilla else start.shape[1]), start.dtype),
-        np.zeros((rows, start.shape[1] if vanilla else 0), np.uint8),
-        *(np.zeros_like(start) for _ in range(2)),
-        start.copy(),
-        flat(layer.scale() if options.variant in ("inface", "dicg") else None),
-        np.empty((rows, 0), bool) if options.fixed is None else flat(options.fixed),
         counts,
-        np.full((rows, 2, 2), np.nan),
         lipschitz,
-        *(np.zeros(rows) for _ in range(6)),
-        np.full(rows, -np.inf),
-        *(np.zeros(rows) for _ in range(2)),
+        W=flat(layer.W),
+        d=flat(layer.d),
+        scale=flat(layer.scale() if direction.scaled else None),
+        fixed=np.empty((rows, 0), bool) if options.fixed is None else flat(options.fixed),
+        vanilla=options.variant == "vanilla",
     )
     work = loop_numba.Rows(fields, atoms, layer.G, shape, method)
     trace: list[TracePoint] = []
@@ -200,9 +186,8 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
     end = torch.from_numpy(work.out_u.reshape(shape))
     best_u = torch.from_numpy(work.out_best_u.reshape(shape))
     bound = torch.from_numpy(work.out["best"]).to(u.dtype)[:, None]
-    per_iteration = 2 if options.variant in ("dicg", "inface") else 1  # the second in the face
     counters = {
-        "lmo_calls": per_iteration * work.products,
+        "lmo_calls": direction.oracles * work.products,
         "gram_products": work.products,
         "drop_steps": int(work.out["drops"].sum()),
         "active_set_max": work.most_atoms,
@@ -214,7 +199,7 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
 def _atoms(layer: Layer, start: np.ndarray, counts: np.ndarray, options: Options) -> Atoms:
     """Active sets that sum to ``start``, which moves to a rounded point where it would need too many atoms."""
     rows, n = start.shape
-    if DIRECTION_RULES[options.variant] < kernels.AWAY:
+    if not DIRECTION_RULES[options.variant].atoms:
         return Atoms.empty(rows, 0, n)
     capacity = _capacity(n, options)
     if not layer.pattern.separable:

@@ -29,6 +29,8 @@ FEW_ROWS = 4  # from which on BLAS has one way to multiply
 SHRINK_AT = 0.8  # leave finished rows out of the products when no more than this part is left
 ATOM_BYTES = 1 << 29  # most memory for the active sets: with it a 1536 x 576 layer runs within 1.5 GB in all
 
+WHOLE, FACE = 0, 1  # the oracle of the polytope, and that of the current face
+
 
 class Fields(NamedTuple):
     """What the loop carries for some rows, ``(rows, n)`` unless said; ``d`` and ``fixed`` may be empty."""
@@ -45,7 +47,7 @@ class Fields(NamedTuple):
     scale: np.ndarray  # inverse diagonal of Q - D, where the variant asks for it
     fixed: np.ndarray  # bool
     counts: np.ndarray  # (rows, groups) int64
-    guess: np.ndarray  # (rows, 2, 2) thresholds of the last oracles
+    guess: np.ndarray  # (rows, 2, 2) thresholds of the last oracles: WHOLE, FACE
     lipschitz: np.ndarray  # (rows,) and so are the rest, float64
     slope: np.ndarray
     rho: np.ndarray  # of the conjugate direction
@@ -57,32 +59,57 @@ class Fields(NamedTuple):
     drops: np.ndarray
     done: np.ndarray
 
+    @classmethod
+    def begin(
+        cls, u: np.ndarray, counts: np.ndarray, lipschitz: np.ndarray, *, vanilla: bool, **given: np.ndarray
+    ) -> Fields:
+        """At the start ``u``, with ``W``, ``d``, ``scale`` and ``fixed`` as given."""
+        rows, n = u.shape
+        own = {name: np.zeros(rows) for name in ("slope", "rho", "most", "mode", "gap", "value", "drops", "done")}
+        return cls(
+            u=u,
+            g=np.zeros_like(u),
+            delta=np.zeros((rows, 0 if vanilla else n), u.dtype),
+            toward=np.zeros((rows, n if vanilla else 0), np.uint8),
+            P=np.zeros_like(u),
+            T=np.zeros_like(u),
+            best_u=u.copy(),
+            counts=counts,
+            guess=np.full((rows, 2, 2), np.nan),
+            lipschitz=lipschitz,
+            best=np.full(rows, -np.inf),
+            **own,
+            **given,
+        )
+
 
 class Method(NamedTuple):
-    """Direction and step rule, as the kernels number them."""
+    """Direction and step rule, as the kernels number them (``rules``)."""
 
     variant: int
     rule: int
+    atoms: bool  # the variant keeps an active set
+    measures: bool  # the step asks for the square of a direction
     ell: float
     gap: float
     correct: int  # iterations from one quadratic correction to the next, 0 for none
 
 
 @fast
-def refresh(f):  # type: ignore[no-untyped-def]
+def refresh(f):
     """Gradient from ``T = (w∘u) G``."""
     for r in range(f.u.shape[0]):
         kernels.gradient(f.W[r], f.d[r], f.u[r], f.T[r], f.g[r])
 
 
 @fast
-def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
+def advance(t, method, check, f, a):
     """Step ``t`` along the direction whose product is in ``T`` (none if negative), then the next direction.
 
-    One body, and views of a row made once: every view and every tuple handed to a function costs as much as an
-    arithmetic pass over the row.
+    One body, and views of a row made once: every view and every tuple handed to a function, inlined or not, costs as
+    much as an arithmetic pass over the row.
     """
-    variant, rule, n = method.variant, method.rule, f.u.shape[1]
+    variant, n = method.variant, f.u.shape[1]
     v, away = np.empty(n, f.u.dtype), np.empty(n, f.u.dtype)
     score, scratch = np.empty(n, f.u.dtype), np.empty(2 * n, f.u.dtype)
     for r in range(f.u.shape[0]):
@@ -91,58 +118,48 @@ def advance(t, method, check, f, a):  # type: ignore[no-untyped-def]
         w, d, u, g, delta, P, T = f.W[r], f.d[r], f.u[r], f.g[r], f.delta[r], f.P[r], f.T[r]
         fresh = True  # no conjugate direction from the last step
         if t >= 0 and variant == kernels.VANILLA:
-            curvature = 0.0 if rule == kernels.OPEN else kernels.curvature_towards(d, u, f.toward[r], P, T)
-            square = (
-                kernels.square_towards(u, f.toward[r]) if rule == kernels.SHORT or rule == kernels.ADAPTIVE else 1.0
-            )
+            curvature = 0.0 if method.rule == kernels.OPEN else kernels.curvature_towards(d, u, f.toward[r], P, T)
+            square = kernels.square_towards(u, f.toward[r]) if method.measures else 1.0
             step, f.lipschitz[r] = kernels.step_size(
-                rule, t, method.ell, f.slope[r], curvature, square, 1.0, f.lipschitz[r]
+                method.rule, t, method.ell, f.slope[r], curvature, square, 1.0, f.lipschitz[r]
             )
             kernels.move_towards(step, w, d, f.toward[r], T, u, g)
         elif t >= 0:
-            most, slope = f.most[r], f.slope[r]
+            most = f.most[r]
             curvature = kernels.change_of_gradient(w, d, delta, T)
-            if f.mode[r] == active.FORCED:
-                step = most
-            elif f.mode[r] == active.EXACT:
-                step = min(slope / curvature, most) if curvature > 0 else most
-            elif f.mode[r] == active.DESCENT:
-                step = most if 2 * slope >= curvature * most else slope / curvature
-            else:
-                square = kernels.dot(delta, delta) if rule == kernels.SHORT or rule == kernels.ADAPTIVE else 1.0
-                step, f.lipschitz[r] = kernels.step_size(
-                    rule, t, method.ell, slope, curvature, square, most, f.lipschitz[r]
-                )
+            square = kernels.dot(delta, delta) if method.measures else 1.0
+            step, f.lipschitz[r] = kernels.step_in_mode(
+                f.mode[r], method.rule, t, method.ell, f.slope[r], curvature, square, most, f.lipschitz[r]
+            )
             fresh = step >= most or f.rho[r] == 0
             kernels.move(step, delta, T, u, g)
-            if variant >= kernels.AWAY:
-                f.drops[r] += active.update_weights(r, step, most, a)
-            else:
-                f.drops[r] += step >= most
+            f.drops[r] += active.update_weights(r, step, most, a) if method.atoms else step >= most
         if f.fixed.size:
             kernels.masked(g, f.fixed[r], score)
-            oracle(score, f.counts[r], f.guess[r, 0], v, scratch)
+            oracle(score, f.counts[r], f.guess[r, WHOLE], v, scratch)
         else:
-            oracle(g, f.counts[r], f.guess[r, 0], v, scratch)
+            oracle(g, f.counts[r], f.guess[r, WHOLE], v, scratch)
         gap = 0.0
         if variant == kernels.VANILLA:
             gap = f.slope[r] = kernels.aim(w, u, g, v, f.toward[r], P)
         else:
-            due = method.correct > 0 and ((t + 1) % method.correct == 0 or f.mode[r] == active.EXACT)
+            due = method.correct > 0 and ((t + 1) % method.correct == 0 or f.mode[r] == kernels.EXACT)
             if check or due or variant != kernels.DICG:
                 gap = kernels.gap_of(g, u, v)
             if variant == kernels.INFACE or (variant == kernels.DICG and due):
                 rho = 0.0 if fresh else f.rho[r]
                 f.most[r], f.slope[r], f.rho[r] = kernels.conjugate(
-                    w, u, g, v, gap, f.counts[r], f.scale[r], f.guess[r, 1], rho, delta, P, score, away, scratch
+                    w, u, g, v, gap, f.counts[r], f.scale[r], f.guess[r, FACE], rho, delta, P, score, away, scratch
                 )
             if variant == kernels.DICG:
-                f.mode[r] = active.EXACT if due and f.rho[r] > 0 else active.BY_RULE
-                if f.mode[r] == active.BY_RULE:
+                f.mode[r] = kernels.EXACT if due and f.rho[r] > 0 else kernels.BY_RULE
+                if f.mode[r] == kernels.BY_RULE:
                     f.rho[r] = 0.0
-                    f.most[r] = kernels.in_face(w, u, g, v, f.counts[r], f.guess[r, 1], delta, P, score, away, scratch)
+                    f.most[r] = kernels.in_face(
+                        w, u, g, v, f.counts[r], f.guess[r, FACE], delta, P, score, away, scratch
+                    )
                     f.slope[r] = -kernels.dot(g, delta)
-            elif variant >= kernels.AWAY:
+            elif method.atoms:
                 f.most[r], f.mode[r] = active.active_direction(variant, r, w, u, g, v, gap, f.counts[r], a, delta, P)
                 f.slope[r] = -kernels.dot(g, delta)
         if check:
@@ -165,7 +182,7 @@ class Rows:
         self.products = self.corrections = self.most_atoms = 0
         self.flat = fields.u.shape[1] != shape[1]  # rows that are not independent, in one
         self.over_parts: Map = one_by_one
-        self.exact_G = G.double() if method.correct and method.variant >= kernels.AWAY else G
+        self.exact_G = G.double() if method.correct and method.atoms else G
 
     def blocks(self) -> list[tuple[Fields, Atoms]]:
         """Views of nearly equal numbers of rows, an even number of blocks."""
@@ -217,7 +234,7 @@ class Rows:
     def corrects(self, t: int) -> bool:
         """Whether iteration ``t`` ends with a correction of the active sets."""
         every = self.method.correct
-        return self.method.variant >= kernels.AWAY and every > 0 and (t + 1) % every == 0
+        return self.method.atoms and every > 0 and (t + 1) % every == 0
 
     def refreshes(self, t: int) -> bool:
         """Whether iteration ``t`` ends with a product for the gradient."""
@@ -245,7 +262,7 @@ class Rows:
         self.out_u[self.index], self.out_best_u[self.index] = self.f.u, self.f.best_u
 
 
-def _cut(arrays, rows):  # type: ignore[no-untyped-def]
+def _cut(arrays, rows):
     """The rows of a named tuple of arrays; a slice gives views."""
     return type(arrays)(*(x[rows] for x in arrays))
 

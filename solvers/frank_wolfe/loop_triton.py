@@ -44,7 +44,7 @@ def _size(layer: Layer) -> int:
 
 
 @triton.jit
-def _smallest(  # type: ignore[no-untyped-def]
+def _smallest(
     x, inside, k, n, guess, spacing, LOWEST: tl.constexpr, HIGHEST: tl.constexpr, FARTHEST: tl.constexpr
 ):  # fmt: skip
     """Mark the ``k`` smallest of ``x``, ties to the lower index: a threshold found by counting, as in ``oracle``.
@@ -92,7 +92,7 @@ def _smallest(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _smallest_of_groups(x, k, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _smallest_of_groups(x, k, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """The same in each group of ``SIZE`` neighbours, by ranks."""
     mine = tl.reshape(x, (BLOCK // SIZE, SIZE))
     column = tl.arange(0, SIZE)[None, :]
@@ -104,7 +104,7 @@ def _smallest_of_groups(x, k, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # type:
 
 
 @triton.jit(do_not_specialize=["offset"])
-def _iterate(  # type: ignore[no-untyped-def]
+def _iterate(
     w_, d_, fixed_, counts_, u_, g_, v_, p_, t_, slope_, value_, best_, best_u_, done_, began_, guess_, spacing_,
     n, offset, ell, gap,
     HAS_D: tl.constexpr, HAS_FIXED: tl.constexpr, MOVE: tl.constexpr, CHECK: tl.constexpr, RULE: tl.constexpr,

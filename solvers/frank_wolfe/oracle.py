@@ -9,11 +9,12 @@ import numpy as np
 
 from fwbench.solvers.numerics.jit import BLOCK, fast
 
+THRESHOLD, SPACING = 0, 1  # of a guess
 SEARCH_PASSES = 12  # counting passes before the threshold search tightens its bracket to data values
 
 
 @fast
-def count_upto(x, t):  # type: ignore[no-untyped-def]
+def count_upto(x, t):
     """How many ``x`` are at most ``t``."""
     total = 0
     one, zero = np.float32(1), np.float32(0)
@@ -27,7 +28,7 @@ def count_upto(x, t):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _first_guess(x, k):  # type: ignore[no-untyped-def]
+def _first_guess(x, k):
     """A threshold for the ``k`` smallest and the distance between neighbours there, as of a flat distribution."""
     finite, mean, square = 0, 0.0, 0.0
     for i in range(x.size):
@@ -42,11 +43,11 @@ def _first_guess(x, k):  # type: ignore[no-untyped-def]
 
 
 @fast
-def threshold(x, k, guess):  # type: ignore[no-untyped-def]
+def threshold(x, k, guess):
     """Threshold of the ``k`` smallest of ``x``, ``0 < k < len(x)``, by counting.
 
     Args:
-        guess: ``(2,)`` float64, the threshold and the spacing of its neighbours last time (NaN for none); updated.
+        guess: ``(2,)`` float64, the THRESHOLD and the SPACING of its neighbours last time (NaN for none); updated.
 
     Returns:
         ``t`` and ``left``: the ``k`` smallest are all ``x ≤ t`` if ``left`` is negative, otherwise all ``x < t`` and
@@ -54,16 +55,16 @@ def threshold(x, k, guess):  # type: ignore[no-untyped-def]
     """
     kind = x.dtype.type
     biggest = np.finfo(x.dtype).max
-    if np.isnan(guess[0]):
-        guess[0], guess[1] = _first_guess(x, k)
+    if np.isnan(guess[THRESHOLD]):
+        guess[THRESHOLD], guess[SPACING] = _first_guess(x, k)
     lo, hi, below, above = -np.inf, np.inf, 0, x.size  # count(lo) = below < k < above = count(hi)
-    t, reach, passes = guess[0], max(guess[1], 0.0), 0
+    t, reach, passes = guess[THRESHOLD], max(guess[SPACING], 0.0), 0
     while True:
         probe = kind(min(max(t, -biggest), biggest))  # a variable of x's own type: comparisons of mixed types are slow
         count = count_upto(x, probe)
         passes += 1
         if count == k:
-            guess[0] = probe
+            guess[THRESHOLD] = probe
             return probe, -1
         if count < k:
             if probe == biggest:
@@ -76,22 +77,22 @@ def threshold(x, k, guess):  # type: ignore[no-untyped-def]
         if passes % SEARCH_PASSES == 0:
             hi, above, less = _tighten(x, lo, hi)
             if less <= k:
-                guess[0] = min(max(hi, -biggest), biggest)
+                guess[THRESHOLD] = min(max(hi, -biggest), biggest)
                 return kind(hi), k - less
             hi, above = np.nextafter(kind(hi), kind(-np.inf)), less
         if hi - lo < np.inf and above - below >= 16:  # wide enough to tell the density
-            guess[1] = (hi - lo) / (above - below)
+            guess[SPACING] = (hi - lo) / (above - below)
         t = _next_probe(lo, hi, below, above, k, float(probe), reach, passes)
         if not lo < kind(t) < hi:
             t = lo + (hi - lo) / 2
             if not lo < kind(t) < hi:  # neighbours: all that lies between is equal to hi
-                guess[0] = hi
+                guess[THRESHOLD] = hi
                 return kind(hi), k - below
         reach *= 2
 
 
 @fast
-def _next_probe(lo, hi, below, above, k, t, reach, passes):  # type: ignore[no-untyped-def]
+def _next_probe(lo, hi, below, above, k, t, reach, passes):
     """Between two finite ends by interpolation, every third time by bisection; else outwards, ever farther."""
     if lo > -np.inf and hi < np.inf:
         part = 0.5 if passes % 3 == 0 else (k - below) / (above - below)
@@ -102,7 +103,7 @@ def _next_probe(lo, hi, below, above, k, t, reach, passes):  # type: ignore[no-u
 
 
 @fast
-def _tighten(x, lo, hi):  # type: ignore[no-untyped-def]
+def _tighten(x, lo, hi):
     """The largest ``x`` in (lo, hi], how many are at most it, and how many are less."""
     top = lo
     for i in range(x.size):
@@ -116,7 +117,7 @@ def _tighten(x, lo, hi):  # type: ignore[no-untyped-def]
 
 
 @fast
-def oracle(x, counts, guess, v, scratch):  # type: ignore[no-untyped-def]
+def oracle(x, counts, guess, v, scratch):
     """Mark in ``v`` (0 or 1) the ``counts[group]`` smallest of each group of ``x``, ties to the lower index.
 
     ``scratch`` holds ``2 len(x)`` entries like ``x``.
@@ -143,14 +144,14 @@ def oracle(x, counts, guess, v, scratch):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _mark(x, t, v):  # type: ignore[no-untyped-def]
+def _mark(x, t, v):
     one, zero = x.dtype.type(1), x.dtype.type(0)
     for i in range(x.size):
         v[i] = one if x[i] <= t else zero
 
 
 @fast
-def _oracle_of_groups(x, counts, v, scratch):  # type: ignore[no-untyped-def]
+def _oracle_of_groups(x, counts, v, scratch):
     """By ranks: all groups side by side, so that comparisons run over contiguous memory."""
     groups = counts.size
     size = x.size // groups

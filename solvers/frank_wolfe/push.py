@@ -26,7 +26,7 @@ class Push(Stage):
     Bach and Vert 2009, algorithm 1): ``rounds`` values from ``first`` to ``last``, in geometric progression, at most
     ``steps`` iterations each, one Gram product an iteration. It starts from the relaxed point, or from the middle of
     the polytope where there is none. A heuristic: it proves nothing, and keeps what an earlier stage proved. It leaves
-    no trace: the error of each round's mask would cost a product and a rounding, 8 % of the round on a 192 x 576 layer.
+    no trace: the error of each round's mask would cost a product and a rounding.
     """
 
     name: ClassVar[str] = "push"

@@ -12,7 +12,7 @@ import torch
 from fwbench import patterns
 from fwbench.patterns import smallest
 from fwbench.problem import Problem
-from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.frank_wolfe import loop, rules
 from fwbench.solvers.semidefinite.row import RowProof
 from fwbench.solvers.semidefinite.row_diagonals import layer_certificate, row_proofs
 from fwbench.solvers.semidefinite.shared_diagonal import shared_e
@@ -63,12 +63,13 @@ class FrankWolfe(Stage):
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("variant", self.variant, loop.DIRECTION_RULES),
-            ("step", self.step, loop.STEP_RULES),
+            ("variant", self.variant, rules.DIRECTION_RULES),
+            ("step", self.step, rules.STEP_RULES),
             ("convexify", self.convexify, CONVEXIFY),
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        rules.compiled(self.variant, self.step)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
         if min(self.steps, self.plain_steps, self.gap, self.seconds, self.capacity, self.correct) < 0:

@@ -171,7 +171,7 @@ class Search:
             stop = min(first + step, sweeps)
             self.counts["swaps"] += walk.cool(self.stage.hot, self.stage.cold, first, stop, sweeps)
             self.counts["iterations"] += (stop - first) * len(rows)
-            self.counts["swap_evaluations"] += (stop - first) * int((walk.count > 0).sum()) * self.problem.n
+            self.counts["swap_evaluations"] += (stop - first) * int((walk.movable > 0).sum()) * self.problem.n
         found = walk.best
         self._descend(rows, found)
         self._keep(rows, found, kernel.errors(walk.W, self.G, found), run % 2 == 0)

@@ -1,13 +1,12 @@
 """The numba kernel of ``anneal``: Metropolis swaps of many rows, each resumable after any number of sweeps.
 
 Per row it holds ``y = G (w∘u)``. With it the exchange of pruned ``i`` and kept ``j`` changes the error by
-``Q_ii + Q_jj + 2 w_j (y_j - w_i G_ij) - 2 w_i y_i``: one entry of ``G`` a proposal, two of its lines once accepted. A
-proposal costs some 5 ns at n = 576, an accepted one 0.2 µs.
+``Q_ii + Q_jj + 2 w_j (y_j - w_i G_ij) - 2 w_i y_i``: one entry of ``G`` a proposal, two of its lines once accepted.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -17,11 +16,11 @@ from fwbench.solvers.numerics.jit import njit
 # -ln of a uniform number, tabulated: a logarithm for each proposal would cost as much as all else
 TABLE = -np.log((np.arange(4096) + 0.5) / 4096)
 FAST = {"contract", "nsz"}
+FIRST, PRUNED, KEPT = range(3)  # of a group's slots: where they begin, and the numbers of either side
 
 
-@dataclass
-class Walk:
-    """State of a walk of some rows; every array has a row for each."""
+class Walk(NamedTuple):
+    """State of a walk of some rows; every array but ``G`` and its diagonal has a row for each."""
 
     W: np.ndarray  # float64 (rows, n)
     G: np.ndarray  # float64 (n, n)
@@ -29,9 +28,12 @@ class Walk:
     best: np.ndarray  # bool (rows, n), the best of the cold half
     y: np.ndarray  # float64 (rows, n)
     slots: np.ndarray  # uint64 (rows, n): indices by group, in each the pruned first
-    groups: np.ndarray  # uint64 (rows, groups, 3): first slot, pruned, kept; of the groups where something can move
-    count: np.ndarray  # int64 (rows,), number of such groups
-    level: np.ndarray  # float64 (rows, 4): error now, least error, temperature, 1 if ``best`` is behind
+    groups: np.ndarray  # uint64 (rows, groups, 3): FIRST, PRUNED and KEPT of the groups where something can move
+    movable: np.ndarray  # int64 (rows,), number of such groups
+    error: np.ndarray  # float64 (rows,), of ``now``
+    least: np.ndarray  # float64 (rows,), of the best mask
+    unit: np.ndarray  # float64 (rows,), of temperatures
+    behind: np.ndarray  # bool (rows,), whether the best mask is ``now``, and ``best`` not yet
     random: np.ndarray  # uint64 (rows,)
     diagonal: np.ndarray  # float64 (n,), of G
 
@@ -53,19 +55,19 @@ class Walk:
             np.empty((rows, n), np.uint64),
             np.empty((rows, n // group, 3), np.uint64),
             np.zeros(rows, np.int64),
-            np.zeros((rows, 4)),
+            np.zeros(rows),
+            np.zeros(rows),
+            np.zeros(rows),
+            np.zeros(rows, bool),
             random.copy(),
             G.diagonal().copy(),
         )
-        _begin(W, G, walk.now, free, group, walk.y, walk.slots, walk.groups, walk.count, walk.level)
+        _begin(walk, free, group)
         return walk
 
     def cool(self, hot: float, cold: float, first: int, stop: int, total: int) -> int:
         """Sweeps ``first:stop`` of ``total``, from ``hot`` to ``cold`` times a row's error / n; the swaps accepted."""
-        return _cool(
-            self.W, self.G, self.now, self.best, self.y, self.slots, self.groups, self.count, self.level, self.random,
-            self.diagonal, TABLE, hot, cold, first, stop, total,
-        )  # fmt: skip
+        return _cool(self, TABLE, hot, cold, first, stop, total)
 
 
 def errors(W: np.ndarray, G: np.ndarray, pruned: np.ndarray) -> np.ndarray:
@@ -86,14 +88,14 @@ def keys(seed: int, rows: np.ndarray, run: int) -> np.ndarray:
 
 
 @njit(parallel=True)
-def _errors(W, G, pruned, out):  # type: ignore[no-untyped-def]
+def _errors(W, G, pruned, out):
     for r in numba.prange(W.shape[0]):
         y = np.zeros(W.shape[1])
         out[r] = _products(W[r], G, pruned[r], y)
 
 
 @njit
-def _products(w, G, pruned, y):  # type: ignore[no-untyped-def]
+def _products(w, G, pruned, y):
     """Add ``G (w∘u)`` to ``y``; the row's error."""
     for i in range(w.size):
         if pruned[i]:
@@ -106,109 +108,107 @@ def _products(w, G, pruned, y):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=FAST)
-def _axpy(y, a, x):  # type: ignore[no-untyped-def]
+def _axpy(y, a, x):
     for t in range(y.size):
         y[t] += a * x[t]
 
 
 @njit(fastmath=FAST)
-def _axpy_two(y, a, x, b, z):  # type: ignore[no-untyped-def]
+def _axpy_two(y, a, x, b, z):
     for t in range(y.size):
         y[t] += a * x[t] - b * z[t]
 
 
 @njit(parallel=True)
-def _begin(W, G, now, free, group, y, slots, groups, count, level):  # type: ignore[no-untyped-def]
-    n = W.shape[1]
-    for r in numba.prange(W.shape[0]):
-        level[r, 0] = _products(W[r], G, now[r], y[r])
-        level[r, 1] = np.inf
-        used = 0
-        for start in range(0, n, group):
-            first = used
-            for side in (True, False):
-                for i in range(start, start + group):
-                    if free[r, i] and now[r, i] == side:
-                        slots[r, used] = i
-                        used += 1
-                if side:
-                    pruned = used - first
-            kept = used - first - pruned
-            if pruned == 0 or kept == 0:
-                used = first
-                continue
-            groups[r, count[r], 0] = first
-            groups[r, count[r], 1] = pruned
-            groups[r, count[r], 2] = kept
-            count[r] += 1
+def _begin(walk, free, group):
+    for r in numba.prange(walk.W.shape[0]):
+        _begin_row(walk, r, free[r], group)  # what a parallel loop itself writes to a tuple's arrays numba (0.68) loses
+
+
+@njit
+def _begin_row(walk, r, free, group):
+    now, slots, groups = walk.now[r], walk.slots[r], walk.groups[r]
+    walk.error[r] = _products(walk.W[r], walk.G, now, walk.y[r])
+    walk.least[r] = np.inf
+    used = movable = 0
+    for start in range(0, now.size, group):
+        first = used
+        for side in (True, False):
+            for i in range(start, start + group):
+                if free[i] and now[i] == side:
+                    slots[used] = i
+                    used += 1
+            if side:
+                pruned = used - first
+        kept = used - first - pruned
+        if pruned == 0 or kept == 0:
+            used = first
+            continue
+        groups[movable, FIRST], groups[movable, PRUNED], groups[movable, KEPT] = first, pruned, kept
+        movable += 1
+    walk.movable[r] = movable
 
 
 @njit(parallel=True)
-def _cool(W, G, now, best, y, slots, groups, count, level, random, diagonal, table, hot, cold, first, stop, total):  # type: ignore[no-untyped-def]
-    accepted = np.zeros(W.shape[0], np.int64)
-    for r in numba.prange(W.shape[0]):
-        if count[r] == 0:
-            continue
-        if first == 0:
-            level[r, 2] = level[r, 0] / W.shape[1]
-        for sweep in range(first, stop):
-            heat = level[r, 2] * hot * (cold / hot) ** (sweep / total)
-            random[r], swaps = _sweep(
-                W[r], G, now[r], best[r], y[r], slots[r], groups[r], count[r], level[r], random[r], diagonal, table,
-                heat, 2 * sweep >= total,
-            )  # fmt: skip
-            accepted[r] += swaps
-        if stop == total and level[r, 3]:
-            best[r] = now[r]
-            level[r, 3] = 0
+def _cool(walk, table, hot, cold, first, stop, total):
+    accepted = np.zeros(walk.W.shape[0], np.int64)
+    for r in numba.prange(walk.W.shape[0]):
+        if walk.movable[r] > 0:
+            accepted[r] = _cool_row(walk, r, table, hot, cold, first, stop, total)
     return accepted.sum()
 
 
 @njit(fastmath=FAST)
-def _sweep(w, G, now, best, y, slots, groups, count, level, x, diagonal, table, heat, watch):  # type: ignore[no-untyped-def]
-    """As many proposals as weights, at one temperature; the random state and the swaps accepted."""
-    error = level[0]
-    least = level[1]
-    behind = level[3] > 0
-    if watch and error < least:
-        least = error
-        behind = True
-    swaps = 0
+def _cool_row(walk, r, table, hot, cold, first, stop, total):
+    """Sweeps of one row, each as many proposals as weights at one temperature; the swaps accepted."""
+    w, G, now, best, y = walk.W[r], walk.G, walk.now[r], walk.best[r], walk.y[r]
+    slots, groups, count, diagonal = walk.slots[r], walk.groups[r], walk.movable[r], walk.diagonal
+    x, error, least, behind = walk.random[r], walk.error[r], walk.least[r], walk.behind[r]
+    if first == 0:
+        walk.unit[r] = error / w.size
+    unit, swaps = walk.unit[r], 0
     several = np.uint64(count)
     mask = np.uint64(0x3FFFF)
-    start, pruned, kept = groups[0, 0], groups[0, 1], groups[0, 2]
-    for _ in range(w.size):
-        x ^= x << np.uint64(13)  # xorshift64 (Marsaglia 2003)
-        x ^= x >> np.uint64(7)
-        x ^= x << np.uint64(17)
-        # 12 bits for the threshold, 16 for the group, 18 for each of the two weights
-        if count > 1:
-            g = ((x >> np.uint64(48)) * several) >> np.uint64(16)
-            start, pruned, kept = groups[g, 0], groups[g, 1], groups[g, 2]
-        a = start + ((((x >> np.uint64(30)) & mask) * pruned) >> np.uint64(18))
-        b = start + pruned + ((((x >> np.uint64(12)) & mask) * kept) >> np.uint64(18))
-        i = slots[a]
-        j = slots[b]
-        wi = w[i]
-        wj = w[j]
-        row = G[i]
-        change = wi * (wi * diagonal[i] - 2 * y[i]) + wj * (wj * diagonal[j] + 2 * (y[j] - wi * row[j]))
-        if not change <= heat * table[x & np.uint64(4095)]:
-            continue
-        if behind and change > 0:  # about to leave the best: only now is it worth a copy
-            best[:] = now
-            behind = False
-        slots[a] = j
-        slots[b] = i
-        now[i] = False
-        now[j] = True
-        _axpy_two(y, wj, G[j], wi, row)
-        error += change
-        swaps += 1
+    for sweep in range(first, stop):
+        heat = unit * hot * (cold / hot) ** (sweep / total)
+        watch = 2 * sweep >= total
         if watch and error < least:
             least = error
             behind = True
-    level[0] = error
-    level[1] = least
-    level[3] = 1.0 if behind else 0.0
-    return x, swaps
+        start, pruned, kept = groups[0, FIRST], groups[0, PRUNED], groups[0, KEPT]
+        for _ in range(w.size):
+            x ^= x << np.uint64(13)  # xorshift64 (Marsaglia 2003)
+            x ^= x >> np.uint64(7)
+            x ^= x << np.uint64(17)
+            # 12 bits for the threshold, 16 for the group, 18 for each of the two weights
+            if count > 1:
+                g = ((x >> np.uint64(48)) * several) >> np.uint64(16)
+                start, pruned, kept = groups[g, FIRST], groups[g, PRUNED], groups[g, KEPT]
+            a = start + ((((x >> np.uint64(30)) & mask) * pruned) >> np.uint64(18))
+            b = start + pruned + ((((x >> np.uint64(12)) & mask) * kept) >> np.uint64(18))
+            i = slots[a]
+            j = slots[b]
+            wi = w[i]
+            wj = w[j]
+            row = G[i]
+            change = wi * (wi * diagonal[i] - 2 * y[i]) + wj * (wj * diagonal[j] + 2 * (y[j] - wi * row[j]))
+            if not change <= heat * table[x & np.uint64(4095)]:
+                continue
+            if behind and change > 0:  # about to leave the best: only now is it worth a copy
+                best[:] = now
+                behind = False
+            slots[a] = j
+            slots[b] = i
+            now[i] = False
+            now[j] = True
+            _axpy_two(y, wj, G[j], wi, row)
+            error += change
+            swaps += 1
+            if watch and error < least:
+                least = error
+                behind = True
+    if stop == total and behind:
+        best[:] = now
+        behind = False
+    walk.random[r], walk.error[r], walk.least[r], walk.behind[r] = x, error, least, behind
+    return swaps

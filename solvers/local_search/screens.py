@@ -16,6 +16,7 @@ from fwbench.solvers.numerics.extremes import largest_of_positive, smallest
 from fwbench.solvers.numerics.jit import njit
 
 KNOTS = 6  # values of c at which φ is computed
+LEVEL, SLOPE = 0, 1  # of a chord: its value at 0, and its slope
 FAST = {"contract", "nnan", "nsz"}  # not infinities: they mark what cannot move
 ROUNDING = 1e-6  # relative; some four times what a handful of operations in float32 may come to
 
@@ -43,7 +44,7 @@ class Row(NamedTuple):
 
 
 @njit
-def gram_of(G):  # type: ignore[no-untyped-def]
+def gram_of(G):
     n = G.shape[0]
     unit = max(np.abs(G).max(), np.finfo(np.float64).tiny)
     root = np.sqrt(np.maximum(np.diag(G), 0.0))
@@ -62,7 +63,7 @@ def gram_of(G):  # type: ignore[no-untyped-def]
 
 
 @njit
-def row_of(w, gram):  # type: ignore[no-untyped-def]
+def row_of(w, gram):
     kind, n = np.float32, w.size
     size = np.abs(w).max()
     x = w / size if size > 0 else w
@@ -73,7 +74,7 @@ def row_of(w, gram):  # type: ignore[no-untyped-def]
 
 
 @njit
-def look(row, q, g, no_a, no_b):  # type: ignore[no-untyped-def]
+def look(row, q, g, no_a, no_b):
     """Fill in ``a``, ``b`` and ``bound``; ``no_a`` is infinite of what is kept, ``no_b`` of what is pruned, else 0."""
     _masked(row.near, no_a, row.values)
     reach = largest_of_positive(row.values)
@@ -82,33 +83,33 @@ def look(row, q, g, no_a, no_b):  # type: ignore[no-untyped-def]
 
 
 @njit
-def most_hopeful(row):  # type: ignore[no-untyped-def]
+def most_hopeful(row):
     """The weight that would gain most by itself."""
     return _place(row.a, smallest(row.a))
 
 
 @njit
-def above(row, value):  # type: ignore[no-untyped-def]
+def above(row, value):
     """``value`` in the row's units, from above."""
     x = value / row.unit
     return np.float32(x + ROUNDING * abs(x))
 
 
 @njit
-def reaches(row, line, i, level):  # type: ignore[no-untyped-def]
+def reaches(row, line, i, level):
     """Whether some ``b_j - 2Q_ij`` may be at most ``level``."""
     return _any_reaches(row.w, line, row.b, row.w[i] + row.w[i], level)
 
 
 @njit
-def least(row, line, i):  # type: ignore[no-untyped-def]
+def least(row, line, i):
     """Where ``b_j - 2Q_ij``, left in ``values``, is the least."""
     _gains(row.w, line, row.b, row.w[i] + row.w[i], row.values)
     return _place(row.values, smallest(row.values))
 
 
 @njit
-def how_many(values, level):  # type: ignore[no-untyped-def]
+def how_many(values, level):
     """The number of values that are at most ``level``."""
     count = np.int32(0)
     for j in range(values.size):
@@ -117,13 +118,13 @@ def how_many(values, level):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _masked(near, no_a, values):  # type: ignore[no-untyped-def]
+def _masked(near, no_a, values):
     for i in range(near.size):
         values[i] = max(near[i] - no_a[i], 0.0)
 
 
 @njit(fastmath=FAST)
-def _lowered(q, g, no_a, no_b, score, reach, per_unit, a, b):  # type: ignore[no-untyped-def]
+def _lowered(q, g, no_a, no_b, score, reach, per_unit, a, b):
     for t in range(q.size):
         size = (q[t] + 2 * abs(g[t])) * per_unit
         a[t] = (q[t] - 2 * g[t]) * per_unit - ROUNDING * size + no_a[t]
@@ -131,12 +132,12 @@ def _lowered(q, g, no_a, no_b, score, reach, per_unit, a, b):  # type: ignore[no
 
 
 @njit
-def _chords(b, score, top, values):  # type: ignore[no-untyped-def]
-    """Lines (value at 0, slope) through ``φ`` at ``KNOTS`` values of ``c`` from 0 to ``top``.
+def _chords(b, score, top, values):
+    """Chords (LEVEL, SLOPE) of ``φ`` between ``KNOTS`` values of ``c`` from 0 to ``top``.
 
     As ``φ`` is concave, the least of all of them is the one around ``c``, and below ``φ(c)``.
     """
-    lines = np.zeros((KNOTS - 1, 2), np.float32)
+    chords = np.zeros((KNOTS - 1, 2), np.float32)
     width = np.float64(top) / (KNOTS - 1)
     left = first = 0.0
     for k in range(KNOTS):
@@ -144,32 +145,32 @@ def _chords(b, score, top, values):  # type: ignore[no-untyped-def]
         right = np.float64(smallest(values))
         if k:
             slope = (right - left) / width if width > 0 else 0.0
-            lines[k - 1, 0], lines[k - 1, 1] = left - slope * (width * (k - 1)), slope
+            chords[k - 1, LEVEL], chords[k - 1, SLOPE] = left - slope * (width * (k - 1)), slope
         else:
             first = right
         left = right
-    lines[:, 0] -= np.float32(KNOTS * ROUNDING * (abs(first) + abs(left)))
-    return lines
+    chords[:, LEVEL] -= np.float32(KNOTS * ROUNDING * (abs(first) + abs(left)))
+    return chords
 
 
 @njit(fastmath=FAST)
-def _tilted(b, score, twice, values):  # type: ignore[no-untyped-def]
+def _tilted(b, score, twice, values):
     for j in range(b.size):
         values[j] = b[j] - twice * score[j]
 
 
 @njit(fastmath=FAST)
-def _bounds(a, c, lines, bound):  # type: ignore[no-untyped-def]
+def _bounds(a, c, chords, bound):
     for i in range(a.size):
-        low = lines[0, 0] + lines[0, 1] * c[i]
+        low = chords[0, LEVEL] + chords[0, SLOPE] * c[i]
         for k in range(1, KNOTS - 1):
-            value = lines[k, 0] + lines[k, 1] * c[i]
+            value = chords[k, LEVEL] + chords[k, SLOPE] * c[i]
             low = value if value < low else low
         bound[i] = a[i] + low
 
 
 @njit(fastmath=FAST)
-def _any_reaches(w, line, b, twice, level):  # type: ignore[no-untyped-def]
+def _any_reaches(w, line, b, twice, level):
     """A sum of comparisons is the fastest scan there is."""
     count = np.int32(0)
     for j in range(w.size):
@@ -178,13 +179,13 @@ def _any_reaches(w, line, b, twice, level):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=FAST)
-def _gains(w, line, b, twice, values):  # type: ignore[no-untyped-def]
+def _gains(w, line, b, twice, values):
     for j in range(w.size):
         values[j] = b[j] - twice * w[j] * line[j]
 
 
 @njit
-def _place(values, value):  # type: ignore[no-untyped-def]
+def _place(values, value):
     """The last place of a value that is there."""
     at = np.int32(0)
     for j in range(values.size):

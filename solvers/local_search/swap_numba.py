@@ -24,6 +24,7 @@ from fwbench.solvers.numerics.threads import numba_threads
 RELATIVE_GAIN = 1e-11
 ABSOLUTE_GAIN = 1e-15  # the same in units of the largest entry of Q: of a row without error every gain is rounding
 RECENT = 8  # pairs remembered from one search to the next
+PRUNED, KEPT = 0, 1  # of such a pair
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 512  # of the first products: what the nearest cache holds
 CHUNK_ROWS = 64  # rows between two looks at the clock
 SMALL_ROW = 32  # up to this size all pairs of a row are tried, as they are of groups within a row
@@ -124,7 +125,7 @@ def _best_two_rows(best_a: np.ndarray, best_b: np.ndarray) -> tuple[int, int]:
 
 
 @njit(parallel=True)
-def _descend_rows(W, G, pruned, group, gram, enough, limit):  # type: ignore[no-untyped-def]
+def _descend_rows(W, G, pruned, group, gram, enough, limit):
     rows = W.shape[0]
     swaps = np.zeros(rows, np.int64)
     looked = np.zeros(rows, np.int64)
@@ -135,7 +136,7 @@ def _descend_rows(W, G, pruned, group, gram, enough, limit):  # type: ignore[no-
 
 
 @njit
-def _descend(w, G, g, pruned, group, gram, enough, limit):  # type: ignore[no-untyped-def]
+def _descend(w, G, g, pruned, group, gram, enough, limit):
     n = w.size
     q = np.empty(n)  # diagonal of Q
     error = 0.0
@@ -177,14 +178,14 @@ def _descend(w, G, g, pruned, group, gram, enough, limit):  # type: ignore[no-un
 
 
 @njit
-def _changes(q, g, no_a, no_b, a, b):  # type: ignore[no-untyped-def]
+def _changes(q, g, no_a, no_b, a, b):
     for t in range(q.size):
         a[t] = q[t] - 2 * g[t] + no_a[t]
         b[t] = q[t] + 2 * g[t] + no_b[t]
 
 
 @njit(parallel=True)
-def _products(W, G, pruned):  # type: ignore[no-untyped-def]
+def _products(W, G, pruned):
     """``Qu`` of each row, added in the order of the weights; a line of ``G`` serves several rows."""
     rows, n = W.shape
     g = np.zeros((rows, n))
@@ -205,19 +206,19 @@ def _products(W, G, pruned):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath={"contract"})
-def _add(g, x, line):  # type: ignore[no-untyped-def]
+def _add(g, x, line):
     for t in range(g.size):
         g[t] += x * line[t]
 
 
 @njit(fastmath={"contract"})
-def _exchange(w, g, w_in, line_in, w_out, line_out):  # type: ignore[no-untyped-def]
+def _exchange(w, g, w_in, line_in, w_out, line_out):
     for t in range(w.size):
         g[t] += w[t] * (w_in * line_in[t] - w_out * line_out[t])
 
 
 @njit
-def _best_in_groups(w, G, a, b, group, best):  # type: ignore[no-untyped-def]
+def _best_in_groups(w, G, a, b, group, best):
     """Best exchange within a group that beats ``best``: (change, pruned index, kept index, pairs tried)."""
     best_i = -1
     best_j = -1
@@ -236,7 +237,7 @@ def _best_in_groups(w, G, a, b, group, best):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _best_in_row(w, G, q, g, no_a, no_b, row, lines, recent, hopeful, best, slack, enough):  # type: ignore[no-untyped-def]
+def _best_in_row(w, G, q, g, no_a, no_b, row, lines, recent, hopeful, best, slack, enough):
     """Best exchange in the row that beats ``best``, or ``enough`` of it: (change, pruned, kept index, pairs tried)."""
     n = w.size
     found = best, -1, -1
@@ -267,13 +268,13 @@ def _best_in_row(w, G, q, g, no_a, no_b, row, lines, recent, hopeful, best, slac
                     if row.values[j] <= level:
                         found = _better(found, i, j, w, G, q, g)
         if found[1] == i:
-            recent[oldest % RECENT, 0], recent[oldest % RECENT, 1] = i, found[2]
+            recent[oldest % RECENT, PRUNED], recent[oldest % RECENT, KEPT] = i, found[2]
             oldest += 1
     return found[0], found[1], found[2], looked
 
 
 @njit
-def _better(found, i, j, w, G, q, g):  # type: ignore[no-untyped-def]
+def _better(found, i, j, w, G, q, g):
     """``found`` (change, pruned, kept index), or the exchange of ``i`` and ``j`` if that is better."""
     best, best_i, best_j = found
     change = q[i] - 2 * g[i] + (q[j] + 2 * g[j] - 2 * w[i] * w[j] * G[i, j])

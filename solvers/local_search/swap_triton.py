@@ -27,7 +27,7 @@ def fits(n: int, group: int) -> bool:
 
 
 @triton.jit
-def _best_in_row(  # type: ignore[no-untyped-def]
+def _best_in_row(
     w_, G_, w, a, b, near, score, column, inside, least, slack, enough, n, KNOTS: tl.constexpr
 ):  # fmt: skip
     """The best change below ``least``, its pair ``(i, j)`` (-1 for none), and how many lines were examined."""
@@ -64,7 +64,7 @@ def _best_in_row(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _best_in_groups(  # type: ignore[no-untyped-def]
+def _best_in_groups(
     G_, w, a, b, column, inside, least, n, SIZE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """The same over all pairs of each group of ``SIZE`` neighbours; every one of the ``n`` lines is examined."""
@@ -90,7 +90,7 @@ def _best_in_groups(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["limit"])
-def _descend(  # type: ignore[no-untyped-def]
+def _descend(
     w_, G_, diagonal_, strongest_, u_, g_, error_, swaps_, lines_, n, limit, relative, absolute, enough,
     SIZE: tl.constexpr, KNOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

@@ -106,7 +106,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
     descend()
     start = pruned.copy()
     memories, most = _memories(problem, pruned, group, context, on_device)
-    trace = [context.point(sum(float(m.level[:, 1].sum()) for m in memories))]
+    trace = [context.point(sum(float(m.least.sum()) for m in memories))]
     step = max(1, min(-(-stage.iterations // LAPS), most))
     stopped = ""
     for first in range(0, stage.iterations, step):
@@ -117,7 +117,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
                 break
             done, looked = memory.walk(first, stop, stage.candidates, stage.tenure, stage.spread)
             add(done, looked, (stop - first) * len(memory.W))
-        trace.append(context.point(sum(float(m.level[:, 1].sum()) for m in memories)))
+        trace.append(context.point(sum(float(m.least.sum()) for m in memories)))
         if stopped:
             break
     pruned = np.concatenate([memory.best for memory in memories])

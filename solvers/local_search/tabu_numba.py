@@ -3,12 +3,12 @@
 Per row it holds ``y = G (w∘u)`` and the change of the error when one weight changes side by itself. In patterns that
 count a whole row, the weights within a margin of the best of each side are candidates, and all their pairs are
 evaluated; the margin follows the wanted number of candidates, so nothing is sorted. Within the small groups of N:M all
-pairs are evaluated. 2.4 µs an iteration at n = 576.
+pairs are evaluated.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -20,9 +20,8 @@ from fwbench.solvers.numerics.jit import njit
 FAST = {"contract", "nnan", "nsz"}
 
 
-@dataclass
-class Memory:
-    """State of the search in some rows; every array has a row for each."""
+class Memory(NamedTuple):
+    """State of the search in some rows; every array but ``G`` has a row for each."""
 
     W: np.ndarray  # float64 (rows, n)
     G: np.ndarray  # float64 (n, n)
@@ -30,7 +29,10 @@ class Memory:
     best: np.ndarray  # bool (rows, n)
     y: np.ndarray  # float64 (rows, n)
     barred: np.ndarray  # int64 (rows, n), last iteration in which the weight is tabu
-    level: np.ndarray  # float64 (rows, 4): error now, least error, the two margins
+    error: np.ndarray  # float64 (rows,), of ``now``
+    least: np.ndarray  # float64 (rows,), of ``best``
+    margin_in: np.ndarray  # float64 (rows,), of the candidates that may come in: those pruned
+    margin_out: np.ndarray  # float64 (rows,), of those that may be pruned
     random: np.ndarray  # uint64 (rows,)
     group: int
 
@@ -38,51 +40,52 @@ class Memory:
     def begin(cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray) -> Memory:
         """Start from masks ``pruned (rows, n)``, swapping within groups of neighbours; ``random (rows,)`` seeds."""
         rows, n = W.shape
-        memory = cls(
-            W, G, pruned.copy(), pruned.copy(), np.zeros((rows, n)), np.full((rows, n), -1), np.zeros((rows, 4)),
-            random.copy(), group,
-        )  # fmt: skip
-        _begin(W, G, memory.now, memory.y, memory.level)
+        y, barred = np.zeros((rows, n)), np.full((rows, n), -1)
+        error, least, margin_in, margin_out = np.zeros((4, rows))
+        now, best = pruned.copy(), pruned.copy()
+        memory = cls(W, G, now, best, y, barred, error, least, margin_in, margin_out, random.copy(), group)
+        _begin(memory)
         return memory
 
     def walk(self, first: int, stop: int, candidates: int, tenure: int, spread: int) -> tuple[int, int]:
         """Iterations ``first:stop``; numbers of swaps and of pairs evaluated."""
-        return _walk(
-            self.W, self.G, self.now, self.best, self.y, self.barred, self.level, self.random, self.group, first, stop,
-            candidates, tenure, spread,
-        )  # fmt: skip
+        return _walk(self, first, stop, candidates, tenure, spread)
 
 
 @njit(parallel=True)
-def _begin(W, G, now, y, level):  # type: ignore[no-untyped-def]
-    n = W.shape[1]
-    for r in numba.prange(W.shape[0]):
-        w, line = W[r], y[r]
-        for i in range(n):
-            if now[r, i]:
-                for t in range(n):
-                    line[t] += w[i] * G[i, t]
-        for i in range(n):
-            if now[r, i]:
-                level[r, 0] += w[i] * line[i]
-        level[r, 1] = level[r, 0]
-        level[r, 2] = level[r, 3] = 1e-3 * level[r, 0] / n
-
-
-@njit(parallel=True)
-def _walk(W, G, now, best, y, barred, level, random, group, first, stop, candidates, tenure, spread):  # type: ignore[no-untyped-def]
-    swaps = np.zeros(W.shape[0], np.int64)
-    looked = np.zeros(W.shape[0], np.int64)
-    for r in numba.prange(W.shape[0]):
-        swaps[r], looked[r] = _walk_row(
-            W[r], G, now[r], best[r], y[r], barred[r], level[r], random[r : r + 1], group, first, stop, candidates,
-            tenure, spread,
-        )  # fmt: skip
-    return swaps.sum(), looked.sum()
+def _begin(memory):
+    for r in numba.prange(memory.W.shape[0]):
+        _begin_row(memory, r)  # what a parallel loop itself writes to a tuple's arrays numba (0.68) loses
 
 
 @njit
-def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, candidates, tenure, spread):  # type: ignore[no-untyped-def]
+def _begin_row(memory, r):
+    w, G, y, now, error = memory.W[r], memory.G, memory.y[r], memory.now[r], 0.0
+    for i in range(w.size):
+        if now[i]:
+            for t in range(w.size):
+                y[t] += w[i] * G[i, t]
+    for i in range(w.size):
+        if now[i]:
+            error += w[i] * y[i]
+    memory.error[r] = memory.least[r] = error
+    memory.margin_in[r] = memory.margin_out[r] = 1e-3 * error / w.size
+
+
+@njit(parallel=True)
+def _walk(memory, first, stop, candidates, tenure, spread):
+    rows = memory.W.shape[0]
+    swaps = np.zeros(rows, np.int64)
+    evaluated = np.zeros(rows, np.int64)
+    for r in numba.prange(rows):
+        swaps[r], evaluated[r] = _walk_row(memory, r, first, stop, candidates, tenure, spread)
+    return swaps.sum(), evaluated.sum()
+
+
+@njit
+def _walk_row(memory, r, first, stop, candidates, tenure, spread):
+    w, G, now, best = memory.W[r], memory.G, memory.now[r], memory.best[r]
+    y, barred, random, group = memory.y[r], memory.barred[r], memory.random[r : r + 1], memory.group
     n = w.size
     own = np.empty(n)  # diagonal of Q
     sign = np.empty(n)  # w where pruned, -w where kept
@@ -103,9 +106,9 @@ def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, can
     ins = np.empty(n + 1, np.int64)
     outs = np.empty(n + 1, np.int64)
     values = np.empty(n)
-    error, least, margin_in, margin_out = level[0], level[1], level[2], level[3]
+    error, least, margin_in, margin_out = memory.error[r], memory.least[r], memory.margin_in[r], memory.margin_out[r]
     swaps = 0
-    looked = 0
+    evaluated = 0
     for iteration in range(first, stop):
         still = 0
         for k in range(listed):
@@ -131,7 +134,7 @@ def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, can
             top, best_i, best_j = _best_pair(
                 G, sign, change, barred, iteration, ins[:count_in], outs[:count_out], aspired
             )
-            looked += count_in * count_out
+            evaluated += count_in * count_out
         else:
             top, best_i, best_j = np.inf, -1, -1
             for start in range(0, n, group):
@@ -145,7 +148,7 @@ def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, can
                         outs[count_out] = t
                         count_out += 1
                 value, i, j = _best_pair(G, sign, change, barred, iteration, ins[:count_in], outs[:count_out], aspired)
-                looked += count_in * count_out
+                evaluated += count_in * count_out
                 if value < top:
                     top, best_i, best_j = value, i, j
         if best_i < 0:  # all are tabu, or there is nothing to swap
@@ -171,12 +174,12 @@ def _walk_row(w, G, now, best, y, barred, level, random, group, first, stop, can
         if error < least - RELATIVE_GAIN * least:
             least = error
             best[:] = now
-    level[0], level[1], level[2], level[3] = error, least, margin_in, margin_out
-    return swaps, looked
+    memory.error[r], memory.least[r], memory.margin_in[r], memory.margin_out[r] = error, least, margin_in, margin_out
+    return swaps, evaluated
 
 
 @njit
-def _best_pair(G, sign, change, barred, iteration, ins, outs, aspired):  # type: ignore[no-untyped-def]
+def _best_pair(G, sign, change, barred, iteration, ins, outs, aspired):
     """Least change over pairs: neither weight tabu, or the result a new best (aspiration)."""
     top, best_i, best_j = np.inf, -1, -1
     for i in ins:
@@ -189,21 +192,21 @@ def _best_pair(G, sign, change, barred, iteration, ins, outs, aspired):  # type:
 
 
 @njit
-def _correction(count, wanted):  # type: ignore[no-untyped-def]
+def _correction(count, wanted):
     if count > 2 * wanted:
         return 0.8
     return 1.25 if count < wanted else 1.0
 
 
 @njit
-def _least_sum(x, z, values):  # type: ignore[no-untyped-def]
+def _least_sum(x, z, values):
     for t in range(x.size):
         values[t] = x[t] + z[t]
     return smallest(values)
 
 
 @njit(fastmath=FAST)
-def _update(y, change, own, sign, line_in, line_out, w_in, w_out):  # type: ignore[no-untyped-def]
+def _update(y, change, own, sign, line_in, line_out, w_in, w_out):
     for t in range(y.size):
         y[t] += w_out * line_out[t] - w_in * line_in[t]
         change[t] = own[t] - 2 * sign[t] * y[t]

@@ -16,12 +16,12 @@ from fwbench.solvers.local_search.swap_numba import RELATIVE_GAIN
 
 
 @triton.jit
-def _corrected(margin, count, wanted):  # type: ignore[no-untyped-def]
+def _corrected(margin, count, wanted):
     return tl.where(count > 2 * wanted, margin * 0.8, tl.where(count < wanted, margin * 1.25, margin))
 
 
 @triton.jit
-def _best_in_row(  # type: ignore[no-untyped-def]
+def _best_in_row(
     G_, sign, change, free, ins, outs, column, aspired, n, BLOCK: tl.constexpr
 ):  # fmt: skip
     """The least change over candidates ``ins`` x ``outs``: neither tabu, or below ``aspired``; and its pair or -1."""
@@ -46,7 +46,7 @@ def _best_in_row(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _of_partner(x, k, place, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _of_partner(x, k, place, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """Of each entry, that of the ``k``-th of its group."""
     parts = tl.reshape(x, (BLOCK // SIZE, SIZE))
     taken = tl.sum(tl.where(place == k, parts, 0), axis=1)[:, None]
@@ -54,7 +54,7 @@ def _of_partner(x, k, place, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # type: 
 
 
 @triton.jit
-def _best_in_groups(  # type: ignore[no-untyped-def]
+def _best_in_groups(
     G_, sign, change, free, now, inside, column, aspired, n, SIZE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """The same over all pairs of each group of ``SIZE`` neighbours."""
@@ -78,7 +78,7 @@ def _best_in_groups(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _next(x):  # type: ignore[no-untyped-def]
+def _next(x):
     """xorshift64 (Marsaglia 2003), uint64."""
     x ^= x << 13
     x ^= x >> 7
@@ -87,9 +87,9 @@ def _next(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["first", "stop", "wanted", "tenure", "spread"])
-def _walk(  # type: ignore[no-untyped-def]
-    w_, G_, diagonal_, now_, best_, y_, barred_, level_, random_, swaps_, looked_, n, first, stop,
-    wanted, tenure, spread, relative, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+def _walk(
+    w_, G_, diagonal_, now_, best_, y_, barred_, error_, least_, margin_in_, margin_out_, random_, swaps_, evaluated_,
+    n, first, stop, wanted, tenure, spread, relative, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Iterations ``first:stop`` of one row."""
     row = tl.program_id(0)
@@ -102,13 +102,13 @@ def _walk(  # type: ignore[no-untyped-def]
     best = tl.load(best_ + at, inside, other=0) != 0
     y = tl.load(y_ + at, inside, other=0)
     barred = tl.load(barred_ + at, inside, other=0)
-    error = tl.load(level_ + 4 * row)
-    least = tl.load(level_ + 4 * row + 1)
-    margin_in = tl.load(level_ + 4 * row + 2)
-    margin_out = tl.load(level_ + 4 * row + 3)
+    error = tl.load(error_ + row)
+    least = tl.load(least_ + row)
+    margin_in = tl.load(margin_in_ + row)
+    margin_out = tl.load(margin_out_ + row)
     x = tl.load(random_ + row).to(tl.uint64, bitcast=True)
     swaps = 0
-    looked = tl.cast(0, tl.int64)
+    evaluated = tl.cast(0, tl.int64)
     iteration = first
     while iteration < stop:
         sign = tl.where(now, w, -w)
@@ -124,12 +124,12 @@ def _walk(  # type: ignore[no-untyped-def]
             count_out = tl.sum(outs.to(tl.int32), axis=0)
             margin_in = _corrected(margin_in, count_in, wanted)
             margin_out = _corrected(margin_out, count_out, wanted)
-            looked += count_in.to(tl.int64) * count_out
+            evaluated += count_in.to(tl.int64) * count_out
             top, i, j = _best_in_row(G_, sign, change, free, ins, outs, column, aspired, n, BLOCK)
         else:
             pruned = tl.sum(tl.reshape((inside & now).to(tl.int64), (BLOCK // SIZE, SIZE)), axis=1)
             kept = tl.sum(tl.reshape((inside & (~now)).to(tl.int64), (BLOCK // SIZE, SIZE)), axis=1)
-            looked += tl.sum(pruned * kept, axis=0)
+            evaluated += tl.sum(pruned * kept, axis=0)
             top, i, j = _best_in_groups(G_, sign, change, free, now, inside, column, aspired, n, SIZE, BLOCK)
         if i >= 0:
             frees = tl.sum(tl.where(column == i, w, 0.0), axis=0)
@@ -154,13 +154,13 @@ def _walk(  # type: ignore[no-untyped-def]
     tl.store(best_ + at, best.to(tl.uint8), inside)
     tl.store(y_ + at, y, inside)
     tl.store(barred_ + at, barred, inside)
-    tl.store(level_ + 4 * row, error)
-    tl.store(level_ + 4 * row + 1, least)
-    tl.store(level_ + 4 * row + 2, margin_in)
-    tl.store(level_ + 4 * row + 3, margin_out)
+    tl.store(error_ + row, error)
+    tl.store(least_ + row, least)
+    tl.store(margin_in_ + row, margin_in)
+    tl.store(margin_out_ + row, margin_out)
     tl.store(random_ + row, x.to(tl.int64, bitcast=True))
     tl.store(swaps_ + row, swaps)
-    tl.store(looked_ + row, looked)
+    tl.store(evaluated_ + row, evaluated)
 
 
 @dataclass
@@ -173,7 +173,10 @@ class Memory:
     record: torch.Tensor  # uint8 (rows, n)
     y: torch.Tensor  # float64 (rows, n)
     barred: torch.Tensor  # int32 (rows, n)
-    levels: torch.Tensor  # float64 (rows, 4)
+    error: torch.Tensor  # float64 (rows,), and so are the next three
+    least: torch.Tensor
+    margin_in: torch.Tensor
+    margin_out: torch.Tensor
     random: torch.Tensor  # int64 (rows,), bits of uint64
     group: int
 
@@ -181,24 +184,21 @@ class Memory:
     def begin(
         cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray, device: str
     ) -> Memory:
-        """As ``tabu_kernel.Memory.begin``; ``swap_triton.fits`` says which rows fit."""
+        """As ``tabu_numba.Memory.begin``; ``swap_triton.fits`` says which rows fit."""
         weights, gram = (torch.tensor(x, dtype=torch.float64, device=device) for x in (W, G))
         now = torch.tensor(pruned, dtype=torch.uint8, device=device)
         y = (weights * now) @ gram
         error = (weights * now * y).sum(dim=1)
         margin = 1e-3 * error / W.shape[1]
-        levels = torch.stack((error, error, margin, margin), dim=1).contiguous()
         barred = torch.full(W.shape, -1, dtype=torch.int32, device=device)
         bits = torch.tensor(random.view(np.int64), device=device)
-        return cls(weights, gram, now, now.clone(), y, barred, levels, bits, group)
+        return cls(
+            weights, gram, now, now.clone(), y, barred, error, error.clone(), margin, margin.clone(), bits, group
+        )
 
     @property
     def best(self) -> np.ndarray:
         return self.record.bool().cpu().numpy()
-
-    @property
-    def level(self) -> np.ndarray:
-        return self.levels.cpu().numpy()
 
     def walk(self, first: int, stop: int, candidates: int, tenure: int, spread: int) -> tuple[int, int]:
         """Iterations ``first:stop``; numbers of swaps and of pairs evaluated."""
@@ -206,10 +206,10 @@ class Memory:
         size = self.group if self.group < n else 1
         block = max(triton.next_power_of_2(n), size)
         swaps = torch.zeros(rows, dtype=torch.int32, device=self.W.device)
-        looked = torch.zeros(rows, dtype=torch.int64, device=self.W.device)
+        evaluated = torch.zeros(rows, dtype=torch.int64, device=self.W.device)
         _walk[(rows,)](
-            self.W, self.G, self.G.diagonal().contiguous(), self.now, self.record, self.y, self.barred, self.levels,
-            self.random, swaps, looked, n, first, stop, candidates, tenure, spread, RELATIVE_GAIN,
-            SIZE=size, BLOCK=block, num_warps=max(1, min(16, block // 128)),
+            self.W, self.G, self.G.diagonal().contiguous(), self.now, self.record, self.y, self.barred, self.error,
+            self.least, self.margin_in, self.margin_out, self.random, swaps, evaluated, n, first, stop, candidates,
+            tenure, spread, RELATIVE_GAIN, SIZE=size, BLOCK=block, num_warps=max(1, min(16, block // 128)),
         )  # fmt: skip
-        return int(swaps.sum()), int(looked.sum())
+        return int(swaps.sum()), int(evaluated.sum())

@@ -13,7 +13,7 @@ from fwbench.solvers.numerics.jit import njit
 
 
 @njit
-def smallest(values):  # type: ignore[no-untyped-def]
+def smallest(values):
     """The least of ``values``, which are written to and restored: no other thread may read them meanwhile."""
     bits = _as_bits(values)
     found = _largest(bits)
@@ -24,14 +24,14 @@ def smallest(values):  # type: ignore[no-untyped-def]
 
 
 @njit
-def largest_of_positive(values):  # type: ignore[no-untyped-def]
+def largest_of_positive(values):
     """The largest of ``values``, none of them negative; written to and restored."""
     bits = _as_bits(values)
     return _as_number(values, bits, _largest(bits))
 
 
 @njit
-def _largest(bits):  # type: ignore[no-untyped-def]
+def _largest(bits):
     found = bits[0]
     for i in range(bits.size):
         found = max(found, bits[i])
@@ -39,7 +39,7 @@ def _largest(bits):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _as_number(values, bits, found):  # type: ignore[no-untyped-def]
+def _as_number(values, bits, found):
     first = bits[0]
     bits[0] = found
     number = values[0]
@@ -52,6 +52,6 @@ def _as_bits(values: np.ndarray) -> np.ndarray:
 
 
 @overload(_as_bits)
-def _compiled_as_bits(values):  # type: ignore[no-untyped-def]
+def _compiled_as_bits(values):
     kind = np.uint32 if values.dtype.bitwidth == 32 else np.uint64
     return lambda values: values.view(kind)

@@ -1,7 +1,7 @@
 """Dense symmetric linear algebra of one thread's row: scipy's BLAS and LAPACK on torch's memory, in place.
 
 scipy's own wrappers hold the interpreter's lock, so that rows in parallel would wait for one another; torch's come from
-another library, which takes 1.3 to 1.9 times as long on some machines. Called here by address, as compilers call them.
+another library, which is slower on some machines. Called here by address, as compilers call them.
 
 Matrices are contiguous, row by row, float32 or float64, on the CPU, and square but where said. Column by column, as
 LAPACK sees them, they are transposed: its upper triangles are our lower ones.

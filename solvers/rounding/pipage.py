@@ -39,7 +39,7 @@ def pipage(problem: Problem, u: np.ndarray, threads: int = 1) -> np.ndarray:
 
 
 @njit(parallel=True)
-def _round_rows(W, G, u, gradient, size):  # type: ignore[no-untyped-def]
+def _round_rows(W, G, u, gradient, size):
     """Move within each group of ``size`` until at most one of its weights is fractional."""
     for r in numba.prange(W.shape[0]):
         if size <= SMALL_GROUP:
@@ -49,7 +49,7 @@ def _round_rows(W, G, u, gradient, size):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _round_small_groups(w, G, u, g, size):  # type: ignore[no-untyped-def]
+def _round_small_groups(w, G, u, g, size):
     """The best pair of all groups moves, again and again."""
     while True:
         first, second, move, least = -1, -1, 0.0, np.inf
@@ -66,7 +66,7 @@ def _round_small_groups(w, G, u, g, size):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _round_row(w, G, u, g):  # type: ignore[no-untyped-def]
+def _round_row(w, G, u, g):
     """Of the weights with ``Q_ii + Σ_j Q_ij ≥ 0`` the one nearest to 0 or 1 moves, with its best partner."""
     left = np.flatnonzero((u > NEAR) & (u < 1 - NEAR))
     total = np.zeros(u.size)
@@ -89,7 +89,7 @@ def _round_row(w, G, u, g):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _leader(u, total, left):  # type: ignore[no-untyped-def]
+def _leader(u, total, left):
     chosen, nearest = left[np.argmax(total[left])], np.inf  # nonnegative but for rounding
     for i in left:
         distance = min(u[i], 1 - u[i])
@@ -99,7 +99,7 @@ def _leader(u, total, left):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _better_end(w, G, u, g, i, j):  # type: ignore[no-untyped-def]
+def _better_end(w, G, u, g, i, j):
     """Change of ``F`` and ``t`` where ``u_i + t``, ``u_j - t`` first becomes integral, in the better direction."""
     slope, q = g[i] - g[j], 2 * w[i] * w[j] * G[i, j]
     up, down = min(1 - u[i], u[j]), -min(u[i], 1 - u[j])
@@ -108,7 +108,7 @@ def _better_end(w, G, u, g, i, j):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _move(w, G, u, g, i, j, t):  # type: ignore[no-untyped-def]
+def _move(w, G, u, g, i, j, t):
     """``u_i += t``, ``u_j -= t``; ``F`` is linear in each weight, so its own slope does not change."""
     own = g[i] + 2 * t * (-w[i] * w[j] * G[i, j]), g[j] + 2 * t * (w[i] * w[j] * G[i, j])
     x, y = 2 * t * w[i], 2 * t * w[j]

@@ -1,18 +1,16 @@
 """The doubly nonnegative bound of one row: Shor's, with ``u_i u_j ≥ 0`` for all pairs.
 
 The alternating direction method on ``Y = (1, u)(1, u)ᵀ`` splits it in two: ``Y ≥ 0`` with ``diag U = u`` has an
-entrywise projection, ``Y ⪰ 0`` with ``Y z = 0`` for each count one by an eigendecomposition (``project``), or on a GPU
-by products alone. It starts at the Shor solution. Its multipliers ``N ≥ 0`` of ``Y ≥ 0`` need not converge: the
-interior point finds the best diagonal for ``Q - N``, whatever N is, and that is the proof
-(docs/mathematics.md, "Products of pairs").
+entrywise projection, ``Y ⪰ 0`` with ``Y z = 0`` for each count one by an eigendecomposition (``psd_projection``), or on
+a GPU by products alone. It starts at the Shor solution. Its multipliers ``N ≥ 0`` of ``Y ≥ 0`` need not converge: the
+interior point finds the best diagonal for ``Q - N``, whatever N is, and that is the proof (``ladder.climb``;
+docs/mathematics.md, "Products of pairs").
 
 Rows of one layer are one batch, tensors ``(rows, n + 1, n + 1)`` of float32; on the CPU a batch is one row.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,10 +22,10 @@ import torch
 from fwbench.solvers.semidefinite import lift_numba as kernel
 from fwbench.solvers.semidefinite.psd_projection import Projection
 from fwbench.solvers.semidefinite.row import RowForm, RowProof
-from fwbench.solvers.semidefinite.shor import Shor, shor
+from fwbench.solvers.semidefinite.shor import Shor
 from fwbench.verify.products import Listed, summed
 
-Each = Callable[..., Iterable]
+RowMap = Callable[..., Iterable]  # as the built-in ``map``
 
 
 class Cuts(NamedTuple):
@@ -43,51 +41,22 @@ class Cuts(NamedTuple):
 
 NONE = Cuts()
 
-ITERATIONS = 90  # some 2.5 s a row of 576 weights; more gains little
 RELAXATION = 1.6
 PENALTY = 0.2  # in units of sqrt(Q_ii Q_jj) for the entry ij
 BORDER = 3.0  # the border's t, where the mean weight has 1
 SMALLEST = 1e-4  # of the mean diagonal: below it entries are scaled alike
 
 
-def doubly_nonnegative(
-    form: RowForm,
-    start: Shor | None = None,
-    *,
-    iterations: int = ITERATIONS,
-    tolerance: float = 3e-4,
-    products: int = 20,
-    deadline: float = math.inf,
-) -> Shor:
-    """The better of the Shor and the doubly nonnegative proof, and where its interior point ended.
+def lagrangian(
+    form: RowForm, N: np.ndarray, cuts: Cuts = NONE, *, limit: int
+) -> tuple[RowForm, Callable[[Shor], Shor]]:
+    """The row's Lagrangian, its form less the products times their multipliers; and what adds these to a proof of it.
 
     Args:
-        start: the row's Shor solution, if known.
-        products: at most this many times n of the multipliers are kept, the largest.
+        N: ``(kinds, n, n)``: at ``i < j`` the multiplier of the pair's product of that kind
+            (``fwbench.verify.products``). The ``limit`` largest are taken.
+        cuts: products of more than two weights, all taken.
     """
-    began = time.monotonic()
-    start = start or shor(form, tolerance=tolerance, deadline=deadline)
-    reserve = 1.5 * max(time.monotonic() - began, start.seconds)  # for the finish
-    if time.monotonic() + reserve >= deadline:
-        return start
-    [N] = multipliers(Iteration([form], [start]), iterations, deadline - reserve)
-    found = finish(form, N, products * len(form.Q), tolerance, deadline)
-    return max(start, found, key=lambda one: one.proof.bound)
-
-
-def finish(
-    form: RowForm, N: np.ndarray, limit: int, tolerance: float, deadline: float = math.inf, cuts: Cuts = NONE
-) -> Shor:
-    """The interior point for the multipliers ``N (kinds, n, n)``, of which the ``limit`` largest are kept.
-
-    ``N[kind, i, j]``, ``i < j``, is the multiplier of the pair's product of that kind (``fwbench.verify.products``).
-    """
-    less, thin = without(form, N, limit, cuts)
-    return thin(shor(less, tolerance=tolerance, deadline=deadline))
-
-
-def without(form: RowForm, N: np.ndarray, limit: int, cuts: Cuts = NONE) -> tuple[RowForm, Callable[[Shor], Shor]]:
-    """The row less the ``limit`` largest products of pairs and the cuts, and what writes them into its proof."""
     kinds, n = N.shape[:2]
     i, j = np.triu_indices(n, 1)
     value = N[:, i, j].T.astype(np.float32).ravel()  # by pair, then by kind
@@ -108,7 +77,22 @@ def without(form: RowForm, N: np.ndarray, limit: int, cuts: Cuts = NONE) -> tupl
 
 
 class Directions(Protocol):
-    """The alternating directions of some rows, here or in ``mccormick``."""
+    """The alternating directions of some rows of equal length: what climbs to a rung of the ladder.
+
+    Args:
+        starts: where the rung below ended.
+        iterations: that are planned; the deadline may come before.
+        each: maps what is a row's own and small over the rows.
+    """
+
+    def __init__(
+        self,
+        forms: Sequence[RowForm],
+        starts: Sequence[Shor],
+        iterations: int,
+        device: str = "cpu",
+        each: RowMap = map,
+    ) -> None: ...
 
     def step(self) -> None:
         """One iteration of all rows."""
@@ -116,26 +100,27 @@ class Directions(Protocol):
     def multipliers(self) -> np.ndarray:
         """``N (rows, kinds, n, n)`` float32: that of a product at ``i < j``."""
 
-
-def multipliers(rows: Directions, iterations: int, deadline: float = math.inf) -> np.ndarray:
-    """The rows' multipliers after some iterations, fewer if the deadline comes."""
-    for _ in range(iterations):
-        if time.monotonic() >= deadline:
-            break
-        rows.step()
-    return rows.multipliers()
+    def cuts(self) -> list[Cuts]:
+        """Of each row, the products of more than two weights."""
 
 
-class Iteration:
-    """The alternating directions of some rows from their Shor solutions; ``N`` of ``u_i u_j ≥ 0`` is symmetric."""
+class DoublyNonnegative:
+    """The directions from Shor solutions, see :class:`Directions`; ``N`` of ``u_i u_j ≥ 0`` is symmetric."""
 
-    def __init__(self, forms: Sequence[RowForm], starts: Sequence[Shor], device: str = "cpu", each: Each = map) -> None:
+    def __init__(
+        self,
+        forms: Sequence[RowForm],
+        starts: Sequence[Shor],
+        iterations: int,
+        device: str = "cpu",
+        each: RowMap = map,
+    ) -> None:
         self.t, cost, face, self.S, L, self.scale = stacked(_prepared, forms, starts, device, each)
         self.project = Projection(face)
         self.cost, self.M = cost / PENALTY, L / PENALTY
 
     def step(self) -> None:
-        V = meet(self.S, self.cost, self.M, self.t)
+        V = prox(self.S, self.cost, self.M, self.t)
         self.S = self.project(V)
         self.M = V.sub_(self.S)
 
@@ -143,13 +128,16 @@ class Iteration:
         N = PENALTY * multipliers_of(self.S, self.cost, self.M) * (self.t[:, :, None] * self.t[:, None])
         return in_units(N, self.scale)[:, None, 1:, 1:].cpu().numpy()
 
+    def cuts(self) -> list[Cuts]:
+        return [NONE] * len(self.S)
+
 
 def stacked(
     prepared: Callable[[RowForm, Shor], tuple[np.ndarray, ...]],
     forms: Sequence[RowForm],
     starts: Sequence[Shor],
     device: str,
-    each: Each,
+    each: RowMap,
 ) -> list[torch.Tensor]:
     """The arrays of all rows' preparations, each kind one tensor on the device.
 
@@ -200,13 +188,19 @@ def cost(form: RowForm, scale: float) -> np.ndarray:
     return bordered
 
 
-def meet(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor, t: torch.Tensor, apart: int = 0) -> torch.Tensor:
-    """``RELAXATION Y + (1 - RELAXATION) P + M``, ``Y`` the nearest to ``P - C - M`` of the matrices that are wanted.
+def prox(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor, t: torch.Tensor, offset: int = 0) -> torch.Tensor:
+    """The proximal step of the cost on the nonnegative matrices, over-relaxed, plus the multiplier.
 
-    These are ``T Y T ≥ 0``, ``T = diag(t)``, with ``Y_00 = 1``, a diagonal that equals the border, and zeros ``apart``
-    from the diagonal, beside the border. All are ``(rows, size, size)`` float32 and symmetric, ``t (rows, size)``.
+    ``RELAXATION Y + (1 - RELAXATION) P + M`` with ``Y`` the projection of ``P - C - M`` on the ``T Y T ≥ 0``,
+    ``T = diag(t)``, whose ``Y_00`` is 1 and whose diagonal equals the border.
+
+    Args:
+        P, C, M: iterate, cost and multiplier, ``(rows, size, size)`` float32 and symmetric; the last two in units of
+            the penalty.
+        t: ``(rows, size)``.
+        offset: besides, the diagonal so far from the main one is zero but for the border; 0 for none.
     """
-    V = met_rows(P, C, M) if P.device.type == "cpu" else met(P, C, M)
+    V = prox_entries_by_row(P, C, M) if P.device.type == "cpu" else prox_entries(P, C, M)
 
     def relaxed(Y: torch.Tensor | float, part: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         return RELAXATION * Y + (1 - RELAXATION) * part(P) + part(M)
@@ -223,26 +217,26 @@ def meet(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor, t: torch.Tensor, apa
     V[:, 0, 0] = relaxed(first[:, 0] ** 2, lambda A: A[:, 0, 0])
     V[:, 0, 1:] = V[:, 1:, 0] = relaxed(first * t * u, border)
     diagonal(V)[:] = relaxed(t**2 * u, diagonal)
-    for offset in (apart, -apart) if apart else ():
-        diagonal(V, offset)[:] = relaxed(0.0, partial(diagonal, offset=offset))
+    for place in (offset, -offset) if offset else ():
+        diagonal(V, place)[:] = relaxed(0.0, partial(diagonal, offset=place))
     return V
 
 
-def met(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
-    """What :func:`meet` is but for the entries with conditions of their own, on any device."""
+def prox_entries(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+    """:func:`prox` but for the entries with conditions of their own, on any device."""
     return (P - C - M).clamp_(min=0).mul_(RELAXATION).add_(P, alpha=1 - RELAXATION).add_(M)
 
 
-def met_rows(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+def prox_entries_by_row(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
     """The same on the CPU."""
     V = torch.empty_like(P)
     for p, c, m, v in zip(P, C, M, V, strict=True):
-        kernel.met(p.numpy(), c.numpy(), m.numpy(), np.float32(RELAXATION), v.numpy())
+        kernel.prox_entries(p.numpy(), c.numpy(), m.numpy(), np.float32(RELAXATION), v.numpy())
     return V
 
 
 def multipliers_of(P: torch.Tensor, C: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
-    """The multipliers of ``T Y T ≥ 0`` in units of the penalty, from what :func:`meet` takes."""
+    """The multipliers of ``T Y T ≥ 0`` in units of the penalty, from what :func:`prox` takes."""
     return (C + M - P).clamp_(min=0)
 
 

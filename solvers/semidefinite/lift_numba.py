@@ -1,6 +1,6 @@
-"""The entrywise work of the alternating directions of ``dnn`` and ``mccormick`` on a CPU: arrays are read once.
+"""The entrywise work of the alternating directions on a CPU: arrays are read once.
 
-Matrices are float32 and symmetric, of one row of the layer.
+Of ``doubly_nonnegative`` and ``mccormick``. Matrices are float32 and symmetric, of one row of the layer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def row_by_row(kernel: Callable, A: torch.Tensor, t: torch.Tensor) -> torch.Tens
 
 
 @fast
-def met(P: np.ndarray, C: np.ndarray, M: np.ndarray, relaxation: np.float32, out: np.ndarray) -> None:
+def prox_entries(P: np.ndarray, C: np.ndarray, M: np.ndarray, relaxation: np.float32, out: np.ndarray) -> None:
     """``relaxation max(P - C - M, 0) + (1 - relaxation) P + M``."""
     rest = np.float32(1) - relaxation
     for i in range(len(P)):

@@ -2,6 +2,10 @@
 
 Primal-dual interior point of Helmberg, Rendl, Vanderbei and Wolkowicz (SIAM J. Optim. 6, 1996) with Mehrotra's
 predictor and corrector. Of Shor's bound of a row (``shor``), and of the diagonals of branch and bound (``bnb``).
+
+The same algorithm stands in two more files, where its steps differ: ``maxcut_batch`` takes many programs at once and
+finds lengths by trials, for a GPU (a batch of one on a CPU is far slower than this, which works in place and begins
+in float32: docs/decisions/semidefinite.md); ``shared_diagonal`` has the slack of ``y ≥ 0`` besides.
 """
 
 from __future__ import annotations

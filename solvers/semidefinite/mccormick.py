@@ -2,15 +2,13 @@
 
 ``u_i u_j``, ``u_i (1 - u_j)``, ``(1 - u_i) u_j`` and ``(1 - u_i)(1 - u_j)`` are all ``≥ 0``: that is the doubly
 nonnegative relaxation in ``(1, u, 1 - u) = F (1, u)``, of twice the size. The alternating direction method is that of
-``dnn``; as ``F = O R`` with orthonormal columns in ``O``, ``‖F S Fᵀ - W‖²`` is ``‖R S Rᵀ - Oᵀ W O‖²`` and a constant:
-the semidefinite step is still one projection of size n + 1. It starts where the doubly nonnegative bound ends
-(docs/mathematics.md, "Products of pairs").
+``doubly_nonnegative``; as ``F = O R`` with orthonormal columns in ``O``, ``‖F S Fᵀ - W‖²`` is ``‖R S Rᵀ - Oᵀ W O‖²``
+and a constant: the semidefinite step is still one projection of size n + 1. It starts where the doubly nonnegative
+bound ends (docs/mathematics.md, "Products of pairs").
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,33 +21,8 @@ from fwbench.solvers.semidefinite.psd_projection import Projection
 from fwbench.solvers.semidefinite.row import RowForm
 from fwbench.solvers.semidefinite.shor import Shor
 
-ITERATIONS = 120
 PENALTY = 0.1  # in units of sqrt(Q_ii Q_jj)
 COMPLEMENT = 0.2  # t of 1 - u beside that of u: their products get a smaller penalty
-
-
-def mccormick(
-    form: RowForm,
-    start: Shor | None = None,
-    *,
-    iterations: int = ITERATIONS,
-    tolerance: float = 3e-4,
-    products: int = 30,
-    deadline: float = math.inf,
-) -> Shor:
-    """The best of the Shor, doubly nonnegative and McCormick proofs, and where its interior point ended.
-
-    Args:
-        start: what ``doubly_nonnegative`` returned for the row, if known.
-        products: at most this many times n of the multipliers are kept, the largest.
-    """
-    start = start or dnn.doubly_nonnegative(form, tolerance=tolerance, products=products, deadline=deadline)
-    reserve = 1.5 * start.seconds  # for the finish
-    if time.monotonic() + reserve >= deadline:
-        return start
-    [both] = dnn.multipliers(Iteration([form], [start]), iterations, deadline - reserve)
-    found = dnn.finish(form, both, products * len(form.Q), tolerance, deadline)
-    return max(start, found, key=lambda one: one.proof.bound)
 
 
 @dataclass(frozen=True)
@@ -107,11 +80,16 @@ def lowered(P: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return torch.cat((first, half[:, :, 1 : n + 1] - half[:, :, n + 1 :]), dim=2)
 
 
-class Iteration:
-    """The alternating directions of some rows, each begun where a bound of it ended: the start's multipliers and X."""
+class McCormick:
+    """The directions (``Directions``), each row's begun where a bound of it ended: the start's multipliers and X."""
 
     def __init__(
-        self, forms: Sequence[RowForm], starts: Sequence[Shor], device: str = "cpu", each: dnn.Each = map
+        self,
+        forms: Sequence[RowForm],
+        starts: Sequence[Shor],
+        iterations: int,
+        device: str = "cpu",
+        each: dnn.RowMap = map,
     ) -> None:
         self.n = n = len(forms[0].Q)
         arrays = dnn.stacked(_prepared, forms, starts, device, each)
@@ -125,7 +103,7 @@ class Iteration:
         self.cost = cost.div_(PENALTY)
 
     def step(self) -> None:
-        V = dnn.meet(self.P, self.cost, self.M, self.lift.t, self.n)
+        V = dnn.prox(self.P, self.cost, self.M, self.lift.t, self.n)
         self.P = self.lift.semidefinite(V)
         self.M = V.sub_(self.P)
 
@@ -134,6 +112,9 @@ class Iteration:
         n, N = self.n, PENALTY * dnn.multipliers_of(self.P, self.cost, self.M)
         M = dnn.in_units(N * self.outer, self.scale)[:, 1:, 1:].cpu().numpy()
         return np.stack((M[:, :n, :n], M[:, :n, n:], M[:, n:, :n], M[:, n:, n:]), axis=1)
+
+    def cuts(self) -> list[dnn.Cuts]:
+        return [dnn.NONE] * len(self.P)
 
 
 def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:

@@ -8,76 +8,62 @@ multiplier and near single weights, by adding weights and exchanging one at a ti
 
 from __future__ import annotations
 
-import math
-import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from fwbench.solvers.semidefinite import pentagons_numba as kernel
-from fwbench.solvers.semidefinite.doubly_nonnegative import finish
-from fwbench.solvers.semidefinite.mccormick import PENALTY, Iteration
+from fwbench.solvers.semidefinite.doubly_nonnegative import Cuts, RowMap
+from fwbench.solvers.semidefinite.mccormick import PENALTY, McCormick
 from fwbench.solvers.semidefinite.row import RowForm
 from fwbench.solvers.semidefinite.shor import Shor
-from fwbench.solvers.semidefinite.triangles import Triples, triangles
+from fwbench.solvers.semidefinite.triangles import Triangles, Triples
 
-ITERATIONS = 640
 EVERY = 20  # iterations between two searches
 SEEDS = 8000  # triples that a search starts from, those with the largest multipliers
 NEW = 4  # times n fives are taken in
+KEPT = 40  # times n are kept at most in a proof
 VIOLATED = 5e-3
 STEP = 0.6  # of a multiplier at first, in the iteration's penalty of its pairs
 DECAY = 0.9  # the last steps of all multipliers are so much shorter: where they swing they prove little
 
 
-def pentagons(
-    form: RowForm,
-    start: Shor | None = None,
-    *,
-    iterations: int = ITERATIONS,
-    tolerance: float = 3e-4,
-    products: int = 30,
-    triples: int = 80,
-    fives: int = 40,
-    deadline: float = math.inf,
-) -> Shor:
-    """The best of the proofs of ``triangles`` and with fives, and where its interior point ended.
+class Pentagons(Triangles):
+    """The directions of one row (``Directions``), from where ``triangles`` ended."""
 
-    Args:
-        start: what ``triangles`` returned for the row, if known.
-        products, triples, fives: at most this many times n of the multipliers are kept, the largest.
-    """
-    start = start or triangles(form, tolerance=tolerance, products=products, triples=triples, deadline=deadline)
-    reserve = 1.5 * start.seconds  # for the finish
-    n = len(form.Q)
-    if time.monotonic() + reserve >= deadline or not 5 <= n <= 2**16:
-        return start
-    row = Iteration([form], [start])
-    scale = float(row.scale[0])
-    unit = 1 / row.lift.t[0, : n + 1]
-    three, five = Triples.of(n, start.proof, scale), Fives(n)
-    three.lift(row.M[0, : n + 1, : n + 1], unit, -1 / PENALTY)  # the multiplier of Z ⪰ 0 knows of the triples
-    for step in range(iterations):
-        if time.monotonic() + reserve >= deadline:
-            break
-        cost = row.cost[0, : n + 1, : n + 1]
-        torch.mul(row.price[0], 1 / PENALTY, out=cost)
-        three.lift(cost, unit, 1 / PENALTY)
-        five.lift(cost, unit, 1 / PENALTY)
-        row.step()
-        P = row.P[0, : n + 1, : n + 1]
-        if step % EVERY == 0 and step + EVERY // 2 < iterations:
-            Y, t = P * unit * unit[:, None], row.lift.t[0, 1 : n + 1]
-            three.take_in(Y, t)
-            five.take_in(Y, t, three)
-        part = 1 - DECAY * step / iterations
-        three.ascend(P, unit, part)
-        five.ascend(P, unit, part)
-    [N] = row.multipliers()
-    cuts = three.largest(triples * n, scale)
-    five_of, sign, share = five.largest(fives * n, scale)
-    found = finish(form, N, products * n, tolerance, deadline, cuts._replace(five=five_of, sign=sign, share=share))
-    return max(start, found, key=lambda one: one.proof.bound)
+    def __init__(
+        self,
+        forms: Sequence[RowForm],
+        starts: Sequence[Shor],
+        iterations: int,
+        device: str = "cpu",
+        each: RowMap = map,
+    ) -> None:
+        super().__init__(forms, starts, iterations, device, each)
+        self.triples, self.fives = Triples.of(self.n, starts[0].proof, float(self.scale[0])), Fives(self.n)
+        M = self.M[0, : self.n + 1, : self.n + 1]
+        self.triples.lift(M, self.unit, -1 / PENALTY)  # the multiplier of Z ⪰ 0 knows of the triples
+
+    def step(self) -> None:
+        cost = self.plain_cost()
+        self.triples.lift(cost, self.unit, 1 / PENALTY)
+        self.fives.lift(cost, self.unit, 1 / PENALTY)
+        McCormick.step(self)
+        P = self.relaxed()
+        if self.searches(EVERY):
+            Y, t = P * self.unit * self.unit[:, None], self.lift.t[0, 1 : self.n + 1]
+            self.triples.take_in(Y, t)
+            self.fives.take_in(Y, t, self.triples)
+        part = 1 - DECAY * self.done / self.iterations
+        self.triples.ascend(P, self.unit, part)
+        self.fives.ascend(P, self.unit, part)
+        self.done += 1
+
+    def cuts(self) -> list[Cuts]:
+        [cuts] = super().cuts()
+        five, sign, share = self.fives.largest(KEPT * self.n, float(self.scale[0]))
+        return [cuts._replace(five=five, sign=sign, share=share)]
 
 
 class Fives:

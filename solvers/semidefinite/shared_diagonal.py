@@ -2,6 +2,9 @@
 
 ``h(u) = f(u) + Σ w²e u(1 - u)`` equals the error on masks and exceeds it between them, so its minimiser bounds better
 and lies nearer to a mask.
+
+The interior point is that of ``maxcut`` for a program with ``y ≥ 0`` besides, whose slack enters the Schur complement,
+the directions, the gap and both lengths: nothing but the formulas' pattern is common, so it stands by itself.
 """
 
 from __future__ import annotations

@@ -10,62 +10,64 @@ Whatever the multipliers are, the interior point then finds the best diagonal fo
 
 from __future__ import annotations
 
-import math
-import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from fwbench.solvers.semidefinite import triangles_numba as kernel
-from fwbench.solvers.semidefinite.doubly_nonnegative import Cuts, finish
-from fwbench.solvers.semidefinite.mccormick import PENALTY, Iteration, mccormick
+from fwbench.solvers.semidefinite.doubly_nonnegative import Cuts, RowMap
+from fwbench.solvers.semidefinite.mccormick import PENALTY, McCormick
 from fwbench.solvers.semidefinite.row import RowForm, RowProof
 from fwbench.solvers.semidefinite.shor import Shor
 
-ITERATIONS = 1280  # half as many leave 0.15 points more of a gap, twice as many 0.05 less
 EVERY = 80  # iterations between two searches for violated triples
 NEW = 20  # times n of them are taken in
+KEPT = 80  # times n are kept at most in a proof
 VIOLATED = 1e-3
 STEP = 3.0  # of a multiplier, in the iteration's penalty of its pairs; 8 diverges
 
 
-def triangles(
-    form: RowForm,
-    start: Shor | None = None,
-    *,
-    iterations: int = ITERATIONS,
-    tolerance: float = 3e-4,
-    products: int = 30,
-    triples: int = 80,
-    deadline: float = math.inf,
-) -> Shor:
-    """The best of the proofs of ``mccormick`` and with triangles, and where its interior point ended.
+class Triangles(McCormick):
+    """The directions of one row (``Directions``), from where ``mccormick`` ended."""
 
-    Args:
-        start: what ``mccormick`` returned for the row, if known.
-        products, triples: at most this many times n of the multipliers are kept, the largest.
-    """
-    start = start or mccormick(form, tolerance=tolerance, products=products, deadline=deadline)
-    reserve = 1.5 * start.seconds  # for the finish
-    n = len(form.Q)
-    if time.monotonic() + reserve >= deadline or not 3 <= n <= 2**16:
-        return start
-    row, held = Iteration([form], [start]), Triples(n)
-    unit = 1 / row.lift.t[0, : n + 1]
-    for step in range(iterations):
-        if time.monotonic() + reserve >= deadline:
-            break
-        row.step()
-        P = row.P[0, : n + 1, : n + 1]
-        if step % EVERY == 0 and step + EVERY // 2 < iterations:
-            held.take_in(P / row.outer[0, : n + 1, : n + 1], row.lift.t[0, 1 : n + 1])
-        held.ascend(P, unit)
-        cost = row.cost[0, : n + 1, : n + 1]
-        torch.mul(row.price[0], 1 / PENALTY, out=cost)
-        held.lift(cost, unit, 1 / PENALTY)
-    [N] = row.multipliers()
-    found = finish(form, N, products * n, tolerance, deadline, held.largest(triples * n, float(row.scale[0])))
-    return max(start, found, key=lambda one: one.proof.bound)
+    def __init__(
+        self,
+        forms: Sequence[RowForm],
+        starts: Sequence[Shor],
+        iterations: int,
+        device: str = "cpu",
+        each: RowMap = map,
+    ) -> None:
+        super().__init__(forms, starts, iterations, device, each)
+        self.iterations, self.done = iterations, 0
+        self.triples = Triples(self.n)
+        self.unit = 1 / self.lift.t[0, : self.n + 1]
+
+    def step(self) -> None:
+        super().step()
+        P = self.relaxed()
+        if self.searches(EVERY):
+            self.triples.take_in(P / self.outer[0, : self.n + 1, : self.n + 1], self.lift.t[0, 1 : self.n + 1])
+        self.triples.ascend(P, self.unit)
+        self.triples.lift(self.plain_cost(), self.unit, 1 / PENALTY)
+        self.done += 1
+
+    def searches(self, every: int) -> bool:
+        """Whether this iteration looks for violated products; the last ones do not, as they would gain nothing."""
+        return self.done % every == 0 and self.done + every // 2 < self.iterations
+
+    def relaxed(self) -> torch.Tensor:
+        """``(1, u)(1, u)ᵀ / unit / unit[:, None]`` of the relaxation at this iteration."""
+        return self.P[0, : self.n + 1, : self.n + 1]
+
+    def plain_cost(self) -> torch.Tensor:
+        """The cost, set back to what it is without cuts: to be written to."""
+        cost = self.cost[0, : self.n + 1, : self.n + 1]
+        return torch.mul(self.price[0], 1 / PENALTY, out=cost)
+
+    def cuts(self) -> list[Cuts]:
+        return [self.triples.largest(KEPT * self.n, float(self.scale[0]))]
 
 
 class Triples:

@@ -71,7 +71,7 @@ def _whole_layer(problem: Problem, W: np.ndarray, cost: np.ndarray, pruned: np.n
 
 
 @njit(parallel=True)
-def _greedy_rows(W, G, cost, pruned, left):  # type: ignore[no-untyped-def]
+def _greedy_rows(W, G, cost, pruned, left):
     """Run each row to its counts.
 
     ``W, cost, pruned (rows, n)``; ``left (rows, groups of a row)``, how many each group still has to prune. All but
@@ -93,7 +93,7 @@ def _greedy_rows(W, G, cost, pruned, left):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _greedy_layer(W, G, cost, pruned, best, steps):  # type: ignore[no-untyped-def]
+def _greedy_layer(W, G, cost, pruned, best, steps):
     """Remove ``steps`` weights from the layer; ``best (rows,)`` is each row's cheapest weight."""
     value = np.empty(W.shape[0])
     for row in range(W.shape[0]):
@@ -106,7 +106,7 @@ def _greedy_layer(W, G, cost, pruned, best, steps):  # type: ignore[no-untyped-d
 
 
 @njit
-def _remove(w, G, cost, pruned):  # type: ignore[no-untyped-def]
+def _remove(w, G, cost, pruned):
     """Remove a row's cheapest weight, correct the costs of the others, return its index."""
     k = _first_least(cost)
     pruned[k] = True
@@ -119,7 +119,7 @@ def _remove(w, G, cost, pruned):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _first_least(x):  # type: ignore[no-untyped-def]
+def _first_least(x):
     """Index of the smallest entry, the first of equals."""
     k = 0
     for i in range(1, x.shape[0]):

@@ -67,8 +67,8 @@ class Held(NamedTuple):
 
 
 @jit
-def submatrix(C, rows, columns):  # type: ignore[no-untyped-def]
-    """``C`` at some rows and columns: in a third of the time of indexing by arrays."""
+def submatrix(C, rows, columns):
+    """``C`` at some rows and columns, faster than by indexing with arrays."""
     found = np.empty((rows.size, columns.size), C.dtype)
     for i in range(rows.size):
         for k in range(columns.size):
@@ -77,7 +77,7 @@ def submatrix(C, rows, columns):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _changes(z, j, kept, group, y, inverse, gain, values):  # type: ignore[no-untyped-def]
+def _changes(z, j, kept, group, y, inverse, gain, values):
     """Into ``values``: the change of each exchange that prunes the kept weight ``j``, whose line of ``Z`` is ``z``."""
     r, sigma, cost, own = kept.r[j], kept.sigma[j], kept.cost[j], kept.group[j]
     for a in range(z.size):
@@ -87,7 +87,7 @@ def _changes(z, j, kept, group, y, inverse, gain, values):  # type: ignore[no-un
 
 
 @jit
-def _subtract(line, place, mine, lines, start, stop):  # type: ignore[no-untyped-def]
+def _subtract(line, place, mine, lines, start, stop):
     """From ``line`` the ``lines`` from ``start`` to ``stop``, each times its entry of ``mine`` at ``place``."""
     for q in range(start, stop):
         factor = mine[q, place]
@@ -96,7 +96,7 @@ def _subtract(line, place, mine, lines, start, stop):  # type: ignore[no-untyped
 
 
 @jit
-def _look(Z, pruned, kept, held, start, stop):  # type: ignore[no-untyped-def]
+def _look(Z, pruned, kept, held, start, stop):
     """Subtract what is held from ``Z`` and look at all pairs: the least change of each row and of each column."""
     s, p = Z.shape
     rows, columns, values = np.empty(s), np.zeros(p), np.empty(p)
@@ -111,7 +111,7 @@ def _look(Z, pruned, kept, held, start, stop):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _best(part, rows, columns, pruned, kept):  # type: ignore[no-untyped-def]
+def _best(part, rows, columns, pruned, kept):
     """The least change among the pairs of some rows and columns of ``Z``, and the places of its pair."""
     values, least, i, a = np.empty(columns.size), 0.0, 0, 0
     group, y, inverse = pruned.group[columns], pruned.y[columns], pruned.inverse[columns]
@@ -125,7 +125,7 @@ def _best(part, rows, columns, pruned, kept):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty):  # type: ignore[no-untyped-def]
+def _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty):
     """Prune the kept weight at ``out``, keep the pruned one at ``a``: all but ``B`` and ``Z`` anew, as swap ``count``.
 
     ``Z`` is short of the swaps from ``start`` on, ``B`` of all.
@@ -183,14 +183,14 @@ def _exchange(w, C, B, Z, pruned, kept, held, start, count, out, a, penalty):  #
 
 
 @jit
-def _gains(w, pruned, penalty):  # type: ignore[no-untyped-def]
+def _gains(w, pruned, penalty):
     for k in range(pruned.y.size):
         pruned.inverse[k] = 1 / pruned.diagonal[k]
         pruned.gain[k] = penalty * w[pruned.column[k]] ** 2 - pruned.y[k] * pruned.y[k] * pruned.inverse[k]
 
 
 @jit
-def _begin(w, C, B, Z, across, P, S, size, penalty):  # type: ignore[no-untyped-def]
+def _begin(w, C, B, Z, across, P, S, size, penalty):
     """What is carried along, and the error."""
     p, s = P.size, S.size
     pruned = Pruned(P, P // size, np.zeros(p), np.empty(p), np.empty(p), np.empty(p))
@@ -219,7 +219,7 @@ def _begin(w, C, B, Z, across, P, S, size, penalty):  # type: ignore[no-untyped-
 
 
 @jit
-def descend(w, C, B, Z, across, P, S, size, penalty, limit):  # type: ignore[no-untyped-def]
+def descend(w, C, B, Z, across, P, S, size, penalty, limit):
     """Exchange after exchange, the best of those looked at, until none of all gains; ``P`` and ``S`` in place.
 
     Args:

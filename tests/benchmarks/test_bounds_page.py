@@ -17,7 +17,8 @@ from benchmarks.bounds.worlds import Point
 from benchmarks.shared import csv_lines
 from fwbench.patterns import parse
 from fwbench.problem import Problem
-from fwbench.solvers.bounds.stage import LADDER, chosen_rows
+from fwbench.solvers.bounds.stage import chosen_rows
+from fwbench.solvers.semidefinite.ladder import RUNGS
 from fwbench.solvers.semidefinite.row import RowForm
 from fwbench.solvers.semidefinite.shor import shor
 
@@ -158,7 +159,7 @@ def test_best_so_far_drops_what_is_no_better():
 def test_methods_lie_between_the_best_mask_known_and_the_best_bound(page):
     lines = []
     for name, row, lower, upper in (("03", 0, 0.5, 1.0), ("03", 1, 0.8, 1.0), ("13", 0, 0.8, 0.8)):
-        lines += [line(name, row, kind, lower, upper=upper) for kind in LADDER]
+        lines += [line(name, row, kind, lower, upper=upper) for kind in RUNGS]
     lines += [line("13", 9, "shor", 0.1)]  # without McCormick's bound: not of these rows
     found = {("03", 0): 1.0, ("03", 1): 2.0, ("13", 0): 1.6}
     methods = [Method(f"toy.{block}.q_proj", row, "wanda", error) for (block, row), error in found.items()]
@@ -213,4 +214,4 @@ def test_branching_covers_every_mask_and_raises_the_bound(monkeypatch):
 
 
 def test_no_section_without_methods(page):
-    assert "How far each method" not in page([line("03", 0, kind, 0.5) for kind in LADDER])
+    assert "How far each method" not in page([line("03", 0, kind, 0.5) for kind in RUNGS])

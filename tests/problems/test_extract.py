@@ -274,7 +274,7 @@ UNUSED = {"mamba": ("dt_proj", 3), "bart": ("encoder_attn", 6), "gemma3n_text": 
 @pytest.mark.parametrize("family", UNUSED)
 def test_layers_that_do_not_run_once_are_left_out_as_the_refusal_says(family):
     skip, count = UNUSED[family]
-    model = models.wrap(family, tiny_architectures.network(family), tiny.tokenizer)
+    model = tiny.wrap(family, tiny_architectures.network(family), tiny.tokenizer)
     with pytest.raises(ModelError, match=f"forward pass.*; --skip '{skip}' leaves such layers out$"):
         next(extract.extract(model, TEXT, tokens=64))
     assert len(list(extract.extract(model, TEXT, [1], tokens=64, skip=skip))) == count
@@ -282,7 +282,7 @@ def test_layers_that_do_not_run_once_are_left_out_as_the_refusal_says(family):
 
 def test_one_weight_in_two_blocks():
     """Zamba's blocks share their attention: also where only one of them is asked for."""
-    model = models.wrap("zamba", tiny_architectures.network("zamba"), tiny.tokenizer)
+    model = tiny.wrap("zamba", tiny_architectures.network("zamba"), tiny.tokenizer)
     for blocks in (None, [1]):
         with pytest.raises(ModelError, match=r"zamba\.01\.q_proj runs 2 times .*; --skip 'shared_transf' leaves"):
             next(extract.extract(model, TEXT, blocks, tokens=64))
@@ -290,7 +290,7 @@ def test_one_weight_in_two_blocks():
 
 
 def test_what_is_left_out_is_said_before_the_work():
-    said, model = [], models.wrap("opt", tiny.network("opt"), tiny.tokenizer)
+    said, model = [], tiny.wrap("opt", tiny.network("opt"), tiny.tokenizer)
     with notes.heard(said.append):
         next(extract.extract(model, TEXT, [0], tokens=64, progress=lambda *at: said.append(at)))
     assert said[0] == (

@@ -160,7 +160,7 @@ def test_what_is_read_follows_what_is_asked_for():
     tokenizer = Counting(PreTrainedTokenizerFast(tokenizer_object=byte_level()))
     network = tiny.network("llama")
     network.resize_token_embeddings(len(tokenizer._tokenizer), mean_resizing=False)
-    model = models.wrap("m", network, tokenizer)
+    model = tiny.wrap("m", network, tokenizer)
     seen = []
     for length in (40_000, 80_000):
         prose = Text("prose", words(20_000, "etaoinshrdlu", 9)[:length])

@@ -43,7 +43,7 @@ def test_round_trip(tmp_path, problem, pattern):
         problem.hash,
         problem.meta,
     )
-    (keep,) = files.read_keeps(tmp_path / "new" / "p.safetensors").values()
+    keep = load_file(tmp_path / "new" / "p.safetensors")["keep_best"]
     assert keep.dtype == bool
     assert np.array_equal(keep, keeps["best"])
     assert files.read_name(tmp_path / "new" / "p.safetensors") == "a/b: c"

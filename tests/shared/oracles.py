@@ -26,6 +26,12 @@ def linear_minimum(pattern: Pattern, g: np.ndarray) -> tuple[float, np.ndarray]:
     return solved.fun, solved.x.reshape(g.shape)
 
 
+def gradient(problem: Problem, u: np.ndarray) -> np.ndarray:
+    """Of the error at ``u (rows, n)``: ``2 w∘((w∘u) G)`` (SparseFW, arXiv 2510.13713, eq. 5)."""
+    W = problem.W.astype(float)
+    return 2 * W * ((W * u) @ problem.G)
+
+
 def relaxed_minimum(problem: Problem, e: np.ndarray | float = 0.0) -> tuple[float, np.ndarray]:
     """``min uᵀ(Q - D)u + dᵀu`` over the polytope by Clarabel, and a point ``(rows, n)`` that has it."""
     W = problem.W.astype(float)

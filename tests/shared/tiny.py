@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from typing import Any
 
 import torch
 
@@ -45,8 +46,14 @@ def tokenizer(text: str, verbose: bool = True, **_: object) -> dict:
     return {"input_ids": [ord(letter) % VOCABULARY for letter in text]}
 
 
+def wrap(label: str, network: Any, tokenizer: Any = None, source: str = "", license: str = "") -> models.Model:
+    """A model that is already in memory, as ``load_model`` would give it; the network is cast in place."""
+    network.to(torch.float32).eval().requires_grad_(False)
+    return models.Model(label, network, tokenizer, source or label, license)
+
+
 def model(family: str) -> models.Model:
-    return models.wrap(family, network(family), tokenizer, source="test", license="none")
+    return wrap(family, network(family), tokenizer, source="test", license="none")
 
 
 def save(folder, family: str = "llama") -> None:

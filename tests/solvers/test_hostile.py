@@ -25,8 +25,8 @@ from fwbench.solvers.bounds.batch import Batch
 from fwbench.solvers.external.qp import BACKENDS
 from fwbench.solvers.frank_wolfe import momentum
 from fwbench.solvers.frank_wolfe.layer import Layer, Options
-from fwbench.solvers.frank_wolfe.loop import DIRECTION_RULES, STEP_RULES
 from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES, STEP_RULES
 from fwbench.solvers.local_search import swap_torch
 from fwbench.solvers.semidefinite.row import RowForm, row_certificate
 from fwbench.stage import Context

@@ -15,10 +15,11 @@ from layers import hostile_layers, random_layer
 from fwbench import verify
 from fwbench.bounds import group_bounds
 from fwbench.problem import Problem
-from fwbench.solvers.bounds.batch import Batch
-from fwbench.solvers.bounds.stage import METHODS, Bound
+from fwbench.solvers.bounds.batch import Device, path_of_batches
+from fwbench.solvers.bounds.stage import Bound
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.semidefinite import psd_projection
+from fwbench.solvers.semidefinite.ladder import climb, row_bound
 from fwbench.solvers.semidefinite.maxcut import interior_point
 from fwbench.solvers.semidefinite.maxcut_batch import interior_points
 from fwbench.solvers.semidefinite.row import RowForm, row_certificate
@@ -113,8 +114,15 @@ def test_zeros_stay_zeros():
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
-def alone(kind: str, form: RowForm, tolerance: float) -> Shor:
-    return shor(form, tolerance=tolerance) if kind == "shor" else METHODS[kind][0](form, tolerance=tolerance)
+def together(
+    kind: str,
+    forms: list[RowForm],
+    starts: list[Shor | None] | None = None,
+    device: str = "cpu",
+    tolerance: float = 1e-5,
+    iterations: int | None = None,
+) -> list[Shor]:
+    return climb(path_of_batches(kind, iterations), forms, starts or [None] * len(forms), Device(device, tolerance))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -123,8 +131,8 @@ def alone(kind: str, form: RowForm, tolerance: float) -> Shor:
 def test_a_batch_gives_each_rows_bound(kind, pattern, device):
     problem = random_layer(pattern, rows=5, n=24, seed=2, condition=1e3)
     forms = [RowForm.of(problem, row) for row in range(5)]
-    for form, found in zip(forms, Batch(device, 1e-5, None).prove(kind, forms, [None] * 5), strict=True):
-        assert found.proof.bound == pytest.approx(alone(kind, form, 1e-5).proof.bound, rel=2e-3)
+    for form, found in zip(forms, together(kind, forms, device=device), strict=True):
+        assert found.proof.bound == pytest.approx(row_bound(kind, form, tolerance=1e-5).proof.bound, rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["dnn", "mccormick"])
@@ -132,10 +140,10 @@ def test_projections_by_products_cost_next_to_nothing(by_products, kind):
     """Of the distance between Shor's bound and the kind's own."""
     problem = random_layer("0.5", rows=4, n=40, seed=5, condition=1e3)
     forms = [RowForm.of(problem, row) for row in range(4)]
-    found = Batch("cpu", 1e-5, None).prove(kind, forms, [None] * 4)
+    found = together(kind, forms)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(psd_projection, "by_eigenvalues", lambda W, _: eigenvalues(W))
-        exact = [alone(kind, form, 1e-5).proof.bound for form in forms]
+        exact = [row_bound(kind, form, tolerance=1e-5).proof.bound for form in forms]
     for form, one, other in zip(forms, found, exact, strict=True):
         assert abs(one.proof.bound - other) <= 0.02 * (other - shor(form, tolerance=1e-5).proof.bound)
 
@@ -148,10 +156,9 @@ def eigenvalues(W: torch.Tensor) -> torch.Tensor:
 def test_a_given_start_is_not_solved_again():
     problem = random_layer("0.5", rows=2, n=16)
     forms = [RowForm.of(problem, row) for row in range(2)]
-    batch = Batch("cpu", 1e-4, None)
-    first = batch.prove("shor", forms, [None, None])
-    whole = batch.prove("dnn", forms, [None, None])
-    mixed = batch.prove("dnn", forms, [first[0], None])
+    first = together("shor", forms)
+    whole = together("dnn", forms)
+    mixed = together("dnn", forms, [first[0], None])
     assert [one.proof.bound for one in mixed] == pytest.approx([one.proof.bound for one in whole], rel=1e-9)
 
 
@@ -164,7 +171,7 @@ def test_proofs_of_hostile_layers(by_products, kind, pattern):
             continue
         shared = Bound(kind="shared", seconds=3600).run(problem, begun(problem), Context()).certificate
         assert shared is not None
-        found = Batch("cpu", 3e-4, 30).prove(kind, [RowForm.of(problem, row) for row in rows], [None] * len(rows))
+        found = together(kind, [RowForm.of(problem, row) for row in rows], tolerance=3e-4, iterations=30)
         lower = np.maximum(group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
         proofs = {row: one.proof for row, one in zip(rows, found, strict=True) if one.proof.lower > lower[row]}
         for row, proof in proofs.items():

@@ -14,9 +14,17 @@ from fwbench import patterns
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers.external.qp import QuadraticProgram
-from fwbench.solvers.frank_wolfe import active_set, corrections, loop, loop_numba
+from fwbench.solvers.frank_wolfe import active_set, corrections, loop, loop_numba, rules
 from fwbench.solvers.frank_wolfe import oracle as fw_oracle
 from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.solvers.frank_wolfe.rules import (
+    DIRECTION_RULES,
+    STEP_RULES,
+    DirectionRule,
+    StepRule,
+    exact,
+    towards_vertex,
+)
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.rounding import stage as round_
 from fwbench.solvers.start.scores import Wanda
@@ -183,7 +191,7 @@ def test_convexified(variant, pattern):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("variant", loop.DIRECTION_RULES)
+@pytest.mark.parametrize("variant", rules.DIRECTION_RULES)
 def test_every_iterate_is_feasible_and_no_bound_exceeds_the_minimum(variant, pattern):
     problem = random_layer(pattern, n=12, condition=1e3)
     minimum, _ = relaxed_minimum(problem)
@@ -213,7 +221,7 @@ def test_a_descent_keeps_the_count_when_the_atoms_differ_by_rounding(local):
     assert abs(atoms.change[0].sum()) <= 1e-15 * n
 
 
-@pytest.mark.parametrize("step", loop.STEP_RULES)
+@pytest.mark.parametrize("step", rules.STEP_RULES)
 @pytest.mark.parametrize("variant", ["vanilla", "bpcg"])
 def test_step_rules(variant, step):
     problem = random_layer("0.5", n=16)
@@ -221,6 +229,37 @@ def test_step_rules(variant, step):
     run = solve(problem, variant=variant, step=step, steps=4000, ell=4.0)
     slack = 0.1 if step == "short" else 5e-3  # Gershgorin's Lipschitz constant is far too large
     assert problem.row_errors(run.u.numpy()).sum() <= minimum * (1 + slack)
+
+
+def test_a_step_rule_from_outside(monkeypatch):
+    """Entered in the table it runs by its name, and half of an exact step ends above the exact one."""
+    asked = []
+    monkeypatch.setitem(STEP_RULES, "half", StepRule(lambda line: asked.append(line.t) or exact(line) / 2))
+    problem = integers()
+    values = {
+        step: solve(problem, variant="vanilla", step=step, steps=5).trace[-1].relaxed
+        for step in ("open", "linesearch", "half")
+    }
+    assert asked == list(range(5))
+    assert values["linesearch"] < values["half"] < solve(problem, steps=0).trace[-1].relaxed
+    after = FrankWolfe(variant="vanilla", step="half", steps=300).run(problem, State(keep=_wanda(problem)), EXACT)
+    assert after.lower == pytest.approx(relaxed_minimum(problem)[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_direction_rule_from_outside(pattern, monkeypatch):
+    """The same direction by another name runs in torch, and ends where the compiled kernels do."""
+    monkeypatch.setitem(DIRECTION_RULES, "mine", DirectionRule(towards_vertex))
+    problem = random_layer(pattern, rows=4, n=16)
+    mine, compiled = (solve(problem, variant=variant, steps=40) for variant in ("mine", "vanilla"))
+    np.testing.assert_allclose(mine.u, compiled.u, rtol=1e-9, atol=1e-12)
+    assert mine.counters["lmo_calls"] == compiled.counters["lmo_calls"]
+
+
+def test_what_no_execution_knows_is_refused(monkeypatch):
+    monkeypatch.setitem(STEP_RULES, "half", StepRule(lambda line: exact(line) / 2))
+    with pytest.raises(ValueError, match="knows no step 'half'; with that, name one of vanilla, dicg"):
+        FrankWolfe(variant="inface", step="half")
 
 
 def test_float32_reaches_1e_4():
@@ -418,7 +457,7 @@ def test_the_split_into_parts_does_not_change_a_bit(variant, pattern, monkeypatc
 
 # ``rows`` copies its counts from the host, and dicg asks for more than tensors without data can answer
 @pytest.mark.parametrize("pattern", [name for name in PATTERNS if name != "rows"])
-@pytest.mark.parametrize("step", loop.STEP_RULES)
+@pytest.mark.parametrize("step", rules.STEP_RULES)
 def test_the_torch_loop_keeps_to_its_device(step, pattern, monkeypatch):
     """On tensors that have a device but no data: a mixture of devices raises. Questions to the data get a no."""
     for name, value in (("__bool__", False), ("__float__", 0.0), ("__int__", 0)):

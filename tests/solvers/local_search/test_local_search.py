@@ -162,8 +162,8 @@ def test_walk_keeps_its_error_and_masks():
     with numba_threads(1):
         walk = anneal_numba.Walk.begin(W, problem.G, pruned, free, 20, anneal_numba.keys(0, np.arange(3), 0))
         assert walk.cool(4.0, 0.5, 0, 100, 100) > 0
-    assert np.allclose(walk.level[:, 0], problem.row_errors(walk.now), rtol=1e-9)
-    assert np.allclose(walk.level[:, 1], problem.row_errors(walk.best), rtol=1e-9)
+    assert np.allclose(walk.error, problem.row_errors(walk.now), rtol=1e-9)
+    assert np.allclose(walk.least, problem.row_errors(walk.best), rtol=1e-9)
     assert np.array_equal(walk.now[~free], pruned[~free])
     assert np.array_equal(walk.now.sum(axis=1), pruned.sum(axis=1))
     for row in range(3):

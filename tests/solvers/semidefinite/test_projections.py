@@ -74,13 +74,13 @@ def test_kernels_against_torch():
     for found, wanted in (
         (lift_numba.row_by_row(lift_numba.lifted, S, t), mccormick.lifted(S, t)),
         (lift_numba.row_by_row(lift_numba.lowered, P, t), mccormick.lowered(P, t)),
-        (dnn.met_rows(P, C, M), dnn.met(P, C, M)),
+        (dnn.prox_entries_by_row(P, C, M), dnn.prox_entries(P, C, M)),
     ):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("apart", [0, 4])
-def test_the_nearest_matrix_of_the_wanted(apart):
+@pytest.mark.parametrize("offset", [0, 4])
+def test_the_nearest_matrix_of_the_wanted(offset):
     """Against a general solver, where the last point and multiplier are zero but for the relaxation's factor."""
     import cvxpy
 
@@ -89,13 +89,13 @@ def test_the_nearest_matrix_of_the_wanted(apart):
     W = rng.standard_normal((n + 1, n + 1))
     W, t = (W + W.T) / 2, rng.random(n + 1) + 0.5
     nothing = torch.zeros(1, n + 1, n + 1)
-    found = dnn.meet(
-        nothing, torch.tensor(-W[None], dtype=torch.float32), nothing, torch.tensor(t[None]).float(), apart
+    found = dnn.prox(
+        nothing, torch.tensor(-W[None], dtype=torch.float32), nothing, torch.tensor(t[None]).float(), offset
     )
     Y = cvxpy.Variable((n + 1, n + 1), symmetric=True)
     conditions = [Y >= 0, Y[0, 0] == 1, cvxpy.diag(Y) == Y[0]]
-    if apart:
-        conditions += [Y[1 + i, 1 + i + apart] == 0 for i in range(n - apart)]
+    if offset:
+        conditions += [Y[1 + i, 1 + i + offset] == 0 for i in range(n - offset)]
     cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(cvxpy.multiply(np.outer(t, t), Y) - W)), conditions).solve(
         "CLARABEL"
     )

@@ -18,17 +18,17 @@ from layers import hostile_layers, integer_layer, odd_layer, random_layer, repel
 
 from fwbench import verify
 from fwbench.problem import Problem
-from fwbench.solvers.bounds.stage import LADDER, Bound, chosen_rows
+from fwbench.result import RELAXATIONS
+from fwbench.solvers.bounds.stage import Bound, chosen_rows
 from fwbench.solvers.semidefinite import pentagons as pentagon_cuts
 from fwbench.solvers.semidefinite import pentagons_numba
 from fwbench.solvers.semidefinite import triangles as triangle_cuts
-from fwbench.solvers.semidefinite.doubly_nonnegative import Iteration, doubly_nonnegative, finish, multipliers
+from fwbench.solvers.semidefinite.doubly_nonnegative import DoublyNonnegative, lagrangian
+from fwbench.solvers.semidefinite.ladder import LADDER, RUNGS, Host, Rung, climb, row_bound
 from fwbench.solvers.semidefinite.maxcut import interior_point
-from fwbench.solvers.semidefinite.mccormick import mccormick
-from fwbench.solvers.semidefinite.pentagons import pentagons
 from fwbench.solvers.semidefinite.row import RowForm, tangent_bound
 from fwbench.solvers.semidefinite.shor import max_cut, proof_of, shor
-from fwbench.solvers.semidefinite.triangles import triangles, violated
+from fwbench.solvers.semidefinite.triangles import violated
 from fwbench.solvers.semidefinite.triangles_numba import subtract, value
 from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context, State
@@ -90,7 +90,7 @@ def test_doubly_nonnegative_against_the_general_solver(pattern):
     for seed in range(3):
         form = forms(random_layer(pattern, rows=1, n=8, seed=seed))[0]
         low = shor(form, tolerance=1e-5).proof.bound
-        found = doubly_nonnegative(form, iterations=1000, tolerance=1e-5).proof.bound
+        found = row_bound("dnn", form, iterations=1000, tolerance=1e-5).proof.bound
         exact = relaxation(form, nonnegative=True)
         assert low <= found <= exact * (1 + 1e-5)
         assert found >= exact * (1 - 3e-2)
@@ -102,7 +102,7 @@ def test_mccormick_against_the_general_solver(pattern):
     for seed in range(3):
         form = forms(random_layer(pattern, rows=1, n=8, seed=seed))[0]
         low = shor(form, tolerance=1e-5).proof.bound
-        found = mccormick(form, iterations=1000, tolerance=1e-5).proof.bound
+        found = row_bound("mccormick", form, iterations=1000, tolerance=1e-5).proof.bound
         exact = relaxation(form, nonnegative=True, all_products=True)
         assert low <= found <= exact * (1 + 1e-3)
         assert found >= exact * (1 - 5e-2)
@@ -115,8 +115,8 @@ def test_triangles_against_the_general_solver(monkeypatch):
     gained = 0
     for seed in (1, 2, 3, 11):
         form = forms(repelling_layer(seed=seed))[0]
-        low = mccormick(form, iterations=2000, tolerance=1e-6)
-        found = triangles(form, low, iterations=2000, tolerance=1e-6).proof.bound
+        low = row_bound("mccormick", form, iterations=2000, tolerance=1e-6)
+        found = row_bound("triangles", form, low, iterations=2000, tolerance=1e-6).proof.bound
         exact = relaxation(form, nonnegative=True, all_products=True, all_triangles=True)
         assert low.proof.bound <= found <= exact * (1 + 1e-3)
         assert found >= exact * (1 - 3e-2)
@@ -265,10 +265,13 @@ def test_the_tangent_bound_is_the_enumerated_one():
 
 def test_thinning_keeps_the_largest_multipliers():
     form = forms(random_layer("0.5", rows=1, n=12))[0]
-    [[N]] = multipliers(Iteration([form], [shor(form)]), 50)
+    directions = DoublyNonnegative([form], [shor(form)], 50)
+    for _ in range(50):
+        directions.step()
+    [[N]] = directions.multipliers()
     assert np.array_equal(N, N.T)
     assert N.min() >= 0
-    whole, few = finish(form, N[None], 1000, 1e-4).proof, finish(form, N[None], 5, 1e-4).proof
+    whole, few = (write(shor(less)).proof for less, write in (lagrangian(form, N[None], limit=k) for k in (1000, 5)))
     assert len(few.pair) == 5
     assert set(few.pair) <= set(whole.pair)
     assert few.multiplier.min() >= np.sort(whole.multiplier)[-5]
@@ -279,7 +282,7 @@ def test_a_deadline_in_the_past_still_gives_a_proof():
     found = shor(form, deadline=time.monotonic() - 1)
     assert not found.converged
     assert math.isfinite(found.proof.bound)
-    assert math.isfinite(doubly_nonnegative(form, deadline=time.monotonic() - 1).proof.bound)
+    assert math.isfinite(row_bound("dnn", form, deadline=time.monotonic() - 1).proof.bound)
 
 
 # --- the stage and its certificate -----------------------------------------------------------------------------------
@@ -363,14 +366,25 @@ def test_best_starts_where_the_rung_below_ended():
     """The ladder by hand and by the stage give the same bound."""
     problem = random_layer("0.5", rows=1, n=12, seed=1)
     form = forms(problem)[0]
-    found = shor(form, tolerance=3e-4)
-    found = replace(found, X=found.X.astype(np.float32))
-    found = doubly_nonnegative(form, found)
-    found = mccormick(form, replace(found, X=found.X.astype(np.float32)))
-    found = triangles(form, replace(found, X=found.X.astype(np.float32)))
-    found = pentagons(form, replace(found, X=found.X.astype(np.float32)))
+    found = row_bound("shor", form)
+    for kind in list(RUNGS)[1:]:
+        found = row_bound(kind, form, replace(found, X=found.X.astype(np.float32)))
     after = bounded(problem, kind="best")
     assert after.lower == pytest.approx(found.proof.bound, rel=1e-9)
+
+
+def test_rungs_are_the_relaxations_of_reports_in_their_order():
+    assert [name for name in RELAXATIONS if name in RUNGS] == list(RUNGS)
+
+
+def test_a_rung_of_ones_own_climbs_from_the_one_below():
+    """Data alone make a rung: the same directions for longer are another one above."""
+    form = forms(random_layer("0.5", rows=1, n=16, seed=1))[0]
+    longer = Rung("longer", DoublyNonnegative, iterations=300, products=40)
+    [found] = climb((*LADDER[:2], longer), [form], [None], Host())
+    assert found.proof.bound > row_bound("dnn", form).proof.bound
+    [found] = climb((*LADDER[:2], replace(longer, sizes=range(17, 20))), [form], [None], Host())
+    assert found.proof.bound == row_bound("dnn", form).proof.bound
 
 
 def test_threads_change_nothing():
@@ -384,7 +398,7 @@ def test_threads_change_nothing():
 
 def test_unstructured_is_declined_or_shared():
     problem = random_layer("unstructured:0.4")
-    for kind in LADDER:
+    for kind in RUNGS:
         assert "rows are independent" in str(Bound(kind=kind).supports(problem))
     assert Bound(kind="best").supports(problem) is None
     after = bounded(problem, kind="best")
