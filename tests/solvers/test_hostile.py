@@ -138,8 +138,10 @@ def test_every_stage_ends_with_a_mask_and_true_bounds(workers, text):
 
 @pytest.mark.parametrize("pattern", ["2:4", "unstructured:0.4"])
 @pytest.mark.parametrize("text", FAST)
-def test_so_it_does_where_rows_differ_in_other_patterns(workers, text, pattern):
-    run_all(workers, text, [problem for problem in layers(pattern) if "rows 1" in problem.name])
+def test_so_it_does_in_other_patterns(workers, text, pattern):
+    run_all(
+        workers, text, [problem for problem in layers(pattern) if "rows 1" in problem.name or "weights" in problem.name]
+    )
 
 
 @pytest.mark.slow
@@ -152,7 +154,7 @@ def test_the_same_in_every_pattern(workers, text, pattern):
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 @pytest.mark.parametrize("pattern", ["0.5", "2:4"])
 def test_a_row_of_another_size_costs_the_others_nothing(workers, pattern, scale):
-    """``W[1] *= 1e-30`` in three rows of 16, as weight decay leaves rows: ``bnb`` never ended, and its limit with it."""
+    """``W[1] *= 1e-30`` of three rows of 16, as weight decay leaves it: ``bnb`` never ended, nor did its limit."""
     plain = random_layer(pattern, rows=3, n=16)
     problem = Problem("one row differs", plain.W * np.array([[1], [scale], [1]]), plain.G, pattern)
     answer = outcome_of(workers, problem, "bnb")
