@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fwbench import pipeline, verify
 from fwbench.live import Table
 from fwbench.problem import Problem
-from fwbench.problems import collections, registry
+from fwbench.problems import collections, files, registry
 from fwbench.problems.registry import BestKnown
 from fwbench.result import RELAXATIONS, Answer, Certificate, Status, TracePoint
 
@@ -95,9 +95,9 @@ class ProvedBound:
         return found.bound
 
     def save(self, path: Path | str) -> Path:
-        """Write the certificate to a file, which ``fwbench verify`` replays."""
+        """Write the certificate to a file, which ``fwbench verify`` replays. Raises ProblemError if that fails."""
         path = Path(path)
-        path.write_bytes(self.certificate.to_bytes())
+        files.write_atomic(path, self.certificate.to_bytes())
         return path
 
 

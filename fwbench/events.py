@@ -56,7 +56,7 @@ class Summary:
     def count(self, result: Result, reused: bool) -> Summary:
         """The sum with one row more."""
         reasons = Counter(self.reasons)
-        if result.status in (Status.FAILED, Status.SKIPPED):
+        if result.reason:
             reasons[result.status, reused, result.solver, result.reason] += 1
         return Summary(
             self.done + (not reused),
@@ -69,14 +69,17 @@ class Summary:
         )
 
     def lines(self) -> list[str]:
-        """Why rows were skipped, and why those failed that are not run again, a line for each solver and reason.
+        """What the numbers do not say, a line for each solver and reason.
 
-        Rows that failed now are told of as they end (:class:`JobEnded`).
+        Why rows were skipped or stopped early, what was dropped of an answer, and why those failed that are not run
+        again. Rows that failed now are told of as they end (:class:`JobEnded`).
         """
         grouped: Counter[str] = Counter()
         for (status, reused, solver, reason), count in self.reasons.items():
             if status is Status.SKIPPED:
                 grouped[f"skipped by {solver}: {reason}"] += count
+            elif status is not Status.FAILED:
+                grouped[f"by {solver}: {reason}"] += count
             elif reused:
                 grouped[f"failed before by {solver}: {reason}"] += count
         common = grouped.most_common(MOST_REASONS)

@@ -10,6 +10,7 @@ Arrays are numpy's or torch's; torch is never imported here (array-api-compat fi
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -220,7 +221,9 @@ def _read_counts(path: Path) -> np.ndarray:
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
-        return np.array([int(word) for word in path.read_text(encoding="utf-8-sig").split()], dtype=np.int64)
+        data = path.read_bytes()
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return np.array([int(word) for word in data.decode(encoding).split()], dtype=np.int64)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise PatternError(f"pattern rows:{path}: cannot read the counts ({reason})") from None

@@ -114,8 +114,9 @@ def choose(problem: Problem, rows: Sequence[int] | slice | None = None) -> Insta
         raise ProblemError(f"{problem.name}: pattern {problem.pattern} joins the rows: they cannot be written alone")
     everything = list(range(problem.rows))
     chosen = everything[rows] if isinstance(rows, slice) else sorted({int(row) for row in rows})
-    if not chosen or chosen[0] < 0 or chosen[-1] >= problem.rows:
-        asked = rows if isinstance(rows, slice) else ",".join(map(str, rows)) or "none"
+    wrong = [row for row in chosen if not 0 <= row < problem.rows]
+    if wrong or not chosen:
+        asked = rows if isinstance(rows, slice) else wrong[0] if wrong else "none"
         raise ProblemError(f"{problem.name}: has rows 0 to {problem.rows - 1}, not {asked}")
     pattern = problem.pattern
     if isinstance(pattern, Rows):

@@ -92,7 +92,9 @@ def test_counts_from_files(tmp_path):
     np.save(tmp_path / "counts.npy", counts)
     (tmp_path / "counts.txt").write_text("0 3\n8\n")
     (tmp_path / "windows.txt").write_bytes("\ufeff0 3\r\n8\r\n".encode())
-    for name in ("counts.npy", "counts.txt", "windows.txt"):
+    (tmp_path / "powershell.txt").write_text("0 3\r\n8\r\n", encoding="utf-16")
+    (tmp_path / "big-endian.txt").write_bytes("\ufeff0 3\n8\n".encode("utf-16-be"))
+    for name in ("counts.npy", "counts.txt", "windows.txt", "powershell.txt", "big-endian.txt"):
         pattern = parse(f"rows:{tmp_path / name}")
         assert pattern == Rows(counts) == parse(counts)
         assert pattern.counts((3, 8)).tolist() == [0, 3, 8]

@@ -19,6 +19,7 @@ from layers import random_layer
 from fwbench import isolate, machine, pipeline, runner, timing
 from fwbench.events import MOST_REASONS, JobEnded, JobStarted, Progress, Summary
 from fwbench.problem import ProblemError
+from fwbench.problems.collections import load
 from fwbench.result import Status
 from fwbench.runner import grace, run_grid
 from fwbench.spec import SpecError
@@ -182,6 +183,39 @@ def test_reasons_are_grouped_and_failures_of_before_say_how_to_go_on(store):
         "--retry-failed runs again what failed before",
     ]
     assert run_grid(layers(1), specs, store, files=[BAD], retry_failed=True).lines() == [declined.replace("3", "1")]
+
+
+FALSE_BOUND = """
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from fwbench.stage import Role, Stage, register
+
+
+@register
+@dataclass(frozen=True)
+class FalseBound(Stage):
+    name: ClassVar[str] = "false_bound"
+    role: ClassVar[Role] = Role.BOUND
+
+    def run(self, problem, state, context):
+        return replace(state, lower=2 * problem.error(state.keep))
+"""
+
+
+def test_what_became_of_solved_rows_is_said_too(store, tmp_path):
+    """A bound that was dropped, a search that was stopped: neither is a failure, and neither is silent."""
+    file = tmp_path / "false_bound.py"
+    file.write_text(FALSE_BOUND)
+    problems, specs = list(load("mini/n064.v_proj*")), ["wanda+false_bound", "bnb(nodes=1)"]
+    first = run_grid(problems, specs, store, files=[file])
+    assert (first.solved, first.failed) == (2, 0)
+    dropped, stopped = sorted(first.lines())
+    assert dropped.startswith("1 by wanda+false_bound: its lower bound ")
+    assert dropped.endswith("; the mask stays, the bound is dropped")
+    assert stopped == "1 by wanda+swap+bnb(nodes=1): stopped early: nodes"
+    again = run_grid(problems, specs, store, files=[file])
+    assert (again.reused, again.lines()) == (2, first.lines())
 
 
 def test_reasons_beyond_the_first_ones_are_counted():

@@ -103,6 +103,7 @@ def trace(
     """
     from fwbench import pipeline
     from fwbench.problems.collections import one
+    from fwbench.problems.files import write_atomic
     from fwbench.report import trace as report
 
     report.check(output)
@@ -120,5 +121,5 @@ def trace(
     drawn = report.curves(results)
     report.write(drawn, output, f"{found.name}, {found.pattern}")
     if table:
-        output.with_suffix(".csv").write_text(report.to_csv(drawn), encoding="utf-8")
+        write_atomic(output.with_suffix(".csv"), report.to_csv(drawn).encode())
     click.echo(f"{output}: {found.name}, {len(drawn)} solvers")

@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from fwbench.problem import labels
+from fwbench.problems.files import write_atomic
 from fwbench.report import latex, rows, summary, text, view
 from fwbench.report.rows import Row
 
@@ -31,6 +32,9 @@ def write(
         out_dir: a folder, made where it is missing.
         machine: shown in place of the machines that the rows name.
         registry: problem hash -> ``BestKnown``; what beats it is listed.
+
+    Raises:
+        ProblemError: a file cannot be written; the message names it.
     """
     out = Path(out_dir)
     (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -46,7 +50,7 @@ def write(
 
 
 def _write(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8", errors="replace", newline="\n")
+    write_atomic(path, content.encode(errors="replace"))
 
 
 def build(

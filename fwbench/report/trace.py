@@ -7,6 +7,7 @@ next one.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 
 from fwbench import presets, sheet
 from fwbench import spec as specs
+from fwbench.problems.files import write_atomic
 from fwbench.report.figures import COLOURS, MARKERS
 from fwbench.report.text import clip
 from fwbench.result import Result, TracePoint
@@ -165,13 +167,14 @@ def write(found: Sequence[Curve], path: Path, title: str = "") -> None:
     """Draw to a vector file (``.svg``, ``.pdf``) or a picture (``.png``, 300 dots an inch); its folder is made.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, or (ProblemError) the file cannot be written.
     """
     check(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix, buffer = path.suffix.lower(), io.BytesIO()
     with matplotlib.rc_context(_PAPER):
-        fixed = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix.lower()]
-        draw(found, title).savefig(path, dpi=300, metadata=fixed)
+        fixed = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[suffix]
+        draw(found, title).savefig(buffer, format=suffix.removeprefix("."), dpi=300, metadata=fixed)
+    write_atomic(path, buffer.getvalue())
 
 
 def check(path: Path) -> None:

@@ -29,6 +29,7 @@ class Push(Stage):
     no trace: the error of each round's mask would cost a product and a rounding.
     """
 
+    version: ClassVar[int] = 2
     name: ClassVar[str] = "push"
     role: ClassVar[Role] = Role.RELAX
     needs: ClassVar[Needs] = Needs.NOTHING

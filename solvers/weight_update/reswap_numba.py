@@ -234,11 +234,11 @@ def descend(w, C, B, Z, across, P, S, size, penalty, limit):
         limit: most exchanges.
 
     Returns:
-        How many were made.
+        How many were made; no more once what is carried of the error is down to rounding, as where rows cancel.
     """
     pruned, kept, held, error = _begin(w, C, B, Z, across, P, S, size, penalty)
     swaps, start, count = 0, 0, 0  # Z is short of the held swaps from ``start`` to ``count``, B of all
-    while swaps < limit:
+    while error > 0 and swaps < limit:
         rows, columns = _look(Z, pruned, kept, held, start, count)
         if count == HELD:
             for a in range(P.size):
@@ -246,12 +246,12 @@ def descend(w, C, B, Z, across, P, S, size, penalty, limit):
                 _subtract(B[a], a, held.t_scaled, held.t, 0, count)
             count = 0
         start = count
-        least = -RELATIVE_GAIN * abs(error)
+        least = -RELATIVE_GAIN * error
         if not smallest(rows) < least:
             break
         lines, across = np.argsort(rows)[:BLOCK], np.argsort(columns)[:BLOCK]
         part = submatrix(Z, lines, across)
-        while swaps < limit and count < HELD:
+        while error > 0 and swaps < limit and count < HELD:
             change, out, a = _best(part, lines, across, pruned, kept)
             if not change < least:
                 break

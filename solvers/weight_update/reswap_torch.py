@@ -140,12 +140,12 @@ class Batch:
         self.error = (lost * self.y).sum(1) - penalty * lost.square().sum(1)
 
     def descend(self, keep: torch.Tensor, done: torch.Tensor, most: int) -> None:
-        """Exchange until none gains or each row had ``most``; masks and numbers of exchanges in place."""
+        """Exchange until none gains, each row had ``most``, or its error is rounding; masks and numbers in place."""
         if not (self.P.shape[1] and self.S.shape[1]):
             return
         while most > 0 and len(self.rows):
             change, place = self._changes().flatten(1).min(1)
-            gains = change < -RELATIVE_GAIN * self.error.abs()
+            gains = (self.error > 0) & (change < -RELATIVE_GAIN * self.error)
             if not bool(gains.all()):
                 self._take(gains)
                 change, place = change[gains], place[gains]

@@ -122,6 +122,7 @@ def extreme_layers(pattern: str, rows: int = 3, n: int = 8) -> list[Problem]:
         "weights 1e30 of inputs that are zero": (dead, G, alive),
         "twins that cancel": (opposite, twins @ twins.T / 30, one),
         "twins that cancel to 1e-5": (opposite * (1 + 1e-5 * W), twins @ twins.T / 30, one),
+        "twins that cancel to 1e-7": (opposite * (1 + 1e-7 * W), twins @ twins.T / 30, one),
         "the null space of two tokens": (null, few @ few.T / 2, one),
         "the null space, rows 1, 1e-30, 1e30": (null / W * times(1, 1e-30, 1e30), few @ few.T / 2, one),
         "all zero": (0 * W, 0 * G, one),

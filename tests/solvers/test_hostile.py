@@ -122,22 +122,47 @@ def assert_honest(problem: Problem, outcome: pipeline.Answer) -> None:
     assert row.lower_bound is None or row.lower_bound <= optimum + slack, (where, row.lower_bound, optimum)
 
 
-def run_all(workers: list[Worker], text: str, pattern: str) -> None:
-    n = 4 if pattern.startswith("unstructured") else 8
-    for problem in extreme_layers(pattern, n=n):
+def layers(pattern: str) -> list[Problem]:
+    return extreme_layers(pattern, n=4 if pattern.startswith("unstructured") else 8)
+
+
+def run_all(workers: list[Worker], text: str, problems: list[Problem]) -> None:
+    for problem in problems:
         assert_honest(problem, outcome_of(workers, problem, text))
 
 
 @pytest.mark.parametrize("text", FAST)
 def test_every_stage_ends_with_a_mask_and_true_bounds(workers, text):
-    run_all(workers, text, "0.5")
+    run_all(workers, text, layers("0.5"))
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "unstructured:0.4"])
+@pytest.mark.parametrize("text", FAST)
+def test_so_it_does_in_other_patterns(workers, text, pattern):
+    run_all(
+        workers, text, [problem for problem in layers(pattern) if "rows 1" in problem.name or "weights" in problem.name]
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["0.5", "2:4", "unstructured:0.4"])
 @pytest.mark.parametrize("text", FAST + SLOW)
 def test_the_same_in_every_pattern(workers, text, pattern):
-    run_all(workers, text, pattern)
+    run_all(workers, text, layers(pattern))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_a_row_of_another_size_costs_the_others_nothing(workers, pattern, scale):
+    """``W[1] *= 1e-30`` of three rows of 16, as weight decay leaves it: ``bnb`` never ended, nor did its limit."""
+    plain = random_layer(pattern, rows=3, n=16)
+    problem = Problem("one row differs", plain.W * np.array([[1], [scale], [1]]), plain.G, pattern)
+    answer = outcome_of(workers, problem, "bnb")
+    assert (answer.result.status, answer.result.proof) == (Status.OPTIMAL, Proof.VERIFIED), answer.result.reason
+    for row, own in enumerate(rows_of(problem)):
+        best, _ = best_mask(own)
+        assert own.error(answer.keep[row : row + 1]) == pytest.approx(best, rel=1e-9), row
+        assert answer.row_bounds[row] == pytest.approx(best, rel=1e-9), row
 
 
 def test_no_stage_is_left_out():
@@ -179,46 +204,58 @@ def test_scales_change_no_mask(text, rows, inputs, seed):
 # --- what no spec leads to -------------------------------------------------------------------------------------------
 
 
+EACH_PATTERN = pytest.mark.parametrize("pattern", ["0.5", "2:4", "unstructured:0.5"])
+
+
+def assert_in_polytope(problem: Problem, u: torch.Tensor) -> None:
+    """Half of each group, to float32's rounding."""
+    assert bool(((u >= 0) & (u <= 1)).all()), problem.name
+    sums = problem.pattern.groups(u.numpy()).sum(axis=1)
+    assert sums == pytest.approx(problem.counts, abs=1e-3), problem.name
+
+
+@EACH_PATTERN
 @pytest.mark.parametrize("variant", ["vanilla", "dicg"])
 @pytest.mark.parametrize("step", STEP_RULES)
-def test_the_loop_for_a_device(variant, step):
+def test_the_loop_for_a_device(variant, step, pattern):
     """In torch: a point of the polytope, and bounds of the problem's own size."""
-    for problem in extreme_layers("0.5"):
+    for problem in layers(pattern):
         layer, start = Layer.of(problem, Context(), None), torch.full(problem.shape, 0.5)
         run = minimise_torch(layer, start, Options(steps=30, variant=variant, step=step, rounded=True), Context())
-        assert bool(run.u.isfinite().all()), problem.name
-        assert run.u.sum(dim=1).numpy() == pytest.approx(problem.n / 2, abs=1e-3), problem.name
+        assert_in_polytope(problem, run.u)
         optimum = sum(best_mask(own)[0] for own in rows_of(problem))
         room = rounding(problem, np.zeros(problem.shape, bool)) + 1e-5 * problem.total  # of float32
         assert all(moment.lower <= optimum + room for moment in run.trace), problem.name
         assert run.trace[0].upper >= optimum - room, problem.name
 
 
+@EACH_PATTERN
 @pytest.mark.parametrize("transport", [False, True])
-def test_momentum(transport):
-    for problem in extreme_layers("0.5"):
+def test_momentum(transport, pattern):
+    for problem in layers(pattern):
         W, G = torch.tensor(problem.W), torch.tensor(problem.G)
         for u in momentum.iterates(W, [G] * 10, problem.pattern, middle(W), momentum.Options(transport=transport)):
-            assert bool(((u >= 0) & (u <= 1)).all()), problem.name
-            assert u.sum(dim=1).numpy() == pytest.approx(problem.n / 2, abs=1e-4), problem.name
+            assert_in_polytope(problem, u)
 
 
 def middle(W: torch.Tensor) -> torch.Tensor:
     return torch.full_like(W, 0.5)
 
 
-def test_swaps_for_a_device():
-    for problem in extreme_layers("0.5"):
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_swaps_for_a_device(pattern):
+    for problem in layers(pattern):
         start = ~problem.pattern.prune(np.random.default_rng(0).random(problem.shape))
-        pruned = ~start
-        swap_torch.descend(problem.W, problem.G, pruned, problem.n, 10**6, 1.0, "cpu", lambda: False)
+        pruned, group = ~start, problem.pattern.group_size(problem.shape)
+        swap_torch.descend(problem.W, problem.G, pruned, group, 10**6, 1.0, "cpu", lambda: False)
         assert not count_reason(problem, ~pruned), problem.name
         assert problem.error(~pruned) <= problem.error(start) * (1 + 1e-9) + rounding(problem, start), problem.name
 
 
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
 @pytest.mark.parametrize("kind", ["shor", "dnn", "mccormick"])
-def test_bounds_in_batches(kind):
-    for problem in extreme_layers("0.5"):
+def test_bounds_in_batches(kind, pattern):
+    for problem in layers(pattern):
         rows = [row for row in range(problem.rows) if RowForm.of(problem, row).free]
         if not rows:
             continue
