@@ -48,10 +48,10 @@ class Layer:
 
 def solve(problem: Problem, kind: str, upper: np.ndarray) -> Layer:
     """The rows' proved bounds of a kind against errors ``upper (rows,)``."""
-    line = pipeline.resolve(KINDS[kind])
-    outcome, share = timed(problem, line)
+    solver = pipeline.resolve(KINDS[kind])
+    outcome, share = timed(problem, solver)
     if not outcome.row_bounds or outcome.result.seconds is None:
-        raise SystemExit(f"{problem.name}: {line.text} proved nothing ({outcome.result.reason})")
+        raise SystemExit(f"{problem.name}: {solver.text} proved nothing ({outcome.result.reason})")
     lower = np.array(outcome.row_bounds)
     gaps = 1 - lower[upper > 0] / upper[upper > 0]
     low, median, high = np.quantile(gaps, (0.25, 0.5, 0.75)).tolist()

@@ -65,12 +65,12 @@ def measure(problem: Problem, seconds: int) -> list[Point]:
 
 def trace(problem: Problem, world: str, spec: str) -> list[Point]:
     """The steps of one run; all but the ladder run once before, as the first may compile."""
-    line = pipeline.resolve(spec)
-    pipeline.warm_up(line, problem)
+    solver = pipeline.resolve(spec)
+    pipeline.warm_up(solver, problem)
     if world != "ladder":
-        pipeline.run(problem, line, threads=1, time_limit=1)
+        pipeline.run(problem, solver, threads=1, time_limit=1)
     with cpu_clock() as clock:
-        result = pipeline.run(problem, line, threads=1).result
+        result = pipeline.run(problem, solver, threads=1).result
     if not result.solved or not result.error or not result.ratio_to_wanda:
         raise SystemExit(f"{spec}: {result.status}, {result.reason or result.verdict}")
     unit = result.error / result.ratio_to_wanda

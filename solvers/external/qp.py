@@ -163,12 +163,12 @@ def _start(problem: Problem, state: State) -> np.ndarray:
     return (~state.mask).astype(np.float64)
 
 
-Solution = tuple[np.ndarray | None, bool]
+BackendAnswer = tuple[np.ndarray | None, bool]
 
 
 def _qpsolvers(
     backend: str, P: Any, q: np.ndarray, A: Any, b: np.ndarray, start: np.ndarray, options: dict[str, Any]
-) -> Solution:
+) -> BackendAnswer:
     """``min ½xᵀPx + qᵀx``, ``Ax = b``, ``0 ≤ x ≤ 1`` by a back end of qpsolvers."""
     import qpsolvers
 
@@ -197,7 +197,7 @@ def _greet_highs() -> None:
 
 def _cvxpy(
     backend: str, P: Any, q: np.ndarray, A: Any, b: np.ndarray, start: np.ndarray, options: dict[str, Any]
-) -> Solution:
+) -> BackendAnswer:
     """The same through cvxpy, which hands it to Clarabel."""
     import cvxpy
 

@@ -42,7 +42,7 @@ class IteratedLocalSearch(Stage):
 
         end = context.seconds() + self.seconds
         group = problem.group
-        descent = swap_numba.Rows(problem.W, problem.G, group, context.threads)
+        descent = swap_numba.Descent(problem.W, problem.G, group, context.threads)
         unlimited = np.iinfo(np.int64).max
         counts = {"iterations": 0, "swaps": 0, "swap_evaluations": 0}
 

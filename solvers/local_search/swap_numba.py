@@ -30,7 +30,7 @@ CHUNK_ROWS = 64  # rows between two looks at the clock
 SMALL_ROW = 32  # up to this size all pairs of a row are tried, as they are of groups within a row
 
 
-class Rows:
+class Descent:
     """Rows of a layer under descent; holds what is shared by all calls.
 
     Args:

@@ -72,22 +72,22 @@ def _memories(
     if on_device:
         from fwbench.solvers.local_search import tabu_triton
 
-        return [tabu_triton.Memory.begin(problem.W, problem.G, pruned, group, random, context.device)], LAUNCH
+        return [tabu_triton.TabuState.begin(problem.W, problem.G, pruned, group, random, context.device)], LAUNCH
     W = problem.W.astype(np.float64)
     chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, problem.rows, CHUNK_ROWS)]
-    memories = [tabu_numba.Memory.begin(W[part], problem.G, pruned[part], group, random[part]) for part in chunks]
+    memories = [tabu_numba.TabuState.begin(W[part], problem.G, pruned[part], group, random[part]) for part in chunks]
     return memories, STEP // (CHUNK_ROWS * problem.n)
 
 
 def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> State:
-    from fwbench.solvers.local_search.swap_numba import Rows
+    from fwbench.solvers.local_search.swap_numba import Descent
 
     end = context.seconds() + stage.seconds
     group = problem.group
     on_device = _runs_on(context.device, problem.n, group)
     unlimited = np.iinfo(np.int64).max
     pruned = ~state.mask
-    rows = None if on_device else Rows(problem.W, problem.G, group, context.threads)
+    rows = None if on_device else Descent(problem.W, problem.G, group, context.threads)
     counts = {"iterations": 0, "swaps": 0, "swap_evaluations": 0}
 
     def add(swaps: int, looked: int, iterations: int = 0) -> None:
@@ -123,7 +123,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
     pruned = np.concatenate([memory.best for memory in memories])
     descend()
     if not problem.pattern.separable and not context.expired():
-        between = rows or Rows(problem.W, problem.G, group, context.threads)
+        between = rows or Descent(problem.W, problem.G, group, context.threads)
         done, looked, cut = between.exchange(pruned, unlimited, context.expired)
         add(done, looked)
         stopped = stopped or cut

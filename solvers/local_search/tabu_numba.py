@@ -20,7 +20,7 @@ from fwbench.solvers.numerics.jit import njit
 FAST = {"contract", "nnan", "nsz"}
 
 
-class Memory(NamedTuple):
+class TabuState(NamedTuple):
     """State of the search in some rows; every array but ``G`` has a row for each."""
 
     W: np.ndarray  # float64 (rows, n)
@@ -37,7 +37,7 @@ class Memory(NamedTuple):
     group: int
 
     @classmethod
-    def begin(cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray) -> Memory:
+    def begin(cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray) -> TabuState:
         """Start from masks ``pruned (rows, n)``, swapping within groups of neighbours; ``random (rows,)`` seeds."""
         rows, n = W.shape
         y, barred = np.zeros((rows, n)), np.full((rows, n), -1)

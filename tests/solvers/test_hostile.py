@@ -21,13 +21,14 @@ from fwbench.isolate import Limits, Reply, Worker
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.result import Proof, Status
-from fwbench.solvers.bounds.batch import Batch
+from fwbench.solvers.bounds.batch import Device, path_of_batches
 from fwbench.solvers.external.qp import BACKENDS
 from fwbench.solvers.frank_wolfe import momentum
-from fwbench.solvers.frank_wolfe.layer import Layer, Options
 from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.solvers.frank_wolfe.objective import LoopOptions, Objective
 from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES, STEP_RULES
 from fwbench.solvers.local_search import swap_torch
+from fwbench.solvers.semidefinite.ladder import climb
 from fwbench.solvers.semidefinite.row import RowForm, row_certificate
 from fwbench.stage import Context
 
@@ -53,12 +54,12 @@ SLOW = [
 
 def probe(problem: Problem, text: str) -> pipeline.Answer:
     """In the worker; what numpy warns of is an error, as it is in tests."""
-    line = pipeline.resolve(text)
-    pipeline.warm_up(line, random_layer("0.5", n=8))
+    solver = pipeline.resolve(text)
+    pipeline.warm_up(solver, random_layer("0.5", n=8))
     child.started()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        return pipeline.run(problem, line, seed=1, threads=1, time_limit=SECONDS)
+        return pipeline.run(problem, solver, seed=1, threads=1, time_limit=SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +185,8 @@ def test_scales_change_no_mask(text, rows, inputs, seed):
 def test_the_loop_for_a_device(variant, step):
     """In torch: a point of the polytope, and bounds of the problem's own size."""
     for problem in extreme_layers("0.5"):
-        layer, start = Layer.of(problem, Context(), None), torch.full(problem.shape, 0.5)
-        run = minimise_torch(layer, start, Options(steps=30, variant=variant, step=step, rounded=True), Context())
+        layer, start = Objective.of(problem, Context(), None), torch.full(problem.shape, 0.5)
+        run = minimise_torch(layer, start, LoopOptions(steps=30, variant=variant, step=step, rounded=True), Context())
         assert bool(run.u.isfinite().all()), problem.name
         assert run.u.sum(dim=1).numpy() == pytest.approx(problem.n / 2, abs=1e-3), problem.name
         optimum = sum(best_mask(own)[0] for own in rows_of(problem))
@@ -198,7 +199,7 @@ def test_the_loop_for_a_device(variant, step):
 def test_momentum(transport):
     for problem in extreme_layers("0.5"):
         W, G = torch.tensor(problem.W), torch.tensor(problem.G)
-        for u in momentum.iterates(W, [G] * 10, problem.pattern, middle(W), momentum.Options(transport=transport)):
+        for u in momentum.iterates(W, [G] * 10, problem.pattern, middle(W), momentum.Averaging(transport=transport)):
             assert bool(((u >= 0) & (u <= 1)).all()), problem.name
             assert u.sum(dim=1).numpy() == pytest.approx(problem.n / 2, abs=1e-4), problem.name
 
@@ -223,7 +224,8 @@ def test_bounds_in_batches(kind):
         if not rows:
             continue
         shared = bounds.certificate(problem, np.full(problem.shape, 0.5))
-        found = Batch("cpu", 3e-4, 5).prove(kind, [RowForm.of(problem, row) for row in rows], [None] * len(rows))
+        forms = [RowForm.of(problem, row) for row in rows]
+        found = climb(path_of_batches(kind, 5), forms, [None] * len(rows), Device("cpu"))
         proofs = {row: one.proof for row, one in zip(rows, found, strict=True)}
         checked = verify.check(problem, row_certificate(shared, proofs, 0.0, "batch"))
         assert checked.ok, (problem.name, checked.reason)

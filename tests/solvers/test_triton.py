@@ -37,9 +37,9 @@ def hostile(pattern):
 def both(problem, dtype="float64", e=None, **options):
     """The runs of the torch loop and of the fused one, from the middle of the polytope."""
     context = Context(DEVICE, dtype)
-    layer = loop.Layer.of(problem, context, None if e is None else problem.W.astype(float) ** 2 * e)
+    layer = loop.Objective.of(problem, context, None if e is None else problem.W.astype(float) ** 2 * e)
     u = torch.tensor(middle(problem), dtype=layer.W.dtype, device=DEVICE)
-    given = loop.Options(variant="vanilla", **options)
+    given = loop.LoopOptions(variant="vanilla", **options)
     assert loop_triton.fits(layer, given)
     mine = loop_triton.minimise_triton(layer, u, given, context, loop_triton.Loop(layer, given))
     return minimise_torch(layer, u, given, context), mine
@@ -71,8 +71,8 @@ def test_the_vertex_is_the_pattern_s(pattern, dtype):
     for scores in (rng.choice(awkward, (2, 24)), rng.integers(-3, 4, (2, 24)), rng.standard_normal((2, 24))):
         pattern_ = random_layer(pattern, rows=2, n=24).pattern
         W = torch.zeros(scores.shape, dtype=getattr(torch, dtype), device=DEVICE)
-        layer = loop.Layer(W, torch.zeros(24, 24, dtype=W.dtype, device=DEVICE), None, pattern_)
-        work = loop_triton.Loop(layer, loop.Options(steps=1))
+        layer = loop.Objective(W, torch.zeros(24, 24, dtype=W.dtype, device=DEVICE), None, pattern_)
+        work = loop_triton.Loop(layer, loop.LoopOptions(steps=1))
         work.begin(torch.full_like(W, 0.5), None)
         for factor in (1, 1, -1):  # the threshold is sought from the last one
             work.g.copy_(factor * torch.tensor(scores))
@@ -107,8 +107,8 @@ def test_stops_refreshes_and_looks(monkeypatch):
     assert early.iterations < 500
     assert early.trace[-1].relaxed - early.trace[-1].lower <= 0.5 * early.trace[-1].relaxed
     late = Context(DEVICE, "float32", deadline=0.0)
-    layer = loop.Layer.of(problem, late)
-    options = loop.Options(steps=50)
+    layer = loop.Objective.of(problem, late)
+    options = loop.LoopOptions(steps=50)
     start = torch.full_like(layer.W, 0.5)
     run = loop_triton.minimise_triton(layer, start, options, late, loop_triton.Loop(layer, options))
     assert (run.stopped, run.iterations) == ("deadline", 0)
@@ -142,13 +142,17 @@ def test_one_loop_serves_every_strength_of_push(monkeypatch):
 
 def test_what_does_not_fit_is_left_to_torch():
     problem = random_layer("0.5", rows=2, n=16)
-    layer = loop.Layer.of(problem, Context())
-    assert loop_triton.fits(layer, loop.Options())
-    for options in (loop.Options(variant="dicg"), loop.Options(step="adaptive"), loop.Options(step="short")):
+    layer = loop.Objective.of(problem, Context())
+    assert loop_triton.fits(layer, loop.LoopOptions())
+    for options in (
+        loop.LoopOptions(variant="dicg"),
+        loop.LoopOptions(step="adaptive"),
+        loop.LoopOptions(step="short"),
+    ):
         assert not loop_triton.fits(layer, options)
     for pattern in ("unstructured:0.5", "1:6"):
         other = random_layer("0.5", rows=2, n=12).with_pattern(pattern)
-        assert not loop_triton.fits(loop.Layer.of(other, Context()), loop.Options())
+        assert not loop_triton.fits(loop.Objective.of(other, Context()), loop.LoopOptions())
     assert not swap_triton.fits(12, 6)
     assert not swap_triton.fits(swap_triton.MOST + 1, swap_triton.MOST + 1)
 
@@ -215,8 +219,8 @@ def memories(problem, seed=0):
     group = problem.group
     random = keys(seed, np.arange(problem.rows), 0)
     W = problem.W.astype(float)
-    theirs = tabu_numba.Memory.begin(W, problem.G, pruned, group, random)
-    return theirs, tabu_triton.Memory.begin(W, problem.G, pruned, group, random, DEVICE)
+    theirs = tabu_numba.TabuState.begin(W, problem.G, pruned, group, random)
+    return theirs, tabu_triton.TabuState.begin(W, problem.G, pruned, group, random, DEVICE)
 
 
 @pytest.mark.parametrize("candidates", [1, 2, 50])
