@@ -180,9 +180,9 @@ class Annealing:
         from fwbench.solvers.local_search import swap_numba
 
         descent = swap_numba.Descent(self.W[rows], self.G, self.group, self.context.threads)
-        done, looked, _ = descent.descend_all(pruned, np.iinfo(np.int64).max, self.context.expired)
+        done, evaluated, _ = descent.descend_all(pruned, np.iinfo(np.int64).max, self.context.expired)
         self.counts["swaps"] += done
-        self.counts["swap_evaluations"] += looked
+        self.counts["swap_evaluations"] += evaluated
 
     def descend_input(self) -> None:
         """The input's 1-swap optimum is the first best mask, and not an elite: annealing starts from it."""
@@ -222,9 +222,9 @@ class Annealing:
             from fwbench.solvers.local_search import swap_numba
 
             rows = swap_numba.Descent(self.W, self.G, self.group, self.context.threads)
-            done, looked, cut = rows.exchange(self.best, np.iinfo(np.int64).max, self.context.expired)
+            done, evaluated, cut = rows.exchange(self.best, np.iinfo(np.int64).max, self.context.expired)
             self.counts["swaps"] += done
-            self.counts["swap_evaluations"] += looked
+            self.counts["swap_evaluations"] += evaluated
             self.stopped = self.stopped or cut
             self.trace.append(self.context.point(self.problem.error(~self.best)))
         state = replace(self.state, keep=~self.best, stopped=self.stopped, trace=(*self.state.trace, *self.trace))

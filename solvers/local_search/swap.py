@@ -55,8 +55,8 @@ class Swap(Stage):
             swaps, evaluated, stopped = rows.descend_all(pruned, limit, context.expired)
         if not problem.pattern.separable and not stopped:
             rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough)
-            done, looked, stopped = rows.exchange(pruned, limit, context.expired)
-            swaps, evaluated = swaps + done, evaluated + looked
+            done, more, stopped = rows.exchange(pruned, limit, context.expired)
+            swaps, evaluated = swaps + done, evaluated + more
         return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)
 
 

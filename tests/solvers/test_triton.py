@@ -170,11 +170,11 @@ def descended(problem, start, limit=10**9, enough=1.0, expired=lambda: False, de
 def test_swaps_equal_the_kernel_s_swap_by_swap_ties_included(pattern, make, limit):
     problem = make(pattern, rows=2, n=24, seed=3)
     for start in starts(problem):
-        keep, swaps, looked, stopped = descended(problem, start, limit or 10**9)
+        keep, swaps, evaluated, stopped = descended(problem, start, limit or 10**9)
         expected = Swap(limit=limit).run(problem, start, Context())
         assert np.array_equal(keep, expected.keep)
         assert (swaps, stopped) == (expected.counters["swaps"], "")
-        assert looked <= (swaps + problem.rows) * problem.n**2
+        assert evaluated <= (swaps + problem.rows) * problem.n**2
 
 
 @pytest.mark.parametrize("pattern", KINDS)
@@ -189,12 +189,12 @@ def test_swaps_on_hostile_layers(pattern):
 def test_swaps_end_at_an_optimum_and_examine_few_lines(monkeypatch):
     problem = random_layer("0.5", rows=2, n=32, condition=1e2)
     start = starts(problem)[1]
-    keep, swaps, looked, _ = descended(problem, start)
+    keep, swaps, evaluated, _ = descended(problem, start)
     batches = descended(problem, start, descend=swap_torch.descend)
     assert np.array_equal(keep, batches[0])
-    assert looked < batches[2]
+    assert evaluated < batches[2]
     less = descended(problem, start, enough=0.1)
-    assert less[2] < looked
+    assert less[2] < evaluated
     assert Swap().run(problem, State(keep=less[0]), Context()).counters["swaps"] == 0
     monkeypatch.setattr(swap_triton, "SWAPS", 3)  # of a launch
     assert np.array_equal(descended(problem, start)[0], keep)
@@ -298,7 +298,7 @@ def build(kernel, types, **constants):
 
 
 narrow = {"n": "i32", "offset": "i32", "limit": "i32"}
-small = dict.fromkeys(["ell", "gap", "relative", "absolute", "enough"], "fp32")
+small = dict.fromkeys(["ell", "gap", "relative", "absolute", "gain_fraction"], "fp32")
 for real, bits in (("fp32", 31), ("fp64", 63)):
     arrays = {name: f"*{real}" for kernel in (loop_triton._iterate, swap_triton._descend) for name in kernel.arg_names}
     arrays = {name: kind for name, kind in arrays.items() if name.endswith("_")}
@@ -312,8 +312,9 @@ for real, bits in (("fp32", 31), ("fp64", 63)):
 arrays |= {"u_": "*u8"}
 for size in (1, 4):
     build(swap_triton._descend, arrays | narrow | small, SIZE=size, KNOTS=swap_triton.KNOTS, BLOCK=1024)
-arrays = dict.fromkeys(["w_", "G_", "diagonal_", "y_", "level_"], "*fp64") | {"now_": "*u8", "best_": "*u8"}
-arrays |= {"barred_": "*i32", "swaps_": "*i32", "random_": "*i64", "looked_": "*i64", "relative": "fp32"}
+doubles = ["w_", "G_", "diagonal_", "y_", "error_", "least_", "margin_in_", "margin_out_"]
+arrays = dict.fromkeys(doubles, "*fp64") | {"now_": "*u8", "best_": "*u8"}
+arrays |= {"barred_": "*i32", "swaps_": "*i32", "random_": "*i64", "evaluated_": "*i64", "relative": "fp32"}
 whole = dict.fromkeys(["n", "first", "stop", "wanted", "tenure", "spread"], "i32")
 for size in (1, 4):
     build(tabu_triton._walk, arrays | whole, SIZE=size, BLOCK=1024)
