@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 
 def fused(layer: Objective, options: LoopOptions) -> Loop | None:
-    """The loop on the device that can be handed to one call of :func:`minimise` after the other; None where none is.
+    """A Triton loop for several calls of :func:`minimise`; None on the CPU, and for what Triton's loop cannot run.
 
-    Its buffers, and the launches that it has recorded, serve every ``d`` and ``u`` of this layer.
+    It keeps its buffers and its recorded launches, for every ``d`` and ``u`` of this layer.
     """
     if layer.W.device.type == "cpu" or not find_spec("triton"):
         return None
