@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from fwbench import bounds
 from fwbench.patterns import project
 from fwbench.problem import Problem
-from fwbench.solvers.external.blocks import Block, blocks
+from fwbench.solvers.external.blocks import QuadraticBlock, blocks
 from fwbench.stage import Context, Role, Stage, State, register
 
 WORK_LIMIT = 1e10  # rows n³: about a minute of an interior point
@@ -139,7 +139,7 @@ class QuadraticProgram(Stage):
         after = replace(state, relaxed=u, stopped=stopped).bound(proof.bound, proof)
         return after.count(solves=solves, inaccurate=inaccurate)
 
-    def _solve(self, block: Block, start: np.ndarray, context: Context) -> tuple[np.ndarray | None, bool]:
+    def _solve(self, block: QuadraticBlock, start: np.ndarray, context: Context) -> tuple[np.ndarray | None, bool]:
         """A block's solution ``(m,)``, if there is one, and whether it is one to the tolerance."""
         backend = BACKENDS[self.backend]
         scale = block.Q.diagonal().mean()
