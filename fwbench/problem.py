@@ -151,7 +151,7 @@ class Problem:
         return row_errors(self.G, self.W * np.asarray(u, dtype=np.float64))
 
     def mask_errors(self, keep: np.ndarray) -> np.ndarray:
-        """Error of each row for a mask, float64 ``(rows,)``; a mask that was asked for before costs its hash alone."""
+        """Error of each row for a mask, float64 ``(rows,)``; those of a mask are computed once."""
         keep = np.ascontiguousarray(keep, dtype=bool)
         key = keep.shape, hashlib.sha256(np.packbits(keep).tobytes()).digest()
         if key not in self._errors:  # a run judges one mask several times: after a stage, before the next, at the end

@@ -67,8 +67,8 @@ def test_every_registered_stage_passes(name):
 
 def test_a_declined_problem_passes_with_its_reason():
     case = contract.cases(1.0)[0]
-    line = pipeline.resolve("wanda")
-    row = pipeline.Run(case.problem, line).failed("wanda: too large", Status.SKIPPED)
+    solver = pipeline.resolve("wanda")
+    row = pipeline.Run(case.problem, solver).failed("wanda: too large", Status.SKIPPED)
     checks = contract.judge_trial(contract._Trial([(case, contract.Finding(row, True))]))
     assert all(check.ok for check in checks)
     assert checks[0].reason == "declined: wanda: too large"

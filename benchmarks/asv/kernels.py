@@ -34,10 +34,10 @@ class Kernels:
         self.problem = mini(V_PROJ, pattern)
         self.context = Context(threads=1)
         self.wanda = Wanda().run(self.problem, State(), self.context)
-        self.layer = loop.Layer.of(self.problem, self.context)
+        self.layer = loop.Objective.of(self.problem, self.context)
         self.start = torch.tensor(~self.wanda.keep, dtype=torch.float32)
         self.gradient = self.layer.gradient(self.start, self.layer.product(self.start))
-        self.u = loop.minimise(self.layer, self.start, loop.Options(steps=50), self.context).u.numpy()
+        self.u = loop.minimise(self.layer, self.start, loop.LoopOptions(steps=50), self.context).u.numpy()
 
     def time_lmo(self, pattern: str) -> None:
         self.problem.pattern.prune(self.gradient)
@@ -102,7 +102,7 @@ class Products:
 
     def setup(self) -> None:
         one_thread()
-        self.layer = loop.Layer.of(mini(V_PROJ), Context())
+        self.layer = loop.Objective.of(mini(V_PROJ), Context())
         self.start = torch.full_like(self.layer.W, 0.5)
 
     def time_20_gemms(self) -> None:
@@ -115,11 +115,11 @@ class Products:
     track_fw_over_gemm.unit = "ratio"
 
 
-def iterate(layer: loop.Layer, start: torch.Tensor, context: Context) -> None:
-    loop.minimise(layer, start, loop.Options(steps=ITERATIONS), context)
+def iterate(layer: loop.Objective, start: torch.Tensor, context: Context) -> None:
+    loop.minimise(layer, start, loop.LoopOptions(steps=ITERATIONS), context)
 
 
-def multiply(layer: loop.Layer, start: torch.Tensor) -> None:
+def multiply(layer: loop.Objective, start: torch.Tensor) -> None:
     for _ in range(ITERATIONS):
         start @ layer.G
 

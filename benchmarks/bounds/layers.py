@@ -29,7 +29,7 @@ LAYERS_CSV = "layers.csv"
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerGaps:
     """A line of the CSV; the gaps are quartiles over the rows, ``upper`` and ``lower`` sums."""
 
     problem: str
@@ -46,17 +46,17 @@ class Layer:
     masks: str  # where upper comes from
 
 
-def solve(problem: Problem, kind: str, upper: np.ndarray) -> Layer:
+def solve(problem: Problem, kind: str, upper: np.ndarray) -> LayerGaps:
     """The rows' proved bounds of a kind against errors ``upper (rows,)``."""
-    line = pipeline.resolve(KINDS[kind])
-    outcome, share = timed(problem, line)
+    solver = pipeline.resolve(KINDS[kind])
+    outcome, share = timed(problem, solver)
     if not outcome.row_bounds or outcome.result.seconds is None:
-        raise SystemExit(f"{problem.name}: {line.text} proved nothing ({outcome.result.reason})")
+        raise SystemExit(f"{problem.name}: {solver.text} proved nothing ({outcome.result.reason})")
     lower = np.array(outcome.row_bounds)
     gaps = 1 - lower[upper > 0] / upper[upper > 0]
     low, median, high = np.quantile(gaps, (0.25, 0.5, 0.75)).tolist()
     sums = float(upper.sum()), float(lower.sum()), outcome.result.seconds * share
-    return Layer(problem.name, problem.hash[:12], problem.rows, problem.n, kind, low, median, high, *sums, PRESET)
+    return LayerGaps(problem.name, problem.hash[:12], problem.rows, problem.n, kind, low, median, high, *sums, PRESET)
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("problems", nargs="+", help="as for 'fwbench run'")
     options = parser.parse_args()
     path = options.out / LAYERS_CSV
-    done = {(line.problem, line.kind) for line in read(path, Layer)}
+    done = {(line.problem, line.kind) for line in read(path, LayerGaps)}
     one_thread()
     for selector in options.problems:
         for _, problem in load(selector):

@@ -17,11 +17,11 @@ import numpy as np
 
 from benchmarks.bounds import tables, worlds_page
 from benchmarks.bounds.branching import BRANCHING_CSV, Branched
-from benchmarks.bounds.layers import LAYERS_CSV, Layer
+from benchmarks.bounds.layers import LAYERS_CSV, LayerGaps
 from benchmarks.bounds.methods import METHODS_CSV, Method
 from benchmarks.bounds.rows import LADDER, ROWS_CSV, SIZES_CSV, Measured
 from benchmarks.bounds.tables import SAMPLE, Lines, grouped, part, sampled
-from benchmarks.bounds.worlds import WORLDS_CSV, Point
+from benchmarks.bounds.worlds import WORLDS_CSV, WorldStep
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required, write
 from benchmarks.shared.markdown import method, write_page
@@ -38,9 +38,9 @@ class Study:
     rows: Lines
     sizes: Lines = ()
     methods: Sequence[Method] = ()
-    layers: Sequence[Layer] = ()
+    layers: Sequence[LayerGaps] = ()
     branched: Sequence[Branched] = ()
-    worlds: Sequence[Point] = ()
+    worlds: Sequence[WorldStep] = ()
 
 
 def read_study(folder: Path) -> Study:
@@ -48,9 +48,9 @@ def read_study(folder: Path) -> Study:
         rows=tables.by_best_masks(required(folder / ROWS_CSV, Measured, "benchmarks.bounds.rows")),
         sizes=tables.by_best_masks(read(folder / SIZES_CSV, Measured)),
         methods=read(folder / METHODS_CSV, Method),
-        layers=read(folder / LAYERS_CSV, Layer),
+        layers=read(folder / LAYERS_CSV, LayerGaps),
         branched=read(folder / BRANCHING_CSV, Branched),
-        worlds=read(folder / WORLDS_CSV, Point),
+        worlds=read(folder / WORLDS_CSV, WorldStep),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bounds.branching import Branched, child
-from benchmarks.bounds.layers import Layer
+from benchmarks.bounds.layers import LayerGaps
 from benchmarks.bounds.methods import METHODS, Method
 from benchmarks.bounds.rows import LADDER, SAMPLED, Measured, best_error
 from benchmarks.shared import samples
@@ -65,7 +65,7 @@ of one thread for the whole layer. By `python -m benchmarks.bounds.layers`, from
 """
 
 
-def part(line: Measured | Layer) -> tuple[str, str]:
+def part(line: Measured | LayerGaps) -> tuple[str, str]:
     """(block, matrix) of a line."""
     _, block, layer = line.problem.split(".")[:3]
     return block, layer
@@ -156,7 +156,7 @@ def whole_table(lines: Lines) -> str:
     return table(head, found) if found else "Not run.\n"
 
 
-def diagonals(layers: Sequence[Layer]) -> str:
+def diagonals(layers: Sequence[LayerGaps]) -> str:
     """Every row of whole layers by one diagonal for all rows; empty without lines."""
     if not layers:
         return ""

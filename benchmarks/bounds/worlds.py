@@ -38,7 +38,7 @@ TICK = 0.01  # seconds between two readings of the CPU's clock
 
 
 @dataclass(frozen=True)
-class Point:
+class WorldStep:
     """A line of the CSV, a step of a curve: an upper bound in the world ``mask``, else a lower one."""
 
     problem: str
@@ -48,13 +48,13 @@ class Point:
     ratio: float  # to Wanda's error on these rows
 
 
-def measure(problem: Problem, seconds: int) -> list[Point]:
+def measure(problem: Problem, seconds: int) -> list[WorldStep]:
     """Run everything, one after another.
 
     Args:
         seconds: wall time that the ladder may take.
     """
-    found: list[Point] = []
+    found: list[WorldStep] = []
     for world, specs in WORLDS.items():
         for spec in specs:
             points = trace(problem, world, spec.format(seconds=seconds))
@@ -63,21 +63,21 @@ def measure(problem: Problem, seconds: int) -> list[Point]:
     return found
 
 
-def trace(problem: Problem, world: str, spec: str) -> list[Point]:
+def trace(problem: Problem, world: str, spec: str) -> list[WorldStep]:
     """The steps of one run; all but the ladder run once before, as the first may compile."""
-    line = pipeline.resolve(spec)
-    pipeline.warm_up(pipeline.Run(problem, line))
+    solver = pipeline.resolve(spec)
+    pipeline.warm_up(pipeline.Run(problem, solver))
     if world != "ladder":
-        pipeline.run(problem, line, threads=1, time_limit=1)
+        pipeline.run(problem, solver, threads=1, time_limit=1)
     with cpu_clock() as clock:
-        result = pipeline.run(problem, line, threads=1).result
+        result = pipeline.run(problem, solver, threads=1).result
     if not result.solved or not result.error or not result.ratio_to_wanda:
         raise SystemExit(f"{spec}: {result.status}, {result.reason or result.verdict}")
     unit = result.error / result.ratio_to_wanda
     steps = best_so_far(moments(result, world), np.minimum if world == "mask" else np.maximum)
     at = np.interp([when for when, _ in steps], *np.transpose(clock))
     return [
-        Point(problem.name, world, spec, round(float(when), 4), round(value / unit, 6))
+        WorldStep(problem.name, world, spec, round(float(when), 4), round(value / unit, 6))
         for when, (_, value) in zip(at, steps, strict=True)
     ]
 

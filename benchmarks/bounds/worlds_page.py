@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from benchmarks.bounds.worlds import WORLDS, WORLDS_CSV, Point
+from benchmarks.bounds.worlds import WORLDS, WORLDS_CSV, WorldStep
 from benchmarks.shared.markdown import named
 from fwbench.report import figures
 from fwbench.report.text import percent
@@ -20,16 +20,16 @@ COLOURS = {  # of the runs of each world, in their order
 PICTURE = PurePosixPath(WORLDS_CSV).with_suffix(".svg")  # both from the page's folder
 
 
-def section(points: Sequence[Point]) -> str:
+def section(points: Sequence[WorldStep]) -> str:
     """The section; empty without points."""
     if not points:
         return ""
     return f"## Three worlds on one layer\n\n{caption(points)}\n\n![Three worlds]({PICTURE})\n\n"
 
 
-def draw(points: Sequence[Point]) -> str:
+def draw(points: Sequence[WorldStep]) -> str:
     """SVG: a step line a run, and the gap between the best of both sides shaded."""
-    runs: dict[tuple[str, str], list[Point]] = {}
+    runs: dict[tuple[str, str], list[WorldStep]] = {}
     for point in points:
         runs.setdefault((point.world, point.solver), []).append(point)
     times = np.array([max(point.cpu_seconds, 1e-3) for point in points])
@@ -54,7 +54,7 @@ def draw(points: Sequence[Point]) -> str:
         return figures.standalone(finish("Masks falling, bounds rising, and the gap between them"))
 
 
-def caption(points: Sequence[Point]) -> str:
+def caption(points: Sequence[WorldStep]) -> str:
     """What the figure shows, in words."""
     last = {(point.world, point.solver): point for point in points}  # of each run
     mask = min((point for point in last.values() if point.world == "mask"), key=lambda point: point.ratio)
@@ -72,7 +72,7 @@ def caption(points: Sequence[Point]) -> str:
     )
 
 
-def steps(run: Sequence[Point], grid: np.ndarray) -> np.ndarray:
+def steps(run: Sequence[WorldStep], grid: np.ndarray) -> np.ndarray:
     """The value in force at each time of the grid; NaN before the first."""
     place = np.searchsorted([point.cpu_seconds for point in run], grid, side="right") - 1
     return np.where(place < 0, np.nan, np.array([point.ratio for point in run])[np.maximum(place, 0)])

@@ -40,7 +40,7 @@ SECONDS = 120.0  # wall time for a run
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A line of the CSV: one look at a run."""
 
     problem: str
@@ -62,7 +62,7 @@ class Clock(Context):
         return time.process_time() - self.started
 
 
-def measure(problem: Problem) -> Iterable[Point]:
+def measure(problem: Problem) -> Iterable[CurvePoint]:
     """All variants on one problem, from Wanda's mask."""
     exact = Context(dtype="float64")
     start = Wanda().run(problem, State(), exact)
@@ -75,7 +75,7 @@ def measure(problem: Problem) -> Iterable[Point]:
             for moment in thin(trace, optimum):
                 gap = moment.relaxed / optimum - 1
                 head = (problem.name, *problem.shape, conditioning, variant, correct)
-                yield Point(*head, moment.iterations, digits(moment.seconds), digits(gap))
+                yield CurvePoint(*head, moment.iterations, digits(moment.seconds), digits(gap))
 
 
 def digits(value: float) -> float:

@@ -29,9 +29,9 @@ from fwbench.stage import Context, State
 
 LAYERS = ("smollm2/07.gate_proj", "smollm2/07.down_proj")
 OPTIONS = {
-    "SparseFW (open step)": loop.Options(step="open"),
-    **{variant: loop.Options(variant=variant) for variant in rules.DIRECTION_RULES},
-    "push": loop.Options(),
+    "SparseFW (open step)": loop.LoopOptions(step="open"),
+    **{variant: loop.LoopOptions(variant=variant) for variant in rules.DIRECTION_RULES},
+    "push": loop.LoopOptions(),
 }
 PUSHED = 0.3  # push's strength, of the diagonal: about the middle of its rounds
 SHORT, LONG, TURNS = 10, 40, 9
@@ -58,16 +58,16 @@ def main() -> None:
     done = {(line.problem, line.method) for line in read(path, Iteration)}
     for selector in LAYERS:
         _, problem = one(selector)
-        plain = loop.Layer.of(problem, Context())
+        plain = loop.Objective.of(problem, Context())
         start = torch.tensor(~Wanda().run(problem, State(), Context()).keep, dtype=torch.float32)
         for method, options in OPTIONS.items():
             if (problem.name, method) not in done:
                 d = PUSHED * plain.W**2 * plain.G.diagonal() if method == "push" else None
-                line = measure(loop.Layer(plain.W, plain.G, d, plain.pattern), start, options)
+                line = measure(loop.Objective(plain.W, plain.G, d, plain.pattern), start, options)
                 append(path, [Iteration(problem.name, *problem.shape, method, *line, str(machine.describe()["cpu"]))])
 
 
-def measure(layer: loop.Layer, start: torch.Tensor, options: loop.Options) -> tuple[float, float, float]:
+def measure(layer: loop.Objective, start: torch.Tensor, options: loop.LoopOptions) -> tuple[float, float, float]:
     """Milliseconds of a product and of an iteration, and their ratio."""
     out, moved = torch.empty_like(start), layer.W * start
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.convergence.curves import CORRECTED, CURVES_CSV, END, EVERY, LEVELS, STEPS, Point
+from benchmarks.convergence.curves import CORRECTED, CURVES_CSV, END, EVERY, LEVELS, STEPS, CurvePoint
 from benchmarks.convergence.iterations import ITERATIONS_CSV, LONG, SHORT, Iteration
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required
@@ -20,7 +20,7 @@ FLOOR = 1e-8  # lowest gap drawn
 COLOURS = dict(zip(DIRECTION_RULES, figures.COLOURS, strict=False))
 
 
-def draw(points: Sequence[Point]) -> str:
+def draw(points: Sequence[CurvePoint]) -> str:
     """A row of panels for each problem: the gap against iterations, and against seconds."""
     names = list(dict.fromkeys(point.problem for point in points))
     with figures.drawing("convergence", 2.5 * len(names) + 0.7) as (figure, axes, finish):
@@ -43,7 +43,7 @@ def draw(points: Sequence[Point]) -> str:
         return figures.standalone(finish("Convergence of the Frank-Wolfe variants"))
 
 
-def _panel(ax: Axes, points: Sequence[Point], time_of: str) -> None:
+def _panel(ax: Axes, points: Sequence[CurvePoint], time_of: str) -> None:
     for variant, correct in dict.fromkeys((point.variant, point.correct) for point in points):
         run = [p for p in points if (p.variant, p.correct) == (variant, correct) and p.iterations > 0]
         solid = correct or variant not in CORRECTED
@@ -59,7 +59,7 @@ def _panel(ax: Axes, points: Sequence[Point], time_of: str) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def page(points: Sequence[Point], costs: Sequence[Iteration]) -> str:
+def page(points: Sequence[CurvePoint], costs: Sequence[Iteration]) -> str:
     """Markdown: the figure, for each problem when each variant first reached the gaps, and what an iteration costs."""
     lines = [
         "# How the Frank-Wolfe variants converge",
@@ -110,14 +110,14 @@ def _costs(costs: Sequence[Iteration]) -> list[str]:
     return [*lines, table(("method", *(f"{name}, {rows} × {n}" for name, rows, n in layers)), rows).rstrip()]
 
 
-def _first(run: Sequence[Point], level: float) -> tuple[str, str]:
+def _first(run: Sequence[CurvePoint], level: float) -> tuple[str, str]:
     hit = next((point for point in run if point.gap <= level), None)
     return (str(hit.iterations), f"{hit.seconds:.2g}") if hit else ("—", "—")
 
 
 def main() -> None:
     out = command.study(__spec__, __doc__).parse_args().out
-    points = required(out / CURVES_CSV, Point, "benchmarks.convergence.curves")
+    points = required(out / CURVES_CSV, CurvePoint, "benchmarks.convergence.curves")
     (out / "convergence.svg").write_text(draw(points), encoding="utf-8")
     write_page(out, page(points, read(out / ITERATIONS_CSV, Iteration)))
 

@@ -82,9 +82,9 @@ def proved(problem: Problem, rows: Sequence[int], found: Sequence[Shor]) -> tupl
     shared = Bound(kind="shared", seconds=60).run(problem, State(keep=keep), Context()).certificate
     assert shared is not None
     lower = np.maximum(group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
-    proofs = {row: one.proof for row, one in zip(rows, found, strict=True) if one.proof.bound > lower[row]}
+    proofs = {row: one.proof for row, one in zip(rows, found, strict=True) if one.proof.lower > lower[row]}
     for row, proof in proofs.items():
-        lower[row] = proof.bound
+        lower[row] = proof.lower
     began = time.perf_counter()
     checked = verify.check(problem, row_certificate(shared, proofs, float(lower.sum()), "gpu_bounds"))
     return "proved" if checked.ok else checked.reason, time.perf_counter() - began, float(lower.sum())

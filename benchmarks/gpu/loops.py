@@ -32,14 +32,14 @@ def iterations(name: str, problem: Problem, dtype: str, tf32: bool) -> list[dict
     """An iteration of each kind of vanilla loop beside its one product."""
     context = Context(DEVICE, dtype)
     torch.backends.cuda.matmul.allow_tf32 = tf32
-    plain = loop.Layer.of(problem, context)
-    curved = loop.Layer.of(problem, context, 0.1 * problem.W.astype(np.float64) ** 2 * problem.G.diagonal())
+    plain = loop.Objective.of(problem, context)
+    curved = loop.Objective.of(problem, context, 0.1 * problem.W.astype(np.float64) ** 2 * problem.G.diagonal())
     start = torch.tensor(middle(problem), dtype=plain.W.dtype, device=DEVICE)
     fixed = torch.tensor(np.random.default_rng(0).random(problem.shape) < 0.45, device=DEVICE)
     kinds = {
-        "SparseFW (open, 0.9 fixed)": (plain, loop.Options(LOOK, "open", fixed=fixed)),
-        "line search": (plain, loop.Options(LOOK)),
-        "push (line search, concave term)": (curved, loop.Options(LOOK)),
+        "SparseFW (open, 0.9 fixed)": (plain, loop.LoopOptions(LOOK, "open", fixed=fixed)),
+        "line search": (plain, loop.LoopOptions(LOOK)),
+        "push (line search, concave term)": (curved, loop.LoopOptions(LOOK)),
     }
     rows = []
     for kind, (layer, options) in kinds.items():
@@ -109,12 +109,12 @@ def precision(name: str, problem: Problem) -> list[dict[str, Any]]:
     """The judge's errors of whole pipelines, products in float32 and in TF32."""
     rows = []
     for spec in ("sparsefw", "fast"):
-        line = pipeline.resolve(spec)
+        solver = pipeline.resolve(spec)
         row: dict[str, Any] = {"layer": name, "spec": spec}
         for kind, tf32 in (("float32", False), ("tf32", True)):
             torch.backends.cuda.matmul.allow_tf32 = tf32
-            pipeline.run(problem, line, device=DEVICE)
-            result = pipeline.run(problem, line, device=DEVICE).result
+            pipeline.run(problem, solver, device=DEVICE)
+            result = pipeline.run(problem, solver, device=DEVICE).result
             row |= {f"{kind}_error": result.error, f"{kind}_s": result.seconds}
             stages = {record.stage: record.seconds for record in result.stages}
             row[f"{kind}_stages"] = " ".join(f"{stage}:{seconds:.4f}" for stage, seconds in stages.items())

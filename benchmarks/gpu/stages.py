@@ -21,11 +21,11 @@ SPECS += ("sparsegpt",)
 
 def timed(name: str, problem: Problem, spec: str, device: str, cores: int) -> list[dict[str, Any]]:
     """A line for each stage of the spec."""
-    line = pipeline.resolve(spec)
-    pipeline.run(problem, line, device=device, threads=cores)
-    there = pipeline.run(problem, line, device=device, threads=cores).result
-    pipeline.warm_up(pipeline.Run(problem, line))
-    here = pipeline.run(problem, line, threads=cores).result
+    solver = pipeline.resolve(spec)
+    pipeline.run(problem, solver, device=device, threads=cores)
+    there = pipeline.run(problem, solver, device=device, threads=cores).result
+    pipeline.warm_up(pipeline.Run(problem, solver))
+    here = pipeline.run(problem, solver, threads=cores).result
     pairs = zip(there.stages, here.stages, strict=True)
     return [
         {

@@ -82,13 +82,13 @@ def lines(specs: Sequence[str]) -> list[Solver]:
     return found
 
 
-def solve(problem: Problem, line: Solver, store: Store) -> str:
+def solve(problem: Problem, solver: Solver, store: Store) -> str:
     """Run one cell on one thread and keep it; a line that says what came of it, empty if it was there already."""
-    key = pipeline.Run(problem, line).key
+    key = pipeline.Run(problem, solver).key
     held = store.get(key)
     if held is not None and held.solved:
         return ""
-    outcome, share = timed(problem, line)
+    outcome, share = timed(problem, solver)
     result = outcome.result
     timing = {"cpu_share": share}
     if result.seconds is not None:
@@ -96,20 +96,20 @@ def solve(problem: Problem, line: Solver, store: Store) -> str:
     outcome = replace(outcome, result=replace(result, timing=timing), certificate=None)
     store.add(outcome, problem=problem)
     if not result.solved:
-        return f"{problem.name}  {line.text}  {result.status}: {result.reason}"
-    return f"{problem.name}  {line.text}  {result.ratio_to_wanda:.4f}  {timing['cpu_seconds']:.3f} s"
+        return f"{problem.name}  {solver.text}  {result.status}: {result.reason}"
+    return f"{problem.name}  {solver.text}  {result.ratio_to_wanda:.4f}  {timing['cpu_seconds']:.3f} s"
 
 
 def run(options: argparse.Namespace) -> None:
     tiers = [[spec] for spec in options.specs] or [TIERS[tier] for tier in options.tiers.split(",")]
     with Store(options.store) as store:
         for specs in tiers:
-            for line in lines(specs):  # one solver on all problems, then the next: an early end leaves full columns
+            for solver in lines(specs):  # one solver on all problems, then the next: an early end leaves full columns
                 started = time.process_time()
                 for problem in options.problems:
-                    if told := solve(problem, line, store):
+                    if told := solve(problem, solver, store):
                         print(told, flush=True)
-                print(f"--- {line.text}: {time.process_time() - started:.0f} s", flush=True)
+                print(f"--- {solver.text}: {time.process_time() - started:.0f} s", flush=True)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from fwbench.problems.models import load_model
 from fwbench.problems.structure import weight_of
 from fwbench.problems.text import TOKENS, load_text, sequences
 from fwbench.solvers.frank_wolfe import loop
-from fwbench.solvers.frank_wolfe.momentum import Options, iterates
+from fwbench.solvers.frank_wolfe.momentum import Averaging, iterates
 from fwbench.solvers.local_search.swap import Swap
 from fwbench.solvers.start.scores import Wanda
 from fwbench.stage import Context, State
@@ -52,22 +52,22 @@ class Measured:
 
 
 Grams = Sequence[torch.Tensor]
-Method = Callable[[loop.Layer, torch.Tensor, Grams, int], torch.Tensor]
+Method = Callable[[loop.Objective, torch.Tensor, Grams, int], torch.Tensor]
 
 
-def whole(step: str, layer: loop.Layer, u: torch.Tensor, grams: Grams, products: int) -> torch.Tensor:
+def whole(step: str, layer: loop.Objective, u: torch.Tensor, grams: Grams, products: int) -> torch.Tensor:
     """Vanilla with the layer's Gram; the start takes one of the products."""
-    options = loop.Options(steps=products - 1, step=step)
+    options = loop.LoopOptions(steps=products - 1, step=step)
     return loop.minimise(layer, u, options, Context(threads=1)).u
 
 
-def streamed(options: Options, layer: loop.Layer, u: torch.Tensor, grams: Grams, products: int) -> torch.Tensor:
+def streamed(options: Averaging, layer: loop.Objective, u: torch.Tensor, grams: Grams, products: int) -> torch.Tensor:
     return _last(iterates(layer.W, cycle(grams), layer.pattern, u, options), products)
 
 
-def accumulated(layer: loop.Layer, u: torch.Tensor, grams: Grams, products: int) -> torch.Tensor:
+def accumulated(layer: loop.Objective, u: torch.Tensor, grams: Grams, products: int) -> torch.Tensor:
     """The mean of the Grams that have been seen, from the second pass on the layer's."""
-    newest = Options(alpha=1.0)
+    newest = Averaging(alpha=1.0)
     return _last(iterates(layer.W, _means(grams), layer.pattern, u, newest), products)
 
 
@@ -87,10 +87,10 @@ METHODS: dict[str, Method] = {
     "whole Gram, line search": partial(whole, "linesearch"),
     "whole Gram, open step": partial(whole, "open"),
     "mean of the Grams so far": accumulated,
-    "newest Gram only": partial(streamed, Options(alpha=1.0)),
-    "momentum, 0.1": partial(streamed, Options(alpha=0.1)),
-    "momentum, 4/(t+8)^(2/3)": partial(streamed, Options()),
-    "momentum, transported": partial(streamed, Options(transport=True)),
+    "newest Gram only": partial(streamed, Averaging(alpha=1.0)),
+    "momentum, 0.1": partial(streamed, Averaging(alpha=0.1)),
+    "momentum, 4/(t+8)^(2/3)": partial(streamed, Averaging()),
+    "momentum, transported": partial(streamed, Averaging(transport=True)),
 }
 
 
@@ -114,7 +114,7 @@ def compare(problem: Problem, grams: list[np.ndarray], products: Sequence[int]) 
     wanda = Wanda().run(problem, State(), context).keep
     assert wanda is not None
     start, unit = torch.tensor(~wanda, dtype=torch.float32), problem.error(wanda)
-    layer, tensors = loop.Layer.of(problem, context), [torch.tensor(G, dtype=torch.float32) for G in grams]
+    layer, tensors = loop.Objective.of(problem, context), [torch.tensor(G, dtype=torch.float32) for G in grams]
     for name, method in METHODS.items():
         for count in products:
             u = method(layer, start, tensors, count).double().numpy()

@@ -17,7 +17,7 @@ import torch
 from benchmarks.shared import command
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
-from fwbench.solvers.local_search.swap_numba import Rows
+from fwbench.solvers.local_search.swap_numba import Descent
 from fwbench.solvers.start.scores import wanda_score
 
 
@@ -61,7 +61,7 @@ def compare(problem: Problem, rows: int, threads: int, repeats: int, enough: flo
 
     def ours() -> np.ndarray:
         pruned = start.copy()
-        Rows(problem.W, problem.G, problem.n, threads, enough).descend(pruned, slice(0, rows), 10**9)
+        Descent(problem.W, problem.G, problem.n, threads, enough).descend(pruned, slice(0, rows), 10**9)
         return pruned
 
     pair_search(W[:2], G, torch.tensor(start[:2]))

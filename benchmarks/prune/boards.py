@@ -110,13 +110,13 @@ def one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) 
     base, _, last = spec.rpartition("+")
     update = _update_stage(last) if base else None
     full = pipeline.resolve(spec)
-    line = pipeline.resolve(base) if update else full
+    resolved = pipeline.resolve(base) if update else full
     held: list[Path] = []  # updated weights, in case of a kill
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
     for _, real in collections.load(MODEL, [pattern]):
         problem = replace(real, G=shrunk(real.G, float(shrinkage))) if shrinkage else real
-        pipeline.warm_up(pipeline.Run(problem, line))
-        found = solved(problem, line)
+        pipeline.warm_up(pipeline.Run(problem, resolved))
+        found = solved(problem, resolved)
         weights = found["weights"]
         cpu, wall = cpu + float(found["cpu"]), wall + float(found["wall"])
         if update is not None:
@@ -133,7 +133,7 @@ def one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) 
         with torch.no_grad():
             layers[problem.name].weight.copy_(torch.from_numpy(weights))
         print(f"{problem.name} {error / wanda[-1]:.4f}", file=sys.stderr, flush=True)
-    solver = f"{line.full} then {update}" if update else line.full
+    solver = f"{resolved.full} then {update}" if update else resolved.full
     return {**_summary(errors, wanda, total), **_minutes(cpu, wall), "solver": solver, "held": held}
 
 
@@ -143,9 +143,9 @@ def _update_stage(name: str) -> Any:
     return stages[-1] if stages and stages[-1].role is Role.UPDATE else None
 
 
-def _file(problem: Problem, line: pipeline.Solver) -> Path:
+def _file(problem: Problem, solver: pipeline.Solver) -> Path:
     folder = resources.cache_folder() / "studies" / "prune"
-    return folder / f"{pipeline.Run(problem, line).key}.npz"
+    return folder / f"{pipeline.Run(problem, solver).key}.npz"
 
 
 def _write(path: Path, keep: np.ndarray, **more: Any) -> None:
@@ -155,9 +155,9 @@ def _write(path: Path, keep: np.ndarray, **more: Any) -> None:
     partial.rename(path)
 
 
-def updated(problem: Problem, line: pipeline.Solver, update: Any, keep: np.ndarray) -> dict[str, Any]:
-    """Mask, weights and seconds of the update that ends ``line``, from a mask; in ``path`` until the row is written."""
-    path = _file(problem, line)
+def updated(problem: Problem, solver: pipeline.Solver, update: Any, keep: np.ndarray) -> dict[str, Any]:
+    """Mask, weights and seconds of the update that ends a solver, from a mask; in a file until the row is written."""
+    path = _file(problem, solver)
     if path.is_file():
         held = dict(np.load(path))
         keep = unpack_mask(held["bits"].tobytes(), problem.shape)
@@ -173,19 +173,19 @@ def updated(problem: Problem, line: pipeline.Solver, update: Any, keep: np.ndarr
     return {**seconds, "keep": after.keep, "weights": after.weights, "path": path}
 
 
-def solved(problem: Problem, line: pipeline.Solver) -> dict[str, Any]:
+def solved(problem: Problem, solver: pipeline.Solver) -> dict[str, Any]:
     """Mask, weights, error, Wanda's error and seconds of a layer; masks alone come from the cache where they can."""
-    path = _file(problem, line)
+    path = _file(problem, solver)
     if path.is_file():
         held = dict(np.load(path))
         keep = unpack_mask(held["bits"].tobytes(), problem.shape)
         return {**held, "keep": keep, "weights": np.where(keep, problem.W, 0)}
     began = time.process_time(), time.monotonic()
-    outcome = pipeline.run(problem, line, threads=THREADS)
+    outcome = pipeline.run(problem, solver, threads=THREADS)
     cpu, wall = time.process_time() - began[0], time.monotonic() - began[1]
     row, keep = outcome.result, outcome.keep
     if not row.solved or keep is None or row.error is None:
-        raise SystemExit(f"{problem.name}: {line.text} failed ({row.reason})")
+        raise SystemExit(f"{problem.name}: {solver.text} failed ({row.reason})")
     wanda = row.error / row.ratio_to_wanda if row.ratio_to_wanda else 0.0
     found = {"error": row.error, "wanda": wanda, "cpu": cpu, "wall": wall}
     if outcome.weights is None:

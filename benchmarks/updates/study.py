@@ -61,17 +61,17 @@ def run(folder: Path, blocks: str, patterns: str, rows: int, specs: Sequence[str
     known = {(line.problem, line.spec) for line in read(path, Line)}
     every = list(sampled(blocks.split(","), patterns.split(","), LAYERS, rows))
     for spec in specs:
-        line = pipeline.resolve(spec)
+        solver = pipeline.resolve(spec)
         for problem in every:
             if (place(problem.name), spec) in known:
                 continue
-            pipeline.warm_up(pipeline.Run(problem, line))
+            pipeline.warm_up(pipeline.Run(problem, solver))
             began = time.process_time()
-            result = pipeline.run(problem, line, threads=1).result
+            result = pipeline.run(problem, solver, threads=1).result
             seconds = time.process_time() - began
             if not result.solved or result.error is None or result.ratio_to_wanda is None:
                 raise SystemExit(f"{problem.name}: {spec} failed ({result.reason})")
-            found = (result.error, result.ratio_to_wanda, seconds, line.full, problem.hash[:12])
+            found = (result.error, result.ratio_to_wanda, seconds, solver.full, problem.hash[:12])
             append(path, [Line(*place(problem.name), problem.rows, spec, *found)])
         print(spec, flush=True)
 

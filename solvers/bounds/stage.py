@@ -94,7 +94,7 @@ class Bound(Stage):
         shared, proofs = parts["shared"], {row: proof for row, proof in parts.items() if row != "shared"}
         lower = np.maximum(bounds.group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
         for row, proof in proofs.items():
-            lower[row] = proof.bound
+            lower[row] = proof.lower
         certificate = row_certificate(shared, proofs, float(lower.sum()), f"bound(kind={self.kind})")
         return state.bound(certificate.bound, certificate)
 

@@ -254,7 +254,7 @@ def relax(A, b, start, need, low, high, u, g, edge, target, most_steps):
     gradient(A, b, u, g)
     margin = MARGIN * abs(target)
     value, exact = solve(A, b, start, need, low, high, u, g, edge, target + margin, most_steps)
-    enough = target if exact >= target else exact - LOSS * (target - exact)
+    claim = target if exact >= target else exact - LOSS * (target - exact)
     exactly = u.copy()
     lower, unit = -np.inf, COARSE
     while True:
@@ -262,6 +262,6 @@ def relax(A, b, start, need, low, high, u, g, edge, target, most_steps):
         quantise(start, need, low, high, u, unit)
         gradient(A, b, u, g)
         value, lower = bound(b, start, need, low, high, u, g, edge)
-        if lower >= enough or unit >= FINE:
+        if lower >= claim or unit >= FINE:
             return value, lower
         unit = min(4.0 * unit, FINE)

@@ -35,7 +35,7 @@ class UnprovableError(ArithmeticError):
 
 
 @dataclass(frozen=True)
-class Block:
+class BinaryProgram:
     """``min vᵀQv`` over masks of ``m`` variables, ``counts[g]`` ones in each of the equal groups."""
 
     Q: np.ndarray  # (m, m)
@@ -75,7 +75,7 @@ def _alarm(seconds: float, stop: np.ndarray) -> Iterator[None]:
 class Search:
     """Search of one block; units are those of ``scale`` so that the incumbent is about 1."""
 
-    block: Block
+    block: BinaryProgram
     pruned: np.ndarray  # (m,) bool, the incumbent
     gap: float
     seed: int

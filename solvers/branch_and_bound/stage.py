@@ -17,7 +17,7 @@ import numpy as np
 from fwbench.problem import Problem, row_errors
 from fwbench.result import TracePoint
 from fwbench.solvers.branch_and_bound.certificate import Tree, certificate
-from fwbench.solvers.branch_and_bound.search import Block, Search
+from fwbench.solvers.branch_and_bound.search import BinaryProgram, Search
 from fwbench.solvers.numerics.recorder import BoundsRecorder
 from fwbench.solvers.numerics.scaling import scale_for
 from fwbench.solvers.numerics.threads import rows_pool
@@ -76,7 +76,7 @@ class BranchAndBound(Stage):
             else:
                 scale = scale_for(float(errors[block]))
                 search = Search(
-                    Block(block_matrix(problem, block, scale), counts[block]),
+                    BinaryProgram(block_matrix(problem, block, scale), counts[block]),
                     pruned[block],
                     self.gap,
                     (context.seed + block) % 2**32,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem, row_errors
-from fwbench.solvers.external.blocks import Block, blocks
+from fwbench.solvers.external.blocks import QuadraticBlock, blocks
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.numerics.recorder import BoundsRecorder
 from fwbench.solvers.semidefinite.search_diagonal import row_diagonals
@@ -63,7 +63,7 @@ class External(Stage):
     def solve(
         self,
         problem: Problem,
-        block: Block,
+        block: QuadraticBlock,
         start: np.ndarray,
         seconds: float,
         progress: BlockProgress,
@@ -132,7 +132,7 @@ class External(Stage):
     def _answer(
         self,
         problem: Problem,
-        block: Block,
+        block: QuadraticBlock,
         start: np.ndarray,
         seconds: float,
         progress: BlockProgress,
@@ -171,11 +171,11 @@ class BlockProgress:
         self.recorder.note(self.part, min(best, max(0.0, bound)), best)
 
 
-def block_error(problem: Problem, block: Block, pruned: np.ndarray) -> float:
+def block_error(problem: Problem, block: QuadraticBlock, pruned: np.ndarray) -> float:
     """The error of a block's rows under a mask, by the problem's own objective."""
     return float(row_errors(problem.G, problem.W[block.rows].astype(np.float64) * pruned).sum())
 
 
-def scaling(block: Block, incumbent: float) -> float:
+def scaling(block: QuadraticBlock, incumbent: float) -> float:
     """What to multiply the objective with: the incumbent's becomes ``OBJECTIVE``, coefficients stay below 1e8."""
     return OBJECTIVE / max(incumbent, 1e-6 * float(block.Q.diagonal().sum()))

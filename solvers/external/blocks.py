@@ -16,7 +16,7 @@ from fwbench.problem import Problem
 
 
 @dataclass(frozen=True)
-class Block:
+class QuadraticBlock:
     """One independent problem of ``m`` variables (row-major where it spans rows)."""
 
     rows: slice  # rows of the layer
@@ -37,7 +37,7 @@ class Block:
 
 def blocks(
     problem: Problem, e: np.ndarray | None = None, own: Mapping[int, np.ndarray] | None = None
-) -> Iterator[Block]:
+) -> Iterator[QuadraticBlock]:
     """The blocks in order of rows.
 
     Args:
@@ -51,16 +51,16 @@ def blocks(
     counts = problem.counts
     if not problem.pattern.separable:
         Q = sp.csc_array(sp.block_diag([np.outer(w, w) * G for w in W]))
-        yield Block(slice(0, problem.rows), Q, linear.ravel(), counts)
+        yield QuadraticBlock(slice(0, problem.rows), Q, linear.ravel(), counts)
         return
     for row, (w, count) in enumerate(zip(W, counts.reshape(problem.rows, -1), strict=True)):
         if own is not None and row in own:
             yield convex_where_counts_hold(row, np.outer(w, w) * problem.G, own[row], count)
         else:
-            yield Block(slice(row, row + 1), np.outer(w, w) * G, linear[row], count)
+            yield QuadraticBlock(slice(row, row + 1), np.outer(w, w) * G, linear[row], count)
 
 
-def convex_where_counts_hold(row: int, Q: np.ndarray, d: np.ndarray, counts: np.ndarray) -> Block:
+def convex_where_counts_hold(row: int, Q: np.ndarray, d: np.ndarray, counts: np.ndarray) -> QuadraticBlock:
     """The block of ``uᵀ(Q - D)u + dᵀu``, ``D = diag(d)``, for a ``d`` that need not make it convex everywhere.
 
     A row's own diagonal makes ``Q - D`` positive semidefinite on the vectors that sum to zero in each group, which is
@@ -83,4 +83,4 @@ def convex_where_counts_hold(row: int, Q: np.ndarray, d: np.ndarray, counts: np.
 
     Z = Q - np.diag(d)
     half = projected(projected(Z).T)
-    return Block(slice(row, row + 1), (half + half.T) / 2, d + 2 * projected(Z @ a), counts, float(a @ Z @ a))
+    return QuadraticBlock(slice(row, row + 1), (half + half.T) / 2, d + 2 * projected(Z @ a), counts, float(a @ Z @ a))

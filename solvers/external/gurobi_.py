@@ -14,7 +14,7 @@ import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.solvers.external.base import BlockProgress, External, Solution, scaling
-from fwbench.solvers.external.blocks import Block
+from fwbench.solvers.external.blocks import QuadraticBlock
 from fwbench.stage import Context, register
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Gurobi(External):
     def solve(
         self,
         problem: Problem,
-        block: Block,
+        block: QuadraticBlock,
         start: np.ndarray,
         seconds: float,
         progress: BlockProgress,
@@ -88,7 +88,7 @@ def _callback(progress: BlockProgress, scale: float) -> Any:
     return call
 
 
-def _model(block: Block, scale: float, env: gurobipy.Env) -> gurobipy.Model:
+def _model(block: QuadraticBlock, scale: float, env: gurobipy.Env) -> gurobipy.Model:
     """The binary program of a block; its variables are ``model._x (m,)``."""
     import gurobipy
 

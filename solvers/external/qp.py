@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from fwbench import bounds
 from fwbench.patterns import project
 from fwbench.problem import Problem
-from fwbench.solvers.external.blocks import Block, blocks
+from fwbench.solvers.external.blocks import QuadraticBlock, blocks
 from fwbench.stage import Context, Role, Stage, State, register
 
 WORK_LIMIT = 1e10  # rows n³: about a minute of an interior point
@@ -139,7 +139,7 @@ class QuadraticProgram(Stage):
         after = replace(state, relaxed=u, stopped=stopped).bound(proof.bound, proof)
         return after.count(solves=solves, inaccurate=inaccurate)
 
-    def _solve(self, block: Block, start: np.ndarray, context: Context) -> tuple[np.ndarray | None, bool]:
+    def _solve(self, block: QuadraticBlock, start: np.ndarray, context: Context) -> tuple[np.ndarray | None, bool]:
         """A block's solution ``(m,)``, if there is one, and whether it is one to the tolerance."""
         backend = BACKENDS[self.backend]
         scale = block.Q.diagonal().mean()
@@ -163,12 +163,12 @@ def _start(problem: Problem, state: State) -> np.ndarray:
     return (~state.mask).astype(np.float64)
 
 
-Solution = tuple[np.ndarray | None, bool]
+BackendAnswer = tuple[np.ndarray | None, bool]
 
 
 def _qpsolvers(
     backend: str, P: Any, q: np.ndarray, A: Any, b: np.ndarray, start: np.ndarray, options: dict[str, Any]
-) -> Solution:
+) -> BackendAnswer:
     """``min ½xᵀPx + qᵀx``, ``Ax = b``, ``0 ≤ x ≤ 1`` by a back end of qpsolvers."""
     import qpsolvers
 
@@ -197,7 +197,7 @@ def _greet_highs() -> None:
 
 def _cvxpy(
     backend: str, P: Any, q: np.ndarray, A: Any, b: np.ndarray, start: np.ndarray, options: dict[str, Any]
-) -> Solution:
+) -> BackendAnswer:
     """The same through cvxpy, which hands it to Clarabel."""
     import cvxpy
 

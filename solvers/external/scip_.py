@@ -17,7 +17,7 @@ import numpy as np
 
 from fwbench.problem import Problem
 from fwbench.solvers.external.base import OBJECTIVE, BlockProgress, External, Solution, scaling
-from fwbench.solvers.external.blocks import Block
+from fwbench.solvers.external.blocks import QuadraticBlock
 from fwbench.stage import Context, register
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Scip(External):
     def solve(
         self,
         problem: Problem,
-        block: Block,
+        block: QuadraticBlock,
         start: np.ndarray,
         seconds: float,
         progress: BlockProgress,
@@ -98,7 +98,7 @@ class Program:
     constant: float
 
     @classmethod
-    def of(cls, block: Block, scale: float) -> Program:
+    def of(cls, block: QuadraticBlock, scale: float) -> Program:
         from pyscipopt import Model, quicksum
 
         model = Model()
@@ -142,7 +142,7 @@ class Program:
         return float(y @ y + self.c @ pruned) + self.constant
 
 
-def factor(block: Block, scale: float) -> np.ndarray:
+def factor(block: QuadraticBlock, scale: float) -> np.ndarray:
     """``F (squares, m)`` with ``FᵀF = scale Q``, by the spectral theorem; squares that can add nothing are left out."""
     Q = block.Q if isinstance(block.Q, np.ndarray) else block.Q.toarray()
     values, vectors = np.linalg.eigh(Q * scale)

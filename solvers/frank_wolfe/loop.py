@@ -24,8 +24,8 @@ import torch
 from fwbench.result import TracePoint
 from fwbench.solvers.frank_wolfe import loop_numba
 from fwbench.solvers.frank_wolfe.active_set import Atoms, atom_bytes, set_up
-from fwbench.solvers.frank_wolfe.layer import CHECK_EVERY, Layer, Options, Run
 from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.solvers.frank_wolfe.objective import CHECK_EVERY, LoopOptions, LoopRun, Objective
 from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES, STEP_RULES, compiled
 from fwbench.solvers.numerics.threads import torch_threads
 from fwbench.stage import Context
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from fwbench.solvers.frank_wolfe.loop_triton import Loop
 
 
-def fused(layer: Layer, options: Options) -> Loop | None:
-    """The loop on the device that can be handed to one call of :func:`minimise` after the other; None where none is.
+def fused(layer: Objective, options: LoopOptions) -> Loop | None:
+    """A Triton loop for several calls of :func:`minimise`; None on the CPU, and for what Triton's loop cannot run.
 
-    Its buffers, and the launches that it has recorded, serve every ``d`` and ``u`` of this layer.
+    It keeps its buffers and its recorded launches, for every ``d`` and ``u`` of this layer.
     """
     if layer.W.device.type == "cpu" or not find_spec("triton"):
         return None
@@ -46,7 +46,9 @@ def fused(layer: Layer, options: Options) -> Loop | None:
     return loop_triton.Loop(layer, options) if loop_triton.fits(layer, options) else None
 
 
-def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context, loop: Loop | None = None) -> Run:
+def minimise(
+    layer: Objective, u: torch.Tensor, options: LoopOptions, context: Context, loop: Loop | None = None
+) -> LoopRun:
     """Minimise ``h`` over the pattern's polytope from ``u (rows, n)``.
 
     A row stops at its relative gap, all stop after ``options.steps`` or at the deadline; the gap
@@ -68,7 +70,7 @@ def minimise(layer: Layer, u: torch.Tensor, options: Options, context: Context, 
     return minimise_torch(layer, u, options, context)
 
 
-def _minimise_parts(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
+def _minimise_parts(layer: Objective, u: torch.Tensor, options: LoopOptions, context: Context) -> LoopRun:
     """As many rows at a time as have memory for their active sets, four at least (BLAS has other kernels for fewer):
     each row ends where it would end among all.
 
@@ -87,7 +89,7 @@ def _minimise_parts(layer: Layer, u: torch.Tensor, options: Options, context: Co
         _minimise_rows(own, u[part], replace(look, fixed=held), unheard).trace[-1]
         for own, part, held in zip(layers, parts, fixed, strict=True)
     ]
-    runs: list[Run] = []
+    runs: list[LoopRun] = []
     trace: list[TracePoint] = []
 
     def hear(point: TracePoint) -> None:
@@ -101,7 +103,7 @@ def _minimise_parts(layer: Layer, u: torch.Tensor, options: Options, context: Co
     return _joined(runs, trace)
 
 
-def _rows_at_a_time(layer: Layer, options: Options) -> int:
+def _rows_at_a_time(layer: Objective, options: LoopOptions) -> int:
     """How many rows' active sets fit into ``ATOM_BYTES`` and into half of the memory that is free."""
     rows, n = layer.W.shape
     if not (layer.pattern.separable and DIRECTION_RULES[options.variant].atoms):
@@ -121,11 +123,11 @@ def _joint(known: list[TracePoint], context: Context) -> TracePoint:
     )
 
 
-def _joined(runs: list[Run], trace: list[TracePoint]) -> Run:
+def _joined(runs: list[LoopRun], trace: list[TracePoint]) -> LoopRun:
     """The run of a layer from those of its parts; the counters are those of one run over all rows."""
     counters = {name: max(run.counters[name] for run in runs) for name in runs[0].counters}
     counters["drop_steps"] = sum(run.counters["drop_steps"] for run in runs)
-    return Run(
+    return LoopRun(
         torch.cat([run.u for run in runs]),
         torch.cat([run.best_u for run in runs]),
         torch.cat([run.bound for run in runs]),
@@ -136,7 +138,7 @@ def _joined(runs: list[Run], trace: list[TracePoint]) -> Run:
     )
 
 
-def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
+def _minimise_rows(layer: Objective, u: torch.Tensor, options: LoopOptions, context: Context) -> LoopRun:
     """Lay the problem out in rows, run, put the answers back into shape."""
     shape = u.shape[0], u.shape[1]
     counts = layer.pattern.counts(shape)
@@ -173,7 +175,7 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
         fixed=np.empty((rows, 0), bool) if options.fixed is None else flat(options.fixed),
         vanilla=options.variant == "vanilla",
     )
-    work = loop_numba.Rows(fields, atoms, layer.G, shape, method)
+    work = loop_numba.LoopState(fields, atoms, layer.G, shape, method)
     trace: list[TracePoint] = []
 
     unit = layer.unit if isinstance(layer.unit, float) else layer.unit.numpy()[:, 0]
@@ -193,10 +195,10 @@ def _minimise_rows(layer: Layer, u: torch.Tensor, options: Options, context: Con
         "active_set_max": work.most_atoms,
         "corrections": work.corrections,
     }
-    return Run(end, best_u, bound, t, stopped, trace, counters)
+    return LoopRun(end, best_u, bound, t, stopped, trace, counters)
 
 
-def _atoms(layer: Layer, start: np.ndarray, counts: np.ndarray, options: Options) -> Atoms:
+def _atoms(layer: Objective, start: np.ndarray, counts: np.ndarray, options: LoopOptions) -> Atoms:
     """Active sets that sum to ``start``, which moves to a rounded point where it would need too many atoms."""
     rows, n = start.shape
     if not DIRECTION_RULES[options.variant].atoms:
@@ -210,6 +212,6 @@ def _atoms(layer: Layer, start: np.ndarray, counts: np.ndarray, options: Options
     return atoms
 
 
-def _capacity(n: int, options: Options) -> int:
+def _capacity(n: int, options: LoopOptions) -> int:
     """Atoms in the set of a row of ``n`` entries."""
     return options.capacity or 4 * n + 8

@@ -18,7 +18,7 @@ from fwbench.solvers.frank_wolfe import active_set as active
 from fwbench.solvers.frank_wolfe import kernels
 from fwbench.solvers.frank_wolfe.active_set import Atoms
 from fwbench.solvers.frank_wolfe.corrections import correct
-from fwbench.solvers.frank_wolfe.layer import REFRESH
+from fwbench.solvers.frank_wolfe.objective import REFRESH
 from fwbench.solvers.frank_wolfe.oracle import oracle
 from fwbench.solvers.numerics.jit import fast
 from fwbench.solvers.numerics.threads import Map, one_by_one, workers
@@ -171,7 +171,7 @@ def advance(t, method, check, f, a):
                 f.done[r] = 1
 
 
-class Rows:
+class LoopState:
     """A run under way: all rows' fields, those at work first, and the results of the others."""
 
     def __init__(self, fields: Fields, atoms: Atoms, G: torch.Tensor, shape: tuple[int, int], method: Method) -> None:
@@ -268,7 +268,7 @@ def _cut(arrays, rows):
 
 
 def run(
-    rows: Rows, steps: int, every: int, threads: int, expired: Callable[[], bool], report: Callable
+    rows: LoopState, steps: int, every: int, threads: int, expired: Callable[[], bool], report: Callable
 ) -> tuple[int, str]:
     """Iterate all rows in rounds of ``every`` until done; iterations, and why it stopped early.
 

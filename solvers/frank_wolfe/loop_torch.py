@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from fwbench.result import TracePoint
-from fwbench.solvers.frank_wolfe.layer import CHECK_EVERY, REFRESH, Layer, Options, Run
-from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES, STEP_RULES, Line, Point
+from fwbench.solvers.frank_wolfe.objective import CHECK_EVERY, REFRESH, LoopOptions, LoopRun, Objective
+from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES, STEP_RULES, Iterate, Line
 from fwbench.stage import Context
 
 
-def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Context) -> Run:
+def minimise_torch(layer: Objective, u: torch.Tensor, options: LoopOptions, context: Context) -> LoopRun:
     """As ``loop.minimise``.
 
     Raises:
@@ -48,7 +48,7 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
                 stopped = "deadline"
             if stopped or t == options.steps or bool(done.all()):
                 break
-        move, most = rule.function(Point(layer, u, g, vertex))
+        move, most = rule.function(Iterate(layer, u, g, vertex))
         slope = -layer.total(g * move)
         change = 2 * layer.W * ((layer.W * move) @ layer.G)
         change = change if layer.d is None else change - 2 * layer.d * move
@@ -70,4 +70,4 @@ def minimise_torch(layer: Layer, u: torch.Tensor, options: Options, context: Con
         "active_set_max": 0,
         "corrections": 0,
     }
-    return Run(u, best_u, best, t, stopped, trace, counters)
+    return LoopRun(u, best_u, best, t, stopped, trace, counters)

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from fwbench.patterns import NM
 from fwbench.result import TracePoint
-from fwbench.solvers.frank_wolfe.layer import REFRESH, Layer, Options, Run
+from fwbench.solvers.frank_wolfe.objective import REFRESH, LoopOptions, LoopRun, Objective
 from fwbench.stage import Context
 
 LOOK = 50  # iterations between two looks at the clock, the stops and the bound: each waits for the device
@@ -25,7 +25,7 @@ FARTHEST = {torch.int32: 2.0**31 - 2.0**7, torch.int64: 2.0**63 - 2.0**39}
 RULES = {"open": 0, "linesearch": 1}
 
 
-def fits(layer: Layer, options: Options) -> bool:
+def fits(layer: Objective, options: LoopOptions) -> bool:
     """Whether this loop can run it; what it cannot run ``loop_torch`` can."""
     size, n = _size(layer), layer.W.shape[1]
     return (
@@ -38,7 +38,7 @@ def fits(layer: Layer, options: Options) -> bool:
     )
 
 
-def _size(layer: Layer) -> int:
+def _size(layer: Objective) -> int:
     """Of the groups of N:M; 1 where a row is one group."""
     return layer.pattern.of if isinstance(layer.pattern, NM) else 1
 
@@ -171,7 +171,7 @@ def _iterate(
 class Loop:
     """A layer's arrays on the device, and the kernels' launches on them."""
 
-    def __init__(self, layer: Layer, options: Options) -> None:
+    def __init__(self, layer: Objective, options: LoopOptions) -> None:
         rows, n = layer.W.shape
         kind, device = layer.W.dtype, layer.W.device
         key = torch.int32 if kind == torch.float32 else torch.int64
@@ -258,7 +258,7 @@ class Loop:
         )  # fmt: skip
 
 
-def minimise_triton(layer: Layer, u: torch.Tensor, options: Options, context: Context, loop: Loop) -> Run:
+def minimise_triton(layer: Objective, u: torch.Tensor, options: LoopOptions, context: Context, loop: Loop) -> LoopRun:
     """As ``loop.minimise``, with a moment in the trace every ``LOOK`` iterations.
 
     Args:
@@ -288,4 +288,4 @@ def minimise_triton(layer: Layer, u: torch.Tensor, options: Options, context: Co
         "active_set_max": 0,
         "corrections": 0,
     }
-    return Run(loop.u.clone(), loop.best_u.clone(), loop.best[:, None].clone(), t, stopped, trace, counters)
+    return LoopRun(loop.u.clone(), loop.best_u.clone(), loop.best[:, None].clone(), t, stopped, trace, counters)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from fwbench.patterns import Pattern
-from fwbench.solvers.frank_wolfe.layer import Layer
+from fwbench.solvers.frank_wolfe.objective import Objective
 from fwbench.solvers.numerics.scaling import in_range
 
 
 @dataclass(frozen=True)
-class Options:
+class Averaging:
     """How gradients are averaged, and the steps.
 
     ``alpha``: part of the newest gradient in the average: constant, as in Scion (Pethick et al., arXiv 2502.07529), or
@@ -50,7 +50,7 @@ def iterates(
     grams: Iterable[torch.Tensor],
     pattern: Pattern,
     u: torch.Tensor,
-    options: Options | None = None,
+    options: Averaging | None = None,
 ) -> Iterator[torch.Tensor]:
     """The iterate after each batch: one Gram product and one call of the oracle a step, all rows at once.
 
@@ -65,7 +65,7 @@ def iterates(
         u: where to start, ``(rows, n)``, 1 = pruned; it is not written to.
         options: the defaults if None.
     """
-    options = options or Options()
+    options = options or Averaging()
     u = before = u.to(W)
     d = torch.zeros_like(W)
     ordinary = None
@@ -75,7 +75,7 @@ def iterates(
             rows, columns = (torch.from_numpy(x).to(W.device) for x in in_range(*size, pattern.separable))
             ordinary = bool((rows == 1).all() and (columns == 1).all())
             W, back = (W if ordinary else (W * rows * columns).to(W)), torch.where(columns > 0, columns, 1.0)
-        batch = Layer(W, (gram if ordinary else gram / back / back[:, None]).to(W), None, pattern)
+        batch = Objective(W, (gram if ordinary else gram / back / back[:, None]).to(W), None, pattern)
         alpha = options.weight(t) if t else 1.0
         # both gradients of the transport, (1 - α)(∇_t(u_t) - ∇_t(u_{t-1})) + α ∇_t(u_t), in one product
         at = u - (1 - alpha) * before if options.transport else alpha * u

@@ -51,11 +51,11 @@ class Push(Stage):
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         start = middle(problem) if state.relaxed is None else np.asarray(state.relaxed)
-        plain = loop.Layer.of(problem, context)
+        plain = loop.Objective.of(problem, context)
         diagonal = plain.W**2 * plain.G.diagonal()
         u = torch.tensor(start, dtype=plain.W.dtype, device=context.device)
         after = replace(state, stopped="")
-        options = loop.Options(steps=self.steps, variant=self.variant)
+        options = loop.LoopOptions(steps=self.steps, variant=self.variant)
         kept = loop.fused(replace(plain, d=diagonal), options)
         for strength in np.geomspace(self.first, self.last, self.rounds):
             if context.expired():

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import torch
 
 from fwbench.solvers.frank_wolfe import kernels
-from fwbench.solvers.frank_wolfe.layer import Layer
+from fwbench.solvers.frank_wolfe.objective import Objective
 
 
-class Point(NamedTuple):
+class Iterate(NamedTuple):
     """Where a direction is wanted: of each row of the layer."""
 
-    layer: Layer
+    layer: Objective
     u: torch.Tensor  # (rows, n), the iterate
     gradient: torch.Tensor  # (rows, n)
     vertex: torch.Tensor  # (rows, n), the oracle's
@@ -37,7 +37,7 @@ class Line(NamedTuple):
     lipschitz: torch.Tensor  # an estimate of the gradient's Lipschitz constant, kept from step to step: write to it
 
 
-Direction = Callable[[Point], tuple[torch.Tensor, torch.Tensor]]  # δ (rows, n), and the longest step along it
+Direction = Callable[[Iterate], tuple[torch.Tensor, torch.Tensor]]  # δ (rows, n), and the longest step along it
 Step = Callable[[Line], torch.Tensor]  # along a direction that descends; the loop cuts it at the longest
 
 
@@ -64,12 +64,12 @@ class StepRule:
 # --- directions -------------------------------------------------------------------------------------------------------
 
 
-def towards_vertex(at: Point) -> tuple[torch.Tensor, torch.Tensor]:
+def towards_vertex(at: Iterate) -> tuple[torch.Tensor, torch.Tensor]:
     """Vanilla Frank-Wolfe: straight to the oracle's vertex."""
     return at.vertex - at.u, torch.ones_like(at.layer.least(at.u))
 
 
-def in_face(at: Point) -> tuple[torch.Tensor, torch.Tensor]:
+def in_face(at: Iterate) -> tuple[torch.Tensor, torch.Tensor]:
     """Decomposition-invariant: from the worst vertex of the current face (Garber and Meshi 2016, algorithm 3)."""
     layer, u, g, vertex = at
     score = torch.where(u <= 0, torch.inf, torch.where(u >= 1, -torch.inf, -g))

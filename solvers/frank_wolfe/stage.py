@@ -84,7 +84,7 @@ class FrankWolfe(Stage):
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         start = _start(problem, state)
-        options = loop.Options(
+        options = loop.LoopOptions(
             self.steps,
             self.step,
             self.variant,
@@ -98,7 +98,7 @@ class FrankWolfe(Stage):
         )
         e, d = None, None
         proofs: dict[int, RowProof] = {}
-        runs: list[loop.Run] = []
+        runs: list[loop.LoopRun] = []
         source = f"fw(convexify={self.convexify})"
         if self.convexify != "none":
             rough = replace(options, steps=self.plain_steps, gap=max(self.gap, PLAIN_GAP))
@@ -133,9 +133,9 @@ def _start(problem: Problem, state: State) -> np.ndarray:
 
 
 def _minimise(
-    problem: Problem, start: np.ndarray, d: np.ndarray | None, options: loop.Options, context: Context
-) -> loop.Run:
-    layer = loop.Layer.of(problem, context, d)
+    problem: Problem, start: np.ndarray, d: np.ndarray | None, options: loop.LoopOptions, context: Context
+) -> loop.LoopRun:
+    layer = loop.Objective.of(problem, context, d)
     return loop.minimise(layer, torch.tensor(start, dtype=layer.W.dtype, device=context.device), options, context)
 
 

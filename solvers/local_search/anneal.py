@@ -57,7 +57,7 @@ class Anneal(Stage):
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         with numba_threads(context.threads):
-            search = Search.begin(problem, ~state.mask, state, context, self)
+            search = Annealing.begin(problem, ~state.mask, state, context, self)
             search.descend_input()
             rounds = self.rounds if self.seconds == float("inf") else 40
             for number in range(rounds):
@@ -67,7 +67,7 @@ class Anneal(Stage):
 
 
 @dataclass
-class Search:
+class Annealing:
     """The layer's masks, and what the stage spends on them."""
 
     problem: Problem
@@ -91,7 +91,7 @@ class Search:
     trace: list[TracePoint] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, problem: Problem, pruned: np.ndarray, state: State, context: Context, stage: Anneal) -> Search:
+    def begin(cls, problem: Problem, pruned: np.ndarray, state: State, context: Context, stage: Anneal) -> Annealing:
         from fwbench.solvers.local_search import anneal_numba as kernel
 
         W, G = problem.W.astype(np.float64), problem.G
@@ -163,7 +163,7 @@ class Search:
         from fwbench.solvers.local_search import anneal_numba as kernel
 
         random = kernel.keys(self.context.seed, rows, run)
-        walk = kernel.Walk.begin(self.W[rows], self.G, pruned, free, self.group, random)
+        walk = kernel.AnnealState.begin(self.W[rows], self.G, pruned, free, self.group, random)
         step = max(1, STEP // (len(rows) * self.problem.n))
         for first in range(0, sweeps, step):
             if first and self._out_of_time():
@@ -179,10 +179,10 @@ class Search:
     def _descend(self, rows: np.ndarray, pruned: np.ndarray) -> None:
         from fwbench.solvers.local_search import swap_numba
 
-        descent = swap_numba.Rows(self.W[rows], self.G, self.group, self.context.threads)
-        done, looked, _ = descent.descend_all(pruned, np.iinfo(np.int64).max, self.context.expired)
+        descent = swap_numba.Descent(self.W[rows], self.G, self.group, self.context.threads)
+        done, evaluated, _ = descent.descend_all(pruned, np.iinfo(np.int64).max, self.context.expired)
         self.counts["swaps"] += done
-        self.counts["swap_evaluations"] += looked
+        self.counts["swap_evaluations"] += evaluated
 
     def descend_input(self) -> None:
         """The input's 1-swap optimum is the first best mask, and not an elite: annealing starts from it."""
@@ -221,10 +221,10 @@ class Search:
         if not self.problem.pattern.separable and not self.context.expired():
             from fwbench.solvers.local_search import swap_numba
 
-            rows = swap_numba.Rows(self.W, self.G, self.group, self.context.threads)
-            done, looked, cut = rows.exchange(self.best, np.iinfo(np.int64).max, self.context.expired)
+            rows = swap_numba.Descent(self.W, self.G, self.group, self.context.threads)
+            done, evaluated, cut = rows.exchange(self.best, np.iinfo(np.int64).max, self.context.expired)
             self.counts["swaps"] += done
-            self.counts["swap_evaluations"] += looked
+            self.counts["swap_evaluations"] += evaluated
             self.stopped = self.stopped or cut
             self.trace.append(self.context.point(self.problem.error(~self.best)))
         state = replace(self.state, keep=~self.best, stopped=self.stopped, trace=(*self.state.trace, *self.trace))

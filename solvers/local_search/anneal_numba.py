@@ -19,7 +19,7 @@ FAST = {"contract", "nsz"}
 FIRST, PRUNED, KEPT = range(3)  # of a group's slots: where they begin, and the numbers of either side
 
 
-class Walk(NamedTuple):
+class AnnealState(NamedTuple):
     """State of a walk of some rows; every array but ``G`` and its diagonal has a row for each."""
 
     W: np.ndarray  # float64 (rows, n)
@@ -40,7 +40,7 @@ class Walk(NamedTuple):
     @classmethod
     def begin(
         cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, free: np.ndarray, group: int, random: np.ndarray
-    ) -> Walk:
+    ) -> AnnealState:
         """Start from masks ``pruned``; only weights marked ``free (rows, n)`` take part, within groups of neighbours.
 
         ``random (rows,)``, of :func:`keys`, fixes all random choices.

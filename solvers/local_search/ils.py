@@ -42,7 +42,7 @@ class IteratedLocalSearch(Stage):
 
         end = context.seconds() + self.seconds
         group = problem.group
-        descent = swap_numba.Rows(problem.W, problem.G, group, context.threads)
+        descent = swap_numba.Descent(problem.W, problem.G, group, context.threads)
         unlimited = np.iinfo(np.int64).max
         counts = {"iterations": 0, "swaps": 0, "swap_evaluations": 0}
 
@@ -50,9 +50,9 @@ class IteratedLocalSearch(Stage):
             return context.expired() or context.seconds() >= end
 
         def descend(pruned: np.ndarray, expired: Callable[[], bool]) -> bool:
-            done, looked, cut = descent.descend_all(pruned, unlimited, expired)
+            done, evaluated, cut = descent.descend_all(pruned, unlimited, expired)
             counts["swaps"] += done
-            counts["swap_evaluations"] += looked
+            counts["swap_evaluations"] += evaluated
             return not cut
 
         best = ~state.mask
@@ -70,9 +70,9 @@ class IteratedLocalSearch(Stage):
             trace.append(context.point(float(error.sum())))
         stopped = "deadline" if context.expired() else ""
         if not problem.pattern.separable and not stopped:
-            done, looked, stopped = descent.exchange(best, unlimited, context.expired)
+            done, evaluated, stopped = descent.exchange(best, unlimited, context.expired)
             counts["swaps"] += done
-            counts["swap_evaluations"] += looked
+            counts["swap_evaluations"] += evaluated
             trace.append(context.point(problem.error(~best)))
         return replace(state, keep=~best, stopped=stopped, trace=(*state.trace, *trace)).count(**counts)
 

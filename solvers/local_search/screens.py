@@ -35,9 +35,9 @@ class Row(NamedTuple):
 
     unit: float
     w: np.ndarray
-    near: np.ndarray  # c_i: Q_ij ≤ c_i s_j
+    coupling: np.ndarray  # c_i: Q_ij ≤ c_i s_j
     score: np.ndarray  # s_j
-    a: np.ndarray  # from below, as of the last look
+    a: np.ndarray  # from below, as of the last screening
     b: np.ndarray
     bound: np.ndarray  # a + φ(c), from below
     values: np.ndarray  # scratch
@@ -67,49 +67,49 @@ def row_of(w, gram):
     kind, n = np.float32, w.size
     size = np.abs(w).max()
     x = w / size if size > 0 else w
-    near, score = np.abs(x) * gram.strongest * (1 + ROUNDING), np.abs(x) * gram.root
+    coupling, score = np.abs(x) * gram.strongest * (1 + ROUNDING), np.abs(x) * gram.root
     a, b, bound, values = np.empty(n, kind), np.empty(n, kind), np.empty(n, kind), np.empty(n, kind)
     unit = max(gram.unit * size * size, np.finfo(np.float64).tiny)
-    return Row(unit, x.astype(kind), near.astype(kind), score.astype(kind), a, b, bound, values)
+    return Row(unit, x.astype(kind), coupling.astype(kind), score.astype(kind), a, b, bound, values)
 
 
 @njit
-def look(row, q, g, no_a, no_b):
+def screen(row, q, g, no_a, no_b):
     """Fill in ``a``, ``b`` and ``bound``; ``no_a`` is infinite of what is kept, ``no_b`` of what is pruned, else 0."""
-    _masked(row.near, no_a, row.values)
+    _masked(row.coupling, no_a, row.values)
     reach = largest_of_positive(row.values)
     _lowered(q, g, no_a, no_b, row.score, reach, 1 / row.unit, row.a, row.b)
-    _bounds(row.a, row.near, _chords(row.b, row.score, reach, row.values), row.bound)
+    _bounds(row.a, row.coupling, _chords(row.b, row.score, reach, row.values), row.bound)
 
 
 @njit
-def most_hopeful(row):
+def most_promising(row):
     """The weight that would gain most by itself."""
-    return _place(row.a, smallest(row.a))
+    return _index_of(row.a, smallest(row.a))
 
 
 @njit
-def above(row, value):
+def from_above(row, value):
     """``value`` in the row's units, from above."""
     x = value / row.unit
     return np.float32(x + ROUNDING * abs(x))
 
 
 @njit
-def reaches(row, line, i, level):
+def may_reach(row, line, i, level):
     """Whether some ``b_j - 2Q_ij`` may be at most ``level``."""
     return _any_reaches(row.w, line, row.b, row.w[i] + row.w[i], level)
 
 
 @njit
-def least(row, line, i):
+def best_partner(row, line, i):
     """Where ``b_j - 2Q_ij``, left in ``values``, is the least."""
     _gains(row.w, line, row.b, row.w[i] + row.w[i], row.values)
-    return _place(row.values, smallest(row.values))
+    return _index_of(row.values, smallest(row.values))
 
 
 @njit
-def how_many(values, level):
+def count_upto(values, level):
     """The number of values that are at most ``level``."""
     count = np.int32(0)
     for j in range(values.size):
@@ -118,9 +118,9 @@ def how_many(values, level):
 
 
 @njit
-def _masked(near, no_a, values):
-    for i in range(near.size):
-        values[i] = max(near[i] - no_a[i], 0.0)
+def _masked(coupling, no_a, values):
+    for i in range(coupling.size):
+        values[i] = max(coupling[i] - no_a[i], 0.0)
 
 
 @njit(fastmath=FAST)
@@ -185,7 +185,7 @@ def _gains(w, line, b, twice, values):
 
 
 @njit
-def _place(values, value):
+def _index_of(values, value):
     """The last place of a value that is there."""
     at = np.int32(0)
     for j in range(values.size):

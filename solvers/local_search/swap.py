@@ -51,12 +51,12 @@ class Swap(Stage):
                 problem.W, problem.G, pruned, group, limit, self.enough, context.device, context.expired
             )
         else:
-            rows = kernel.Rows(problem.W, problem.G, group, context.threads, self.enough)
+            rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough)
             swaps, evaluated, stopped = rows.descend_all(pruned, limit, context.expired)
         if not problem.pattern.separable and not stopped:
-            rows = kernel.Rows(problem.W, problem.G, group, context.threads, self.enough)
-            done, looked, stopped = rows.exchange(pruned, limit, context.expired)
-            swaps, evaluated = swaps + done, evaluated + looked
+            rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough)
+            done, more, stopped = rows.exchange(pruned, limit, context.expired)
+            swaps, evaluated = swaps + done, evaluated + more
         return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)
 
 

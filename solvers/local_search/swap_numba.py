@@ -5,7 +5,8 @@ kept ``j`` has ``Q_ij ≤ c_i s_j``. So a pruned ``i`` gains at best ``a_i + φ(
 which is concave: chords between a few values of ``c`` lie below it. A line of ``G`` is scanned only if this bound beats
 the best exchange so far, and that in float32 from below (``screens``); what may win is computed in float64. The
 result is the exhaustive search's, ties included (lowest pruned index, then lowest kept index).
-With ``enough`` below 1, a line is scanned only if it may gain ``1/enough`` times as much as the best exchange so far.
+With ``gain_fraction`` below 1, a line is scanned only if it may gain ``1/gain_fraction`` times as much as the best
+exchange so far.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import cached_property
 import numba
 import numpy as np
 
-from fwbench.solvers.local_search import screens as bounding
+from fwbench.solvers.local_search import screens
 from fwbench.solvers.numerics.jit import njit
 from fwbench.solvers.numerics.threads import numba_threads
 
@@ -30,7 +31,7 @@ CHUNK_ROWS = 64  # rows between two looks at the clock
 SMALL_ROW = 32  # up to this size all pairs of a row are tried, as they are of groups within a row
 
 
-class Rows:
+class Descent:
     """Rows of a layer under descent; holds what is shared by all calls.
 
     Args:
@@ -38,37 +39,37 @@ class Rows:
         G: float64 ``(n, n)``.
         group: neighbours within which a row's weights may be exchanged; ``n`` for the whole row.
         threads: numba threads; the result does not depend on them.
-        enough: part of the largest gain, in (0, 1], with which an exchange is taken; 1 for the best. Groups within a
-            row, and rows of up to ``SMALL_ROW`` weights, are searched whole: there it is always the best.
+        gain_fraction: of the largest gain, in (0, 1], with which an exchange is taken; 1 for the best. Groups within
+            a row, and rows of up to ``SMALL_ROW`` weights, are searched whole: there it is always the best.
     """
 
-    def __init__(self, W: np.ndarray, G: np.ndarray, group: int, threads: int, enough: float = 1.0) -> None:
+    def __init__(self, W: np.ndarray, G: np.ndarray, group: int, threads: int, gain_fraction: float = 1.0) -> None:
         self.W = W.astype(np.float64)
         self.G = np.ascontiguousarray(G)
         self.group = group
         self.threads = threads
-        self.enough = enough
+        self.gain_fraction = gain_fraction
 
     @cached_property
-    def gram(self) -> bounding.Gram:
+    def gram(self) -> screens.Gram:
         """What bounds need of ``G``, when a descent first asks."""
-        return bounding.gram_of(self.G)
+        return screens.gram_of(self.G)
 
     def descend(self, pruned: np.ndarray, rows: slice, limit: int) -> tuple[int, int]:
         """Best 1-swaps in each row of ``pruned (rows, n)``, in place; numbers of swaps and of pairs evaluated."""
-        shared = (self.group, self.gram, self.enough)
+        shared = (self.group, self.gram, self.gain_fraction)
         with numba_threads(self.threads):
             return _descend_rows(self.W[rows], self.G, pruned[rows], *shared, limit)
 
     def descend_all(self, pruned: np.ndarray, limit: int, expired: Callable[[], bool]) -> tuple[int, int, str]:
         """``descend`` on all rows, some after the other while there is time; ``"deadline"`` if there was too little."""
-        swaps = looked = 0
+        swaps = evaluated = 0
         for first in range(0, len(pruned), CHUNK_ROWS):
             if expired():
-                return swaps, looked, "deadline"
+                return swaps, evaluated, "deadline"
             done, seen = self.descend(pruned, slice(first, first + CHUNK_ROWS), limit)
-            swaps, looked = swaps + done, looked + seen
-        return swaps, looked, ""
+            swaps, evaluated = swaps + done, evaluated + seen
+        return swaps, evaluated, ""
 
     def exchange(self, pruned: np.ndarray, limit: int, expired: Callable[[], bool]) -> tuple[int, int, str]:
         """Swaps between rows as well, until none is left: for a count over the whole layer, in place.
@@ -94,12 +95,12 @@ class Rows:
 
         for row in range(len(pruned)):
             refresh(row)
-        swaps = looked = 0
+        swaps = evaluated = 0
         while swaps < limit:
             if expired():
-                return swaps, looked, "deadline"
+                return swaps, evaluated, "deadline"
             frees, takes = _best_two_rows(best_a, best_b)
-            looked += len(pruned)
+            evaluated += len(pruned)
             if (
                 frees < 0
                 or not best_a[frees] + best_b[takes]
@@ -110,9 +111,9 @@ class Rows:
             swaps += 1
             for row in (frees, takes):
                 done, seen = self.descend(pruned, slice(row, row + 1), limit)
-                swaps, looked = swaps + done, looked + seen
+                swaps, evaluated = swaps + done, evaluated + seen
                 refresh(row)
-        return swaps, looked, ""
+        return swaps, evaluated, ""
 
 
 def _best_two_rows(best_a: np.ndarray, best_b: np.ndarray) -> tuple[int, int]:
@@ -125,18 +126,18 @@ def _best_two_rows(best_a: np.ndarray, best_b: np.ndarray) -> tuple[int, int]:
 
 
 @njit(parallel=True)
-def _descend_rows(W, G, pruned, group, gram, enough, limit):
+def _descend_rows(W, G, pruned, group, gram, gain_fraction, limit):
     rows = W.shape[0]
     swaps = np.zeros(rows, np.int64)
-    looked = np.zeros(rows, np.int64)
+    evaluated = np.zeros(rows, np.int64)
     g = _products(W, G, pruned)
     for r in numba.prange(rows):
-        swaps[r], looked[r] = _descend(W[r], G, g[r], pruned[r], group, gram, enough, limit)
-    return swaps.sum(), looked.sum()
+        swaps[r], evaluated[r] = _descend(W[r], G, g[r], pruned[r], group, gram, gain_fraction, limit)
+    return swaps.sum(), evaluated.sum()
 
 
 @njit
-def _descend(w, G, g, pruned, group, gram, enough, limit):
+def _descend(w, G, g, pruned, group, gram, gain_fraction, limit):
     n = w.size
     q = np.empty(n)  # diagonal of Q
     error = 0.0
@@ -151,11 +152,11 @@ def _descend(w, G, g, pruned, group, gram, enough, limit):
     no_b = np.where(pruned, np.inf, 0.0)
     largest = q.max()
     recent = np.full((RECENT, 2), -1)  # pairs that were the best for a while: likely to be so again
-    row = bounding.row_of(w, gram)
-    hopeful = np.empty(n + 1, np.int64)
+    row = screens.row_of(w, gram)
+    candidates = np.empty(n + 1, np.int64)
     by_pairs = group < n or n <= SMALL_ROW
     swaps = 0
-    looked = 0
+    evaluated = 0
     while swaps < limit:
         least = -RELATIVE_GAIN * error - ABSOLUTE_GAIN * largest
         if by_pairs:
@@ -164,9 +165,9 @@ def _descend(w, G, g, pruned, group, gram, enough, limit):
         else:
             slack = 1e-12 * error + 1e-14 * largest  # what rounding may hide
             best, i, j, seen = _best_in_row(
-                w, G, q, g, no_a, no_b, row, gram.lines, recent, hopeful, least, slack, enough
+                w, G, q, g, no_a, no_b, row, gram.lines, recent, candidates, least, slack, gain_fraction
             )
-        looked += seen
+        evaluated += seen
         if i < 0:
             break
         pruned[i], pruned[j] = False, True
@@ -174,7 +175,7 @@ def _descend(w, G, g, pruned, group, gram, enough, limit):
         _exchange(w, g, w[j], G[j], w[i], G[i])
         error = max(error + best, 0.0)  # below 0 by rounding, it would let exchanges that gain nothing go on for ever
         swaps += 1
-    return swaps, looked
+    return swaps, evaluated
 
 
 @njit
@@ -222,55 +223,55 @@ def _best_in_groups(w, G, a, b, group, best):
     """Best exchange within a group that beats ``best``: (change, pruned index, kept index, pairs tried)."""
     best_i = -1
     best_j = -1
-    looked = 0
+    evaluated = 0
     for i in range(w.size):
         if a[i] == np.inf:
             continue
         start = (i // group) * group
         for j in range(start, min(start + group, w.size)):
             if b[j] < np.inf:
-                looked += 1
+                evaluated += 1
                 change = a[i] + (b[j] - 2 * w[i] * w[j] * G[i, j])
                 if change < best:
                     best, best_i, best_j = change, i, j
-    return best, best_i, best_j, looked
+    return best, best_i, best_j, evaluated
 
 
 @njit
-def _best_in_row(w, G, q, g, no_a, no_b, row, lines, recent, hopeful, best, slack, enough):
-    """Best exchange in the row that beats ``best``, or ``enough`` of it: (change, pruned, kept index, pairs tried)."""
+def _best_in_row(w, G, q, g, no_a, no_b, row, lines, recent, candidates, best, slack, gain_fraction):
+    """Best exchange in the row that beats ``best``, or a fraction of it: (change, pruned, kept index, pairs tried)."""
     n = w.size
     found = best, -1, -1
     for i, j in recent:
         if i >= 0 and no_a[i] + no_b[j] == 0:
             found = _better(found, i, j, w, G, q, g)
-    bounding.look(row, q, g, no_a, no_b)
-    hopeful[0] = bounding.most_hopeful(row)  # it prunes the rest
+    screens.screen(row, q, g, no_a, no_b)
+    candidates[0] = screens.most_promising(row)  # it prunes the rest
     count = 1
-    level = bounding.above(row, found[0] + slack)
+    level = screens.from_above(row, found[0] + slack)
     for i in range(n):
-        hopeful[count] = i
+        candidates[count] = i
         count += row.bound[i] <= level
-    looked = RECENT
+    evaluated = RECENT
     oldest = 0
     for x in range(count):
-        i = hopeful[x]
-        part = enough if found[1] >= 0 else 1.0
-        if row.bound[i] > bounding.above(row, found[0] / part + slack) or (x > 0 and i == hopeful[0]):
+        i = candidates[x]
+        part = gain_fraction if found[1] >= 0 else 1.0
+        if row.bound[i] > screens.from_above(row, found[0] / part + slack) or (x > 0 and i == candidates[0]):
             continue
-        looked += n
+        evaluated += n
         left = q[i] - 2 * g[i] - slack  # of the change, by i alone
-        if bounding.reaches(row, lines[i], i, bounding.above(row, found[0] - left)):
-            found = _better(found, i, bounding.least(row, lines[i], i), w, G, q, g)
-            level = bounding.above(row, found[0] - left)
-            if bounding.how_many(row.values, level) > 1:
+        if screens.may_reach(row, lines[i], i, screens.from_above(row, found[0] - left)):
+            found = _better(found, i, screens.best_partner(row, lines[i], i), w, G, q, g)
+            level = screens.from_above(row, found[0] - left)
+            if screens.count_upto(row.values, level) > 1:
                 for j in range(n):
                     if row.values[j] <= level:
                         found = _better(found, i, j, w, G, q, g)
         if found[1] == i:
             recent[oldest % RECENT, PRUNED], recent[oldest % RECENT, KEPT] = i, found[2]
             oldest += 1
-    return found[0], found[1], found[2], looked
+    return found[0], found[1], found[2], evaluated
 
 
 @njit

@@ -3,7 +3,7 @@
 The bound is that of ``swap_numba``, in float64: ``Q_ij ≤ c_i s_j`` with ``c_i = |w_i|`` times the largest
 ``|G_ij| / sqrt(G_jj)`` and ``s_j = |w_j| sqrt(G_jj)``, so a pruned ``i`` gains at best ``a_i + φ(c_i)``, where
 ``φ(c) = min_j b_j - 2c s_j`` is concave and lies above its chords. Lines ``i`` are examined a few at a time, the most
-hopeful first, and only in rows where the next one may still win. Result and ties are the kernel's, up to rounding.
+promising first, and only in rows where the next one may still win. Result and ties are the kernel's, up to rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def descend(
     pruned: np.ndarray,
     group: int,
     limit: int,
-    enough: float,
+    gain_fraction: float,
     device: str,
     expired: Callable[[], bool],
 ) -> tuple[int, int, str]:
@@ -38,7 +38,7 @@ def descend(
         pruned: bool ``(rows, n)``.
         group: neighbours within which a row's weights may be exchanged; ``n`` for the whole row.
         limit: swaps a row at most.
-        enough: part of the largest gain with which an exchange is taken, in (0, 1]; 1 for the best.
+        gain_fraction: part of the largest gain with which an exchange is taken, in (0, 1]; 1 for the best.
         device: a CUDA device, or ``cpu``.
         expired: asked before every swap.
 
@@ -47,26 +47,31 @@ def descend(
         it was cut short.
     """
     gram = torch.tensor(G, dtype=torch.float64, device=device)
-    near = strongest(gram)
+    coupling = strongest(gram)
     size = max(1, ENTRIES // (W.shape[1] * min(LINES if group == W.shape[1] else group, W.shape[1])))
-    swaps = looked = 0
+    swaps = evaluated = 0
     for first in range(0, len(W), size):
         part = slice(first, first + size)
         batch = _Batch(
-            torch.tensor(W[part], dtype=torch.float64, device=device), gram, near, pruned[part], group, enough
+            torch.tensor(W[part], dtype=torch.float64, device=device),
+            gram,
+            coupling,
+            pruned[part],
+            group,
+            gain_fraction,
         )
         late = False
         for _ in range(limit):
             if late := expired():
                 break
             done, seen = batch.swap()
-            swaps, looked = swaps + done, looked + seen
+            swaps, evaluated = swaps + done, evaluated + seen
             if done == 0:
                 break
         pruned[part] = batch.u.cpu().numpy()
         if late:
-            return swaps, looked, "deadline"
-    return swaps, looked, ""
+            return swaps, evaluated, "deadline"
+    return swaps, evaluated, ""
 
 
 def strongest(G: torch.Tensor) -> torch.Tensor:
@@ -80,16 +85,22 @@ class _Batch:
     """Rows under descent; those that are at their optimum are left out of the work."""
 
     def __init__(
-        self, W: torch.Tensor, G: torch.Tensor, strongest: torch.Tensor, pruned: np.ndarray, group: int, enough: float
+        self,
+        W: torch.Tensor,
+        G: torch.Tensor,
+        strongest: torch.Tensor,
+        pruned: np.ndarray,
+        group: int,
+        gain_fraction: float,
     ) -> None:
-        self.W, self.G, self.group, self.enough = W, G, group, enough
+        self.W, self.G, self.group, self.gain_fraction = W, G, group, gain_fraction
         self.u = torch.tensor(pruned, device=W.device)
         self.q = W**2 * G.diagonal()
         self.g = W * ((W * self.u) @ G)
         self.error = (self.g * self.u).sum(dim=1).clamp(min=0)
         self.active = torch.arange(len(W), device=W.device)
         self.score = self.q.sqrt()
-        self.near = W.abs() * strongest
+        self.coupling = W.abs() * strongest
 
     def swap(self) -> tuple[int, int]:
         """One swap in every active row that gains by one; numbers of swaps and of pairs evaluated."""
@@ -99,7 +110,7 @@ class _Batch:
         b = torch.where(u, torch.inf, q + 2 * g)
         least = -RELATIVE_GAIN * self.error[rows] - ABSOLUTE_GAIN * q.amax(dim=1)
         find = self._in_row if self.group == w.shape[1] else self._in_groups
-        change, at, looked = find(w, a, b, rows, least)
+        change, at, evaluated = find(w, a, b, rows, least)
         gains = at >= 0
         rows, w, change, at = rows[gains], w[gains], change[gains], at[gains]
         i, j = at // w.shape[1], at % w.shape[1]
@@ -108,7 +119,7 @@ class _Batch:
         self.g[rows] += w * (w[each, j][:, None] * self.G[j] - w[each, i][:, None] * self.G[i])
         self.error[rows] = (self.error[rows] + change).clamp(min=0)  # below 0 by rounding, it would never end
         self.active = rows
-        return len(rows), looked
+        return len(rows), evaluated
 
     def _in_groups(
         self, w: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: torch.Tensor, least: torch.Tensor
@@ -132,11 +143,11 @@ class _Batch:
         """The same where the whole row is one group, examining lines as long as one may win."""
         n = w.shape[1]
         slack = 1e-12 * self.error[rows] + 1e-14 * self.q[rows].amax(dim=1)
-        bound, order = (a + self._best_partner(b, self.near[rows], self.score[rows])).sort(dim=1)
+        bound, order = (a + self._best_partner(b, self.coupling[rows], self.score[rows])).sort(dim=1)
         best, at = least.clone(), torch.full_like(rows, n * n)
-        looked = 0
+        evaluated = 0
         for first in range(0, n, LINES):
-            cut = torch.where(at < n * n, best / self.enough, best) + slack
+            cut = torch.where(at < n * n, best / self.gain_fraction, best) + slack
             more = torch.nonzero(bound[:, first] <= cut).flatten()
             if not len(more):
                 break
@@ -150,16 +161,16 @@ class _Batch:
             better = (found < best[more]) | ((found == best[more]) & (where < at[more]) & (at[more] < n * n))
             best[more] = torch.where(better, found, best[more])
             at[more] = torch.where(better, where, at[more])
-            looked += change.numel()
-        return best, torch.where(at < n * n, at, -1), looked
+            evaluated += change.numel()
+        return best, torch.where(at < n * n, at, -1), evaluated
 
     @staticmethod
-    def _best_partner(b: torch.Tensor, near: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
-        """Chords below ``φ(near)``, ``(rows, n)``; knots are spaced by squares, as most ``near`` are small."""
-        top = near.amax(dim=1, keepdim=True).clamp(min=torch.finfo(near.dtype).tiny)
-        grid = torch.linspace(0, 1, KNOTS, dtype=near.dtype, device=near.device) ** 2
+    def _best_partner(b: torch.Tensor, coupling: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+        """Chords below ``φ(coupling)``, ``(rows, n)``; knots are spaced by squares, as most couplings are small."""
+        top = coupling.amax(dim=1, keepdim=True).clamp(min=torch.finfo(coupling.dtype).tiny)
+        grid = torch.linspace(0, 1, KNOTS, dtype=coupling.dtype, device=coupling.device) ** 2
         phi = torch.stack([(b - 2 * x * top * score).amin(dim=1) for x in grid], dim=1)
-        part = (near / top).clamp(max=1)
+        part = (coupling / top).clamp(max=1)
         left = (torch.bucketize(part, grid, right=True) - 1).clamp(max=KNOTS - 2)
         lowest = grid.take(left)
         share = (part - lowest) / (grid.take(left + 1) - lowest)

@@ -1,7 +1,7 @@
 """1-swap descent on a CUDA device in Triton: a program holds a row and swaps on until none of its pairs gains.
 
-The bound of ``swap_torch``, and the same result: lines ``i`` one at a time, the most hopeful first, as long as the next
-one may still win; in groups of N:M, where lines are short, every pair. float64 throughout.
+The bound of ``swap_torch``, and the same result: lines ``i`` one at a time, the most promising first, as long as the
+next one may still win; in groups of N:M, where lines are short, every pair. float64 throughout.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def fits(n: int, group: int) -> bool:
 
 @triton.jit
 def _best_in_row(
-    w_, G_, w, a, b, near, score, column, inside, least, slack, enough, n, KNOTS: tl.constexpr
+    w_, G_, w, a, b, coupling, score, column, inside, least, slack, gain_fraction, n, KNOTS: tl.constexpr
 ):  # fmt: skip
     """The best change below ``least``, its pair ``(i, j)`` (-1 for none), and how many lines were examined."""
-    top = tl.maximum(tl.max(near, axis=0), 1e-300)
-    part = tl.minimum(near / top, 1.0)
+    top = tl.maximum(tl.max(coupling, axis=0), 1e-300)
+    part = tl.minimum(coupling / top, 1.0)
     chord = tl.full(part.shape, float("inf"), w.dtype)
     left = tl.cast(0.0, w.dtype)
     low = tl.min(b, axis=0)
     for knot in tl.static_range(1, KNOTS):  # φ is concave: the least of its chords, drawn out, is the one at hand
-        right = tl.cast((knot / (KNOTS - 1)) ** 2, w.dtype)  # spaced by squares, as most ``near`` are small
+        right = tl.cast((knot / (KNOTS - 1)) ** 2, w.dtype)  # spaced by squares, as most couplings are small
         high = tl.min(b - 2 * right * top * score, axis=0)
         chord = tl.minimum(chord, low + (part - left) / (right - left) * (high - low))
         left, low = right, high
@@ -47,7 +47,7 @@ def _best_in_row(
     best_j = -1
     lines = 0
     hope, i = tl.min(bound, axis=0, return_indices=True)
-    while hope <= (best / tl.where(best_i >= 0, enough, 1.0)) + slack:
+    while hope <= (best / tl.where(best_i >= 0, gain_fraction, 1.0)) + slack:
         weight = tl.load(w_ + i)
         change = tl.sum(tl.where(column == i, a, 0.0), axis=0) + (
             b - 2 * weight * w * tl.load(G_ + i.to(tl.int64) * n + column, inside, other=0)
@@ -91,7 +91,7 @@ def _best_in_groups(
 
 @triton.jit(do_not_specialize=["limit"])
 def _descend(
-    w_, G_, diagonal_, strongest_, u_, g_, error_, swaps_, lines_, n, limit, relative, absolute, enough,
+    w_, G_, diagonal_, strongest_, u_, g_, error_, swaps_, lines_, n, limit, relative, absolute, gain_fraction,
     SIZE: tl.constexpr, KNOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """At most ``limit`` swaps in one row; fewer mean that it is at its optimum."""
@@ -101,7 +101,7 @@ def _descend(
     at = row.to(tl.int64) * n + column
     w = tl.load(w_ + at, inside, other=0)
     q = w * w * tl.load(diagonal_ + column, inside, other=0)
-    near = tl.abs(w) * tl.load(strongest_ + column, inside, other=0)
+    coupling = tl.abs(w) * tl.load(strongest_ + column, inside, other=0)
     score = tl.sqrt(q)
     u = tl.load(u_ + at, inside, other=0) != 0
     g = tl.load(g_ + at, inside, other=0)
@@ -120,7 +120,20 @@ def _descend(
         else:
             slack = 1e-12 * error + 1e-14 * largest
             best, i, j, seen = _best_in_row(
-                w_ + row.to(tl.int64) * n, G_, w, a, b, near, score, column, inside, least, slack, enough, n, KNOTS
+                w_ + row.to(tl.int64) * n,
+                G_,
+                w,
+                a,
+                b,
+                coupling,
+                score,
+                column,
+                inside,
+                least,
+                slack,
+                gain_fraction,
+                n,
+                KNOTS,
             )
         lines += seen
         if i >= 0:
@@ -146,7 +159,7 @@ def descend(
     pruned: np.ndarray,
     group: int,
     limit: int,
-    enough: float,
+    gain_fraction: float,
     device: str,
     expired: Callable[[], bool],
 ) -> tuple[int, int, str]:
@@ -156,10 +169,10 @@ def descend(
     u = torch.tensor(pruned, dtype=torch.uint8, device=device)
     g = weights * ((weights * u) @ gram)
     error = (g * u).sum(dim=1).clamp(min=0)
-    diagonal, near = gram.diagonal().contiguous(), strongest(gram)
+    diagonal, coupling = gram.diagonal().contiguous(), strongest(gram)
     size = group if group < n else 1
     block = max(triton.next_power_of_2(n), size)
-    active, swaps, looked, stopped = torch.arange(rows, device=device), 0, 0, ""
+    active, swaps, evaluated, stopped = torch.arange(rows, device=device), 0, 0, ""
     left = limit
     while len(active) and left > 0:
         if expired():
@@ -169,14 +182,14 @@ def descend(
         part_w, part_u, part_g, part_error = (x[active].contiguous() for x in (weights, u, g, error))
         done, lines = (torch.zeros(len(active), dtype=torch.int32, device=device) for _ in range(2))
         _descend[(len(active),)](
-            part_w, gram, diagonal, near, part_u, part_g, part_error, done, lines, n, at_most,
-            RELATIVE_GAIN, ABSOLUTE_GAIN, enough, SIZE=size, KNOTS=KNOTS, BLOCK=block,
+            part_w, gram, diagonal, coupling, part_u, part_g, part_error, done, lines, n, at_most,
+            RELATIVE_GAIN, ABSOLUTE_GAIN, gain_fraction, SIZE=size, KNOTS=KNOTS, BLOCK=block,
             num_warps=max(1, min(16, block // 128)),
         )  # fmt: skip
         u[active], g[active], error[active] = part_u, part_g, part_error
         swaps += int(done.sum())
-        looked += int(lines.sum()) * (group if size > 1 else n)
+        evaluated += int(lines.sum()) * (group if size > 1 else n)
         active = active[done == at_most]
         left -= at_most
     pruned[:] = u.bool().cpu().numpy()
-    return swaps, looked, stopped
+    return swaps, evaluated, stopped

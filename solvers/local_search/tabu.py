@@ -61,10 +61,10 @@ def _runs_on(device: str, n: int, group: int) -> bool:
     return swap_triton.fits(n, group)
 
 
-def _memories(
+def _states(
     problem: Problem, pruned: np.ndarray, group: int, context: Context, on_device: bool
 ) -> tuple[list[Any], int]:
-    """The memories of all rows, in parts, and the most iterations between two looks at the clock."""
+    """The states of all rows, in parts, and the most iterations between two looks at the clock."""
     from fwbench.solvers.local_search import tabu_numba
     from fwbench.solvers.local_search.anneal_numba import keys
 
@@ -72,27 +72,27 @@ def _memories(
     if on_device:
         from fwbench.solvers.local_search import tabu_triton
 
-        return [tabu_triton.Memory.begin(problem.W, problem.G, pruned, group, random, context.device)], LAUNCH
+        return [tabu_triton.TabuState.begin(problem.W, problem.G, pruned, group, random, context.device)], LAUNCH
     W = problem.W.astype(np.float64)
     chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, problem.rows, CHUNK_ROWS)]
-    memories = [tabu_numba.Memory.begin(W[part], problem.G, pruned[part], group, random[part]) for part in chunks]
-    return memories, STEP // (CHUNK_ROWS * problem.n)
+    states = [tabu_numba.TabuState.begin(W[part], problem.G, pruned[part], group, random[part]) for part in chunks]
+    return states, STEP // (CHUNK_ROWS * problem.n)
 
 
 def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> State:
-    from fwbench.solvers.local_search.swap_numba import Rows
+    from fwbench.solvers.local_search.swap_numba import Descent
 
     end = context.seconds() + stage.seconds
     group = problem.group
     on_device = _runs_on(context.device, problem.n, group)
     unlimited = np.iinfo(np.int64).max
     pruned = ~state.mask
-    rows = None if on_device else Rows(problem.W, problem.G, group, context.threads)
+    rows = None if on_device else Descent(problem.W, problem.G, group, context.threads)
     counts = {"iterations": 0, "swaps": 0, "swap_evaluations": 0}
 
-    def add(swaps: int, looked: int, iterations: int = 0) -> None:
+    def add(swaps: int, evaluated: int, iterations: int = 0) -> None:
         counts["swaps"] += swaps
-        counts["swap_evaluations"] += looked
+        counts["swap_evaluations"] += evaluated
         counts["iterations"] += iterations
 
     def descend() -> None:
@@ -105,27 +105,27 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
 
     descend()
     start = pruned.copy()
-    memories, most = _memories(problem, pruned, group, context, on_device)
-    trace = [context.point(sum(float(m.least.sum()) for m in memories))]
+    states, most = _states(problem, pruned, group, context, on_device)
+    trace = [context.point(sum(float(m.least.sum()) for m in states))]
     step = max(1, min(-(-stage.iterations // LAPS), most))
     stopped = ""
     for first in range(0, stage.iterations, step):
         stop = min(first + step, stage.iterations)
-        for memory in memories:
+        for part in states:
             if context.expired() or context.seconds() >= end:
                 stopped = "deadline" if context.expired() else "time"
                 break
-            done, looked = memory.walk(first, stop, stage.candidates, stage.tenure, stage.spread)
-            add(done, looked, (stop - first) * len(memory.W))
-        trace.append(context.point(sum(float(m.least.sum()) for m in memories)))
+            done, evaluated = part.walk(first, stop, stage.candidates, stage.tenure, stage.spread)
+            add(done, evaluated, (stop - first) * len(part.W))
+        trace.append(context.point(sum(float(m.least.sum()) for m in states)))
         if stopped:
             break
-    pruned = np.concatenate([memory.best for memory in memories])
+    pruned = np.concatenate([part.best for part in states])
     descend()
     if not problem.pattern.separable and not context.expired():
-        between = rows or Rows(problem.W, problem.G, group, context.threads)
-        done, looked, cut = between.exchange(pruned, unlimited, context.expired)
-        add(done, looked)
+        between = rows or Descent(problem.W, problem.G, group, context.threads)
+        done, evaluated, cut = between.exchange(pruned, unlimited, context.expired)
+        add(done, evaluated)
         stopped = stopped or cut
     pruned = ~better(problem, ~start, ~pruned)  # on rows of terms that dwarf the error its sums may have drifted
     trace.append(context.point(problem.error(~pruned)))

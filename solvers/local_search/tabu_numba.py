@@ -20,7 +20,7 @@ from fwbench.solvers.numerics.jit import njit
 FAST = {"contract", "nnan", "nsz"}
 
 
-class Memory(NamedTuple):
+class TabuState(NamedTuple):
     """State of the search in some rows; every array but ``G`` has a row for each."""
 
     W: np.ndarray  # float64 (rows, n)
@@ -37,15 +37,15 @@ class Memory(NamedTuple):
     group: int
 
     @classmethod
-    def begin(cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray) -> Memory:
+    def begin(cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray) -> TabuState:
         """Start from masks ``pruned (rows, n)``, swapping within groups of neighbours; ``random (rows,)`` seeds."""
         rows, n = W.shape
         y, barred = np.zeros((rows, n)), np.full((rows, n), -1)
         error, least, margin_in, margin_out = np.zeros((4, rows))
         now, best = pruned.copy(), pruned.copy()
-        memory = cls(W, G, now, best, y, barred, error, least, margin_in, margin_out, random.copy(), group)
-        _begin(memory)
-        return memory
+        state = cls(W, G, now, best, y, barred, error, least, margin_in, margin_out, random.copy(), group)
+        _begin(state)
+        return state
 
     def walk(self, first: int, stop: int, candidates: int, tenure: int, spread: int) -> tuple[int, int]:
         """Iterations ``first:stop``; numbers of swaps and of pairs evaluated."""
@@ -53,14 +53,14 @@ class Memory(NamedTuple):
 
 
 @njit(parallel=True)
-def _begin(memory):
-    for r in numba.prange(memory.W.shape[0]):
-        _begin_row(memory, r)  # what a parallel loop itself writes to a tuple's arrays numba (0.68) loses
+def _begin(state):
+    for r in numba.prange(state.W.shape[0]):
+        _begin_row(state, r)  # what a parallel loop itself writes to a tuple's arrays numba (0.68) loses
 
 
 @njit
-def _begin_row(memory, r):
-    w, G, y, now, error = memory.W[r], memory.G, memory.y[r], memory.now[r], 0.0
+def _begin_row(state, r):
+    w, G, y, now, error = state.W[r], state.G, state.y[r], state.now[r], 0.0
     for i in range(w.size):
         if now[i]:
             for t in range(w.size):
@@ -68,24 +68,24 @@ def _begin_row(memory, r):
     for i in range(w.size):
         if now[i]:
             error += w[i] * y[i]
-    memory.error[r] = memory.least[r] = error
-    memory.margin_in[r] = memory.margin_out[r] = 1e-3 * error / w.size
+    state.error[r] = state.least[r] = error
+    state.margin_in[r] = state.margin_out[r] = 1e-3 * error / w.size
 
 
 @njit(parallel=True)
-def _walk(memory, first, stop, candidates, tenure, spread):
-    rows = memory.W.shape[0]
+def _walk(state, first, stop, candidates, tenure, spread):
+    rows = state.W.shape[0]
     swaps = np.zeros(rows, np.int64)
     evaluated = np.zeros(rows, np.int64)
     for r in numba.prange(rows):
-        swaps[r], evaluated[r] = _walk_row(memory, r, first, stop, candidates, tenure, spread)
+        swaps[r], evaluated[r] = _walk_row(state, r, first, stop, candidates, tenure, spread)
     return swaps.sum(), evaluated.sum()
 
 
 @njit
-def _walk_row(memory, r, first, stop, candidates, tenure, spread):
-    w, G, now, best = memory.W[r], memory.G, memory.now[r], memory.best[r]
-    y, barred, random, group = memory.y[r], memory.barred[r], memory.random[r : r + 1], memory.group
+def _walk_row(state, r, first, stop, candidates, tenure, spread):
+    w, G, now, best = state.W[r], state.G, state.now[r], state.best[r]
+    y, barred, random, group = state.y[r], state.barred[r], state.random[r : r + 1], state.group
     n = w.size
     own = np.empty(n)  # diagonal of Q
     sign = np.empty(n)  # w where pruned, -w where kept
@@ -106,7 +106,7 @@ def _walk_row(memory, r, first, stop, candidates, tenure, spread):
     ins = np.empty(n + 1, np.int64)
     outs = np.empty(n + 1, np.int64)
     values = np.empty(n)
-    error, least, margin_in, margin_out = memory.error[r], memory.least[r], memory.margin_in[r], memory.margin_out[r]
+    error, least, margin_in, margin_out = state.error[r], state.least[r], state.margin_in[r], state.margin_out[r]
     swaps = 0
     evaluated = 0
     for iteration in range(first, stop):
@@ -174,7 +174,7 @@ def _walk_row(memory, r, first, stop, candidates, tenure, spread):
         if error < least - RELATIVE_GAIN * least:
             least = error
             best[:] = now
-    memory.error[r], memory.least[r], memory.margin_in[r], memory.margin_out[r] = error, least, margin_in, margin_out
+    state.error[r], state.least[r], state.margin_in[r], state.margin_out[r] = error, least, margin_in, margin_out
     return swaps, evaluated
 
 

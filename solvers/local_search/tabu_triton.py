@@ -164,8 +164,8 @@ def _walk(
 
 
 @dataclass
-class Memory:
-    """State of the search in all rows, on the device; as ``tabu_numba.Memory``."""
+class TabuState:
+    """State of the search in all rows, on the device; as ``tabu_numba.TabuState``."""
 
     W: torch.Tensor  # float64 (rows, n)
     G: torch.Tensor  # float64 (n, n)
@@ -183,8 +183,8 @@ class Memory:
     @classmethod
     def begin(
         cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray, device: str
-    ) -> Memory:
-        """As ``tabu_numba.Memory.begin``; ``swap_triton.fits`` says which rows fit."""
+    ) -> TabuState:
+        """As ``tabu_numba.TabuState.begin``; ``swap_triton.fits`` says which rows fit."""
         weights, gram = (torch.tensor(x, dtype=torch.float64, device=device) for x in (W, G))
         now = torch.tensor(pruned, dtype=torch.uint8, device=device)
         y = (weights * now) @ gram

@@ -50,7 +50,7 @@ def bordered(Q: np.ndarray, linear: np.ndarray, start: np.ndarray, need: np.ndar
 
 
 @dataclass(frozen=True)
-class Point:
+class InteriorPoint:
     """Where the interior point ended; every ``y`` on its way is feasible to rounding."""
 
     y: torch.Tensor  # (n,)
@@ -62,7 +62,7 @@ class Point:
 
 def interior_point(
     C: torch.Tensor, margin: float, done: Callable[[torch.Tensor, float], bool], deadline: float = math.inf
-) -> Point:
+) -> InteriorPoint:
     """Solve both programs, until ``done(y, gap)`` or the ``deadline`` (of ``time.monotonic()``).
 
     It begins a little inside the plain relaxation, ``Z ≈ C``, with ``X`` the inverse of ``Z`` scaled to unit diagonal
@@ -93,7 +93,7 @@ def _follow(
     done: Callable[[torch.Tensor, float], bool],
     deadline: float,
     least: float = 0.0,
-) -> Point:
+) -> InteriorPoint:
     """Steps in the precision of ``C``, each two products, an inversion and three factorisations.
 
     All matrices lie row by row, as mixed layouts make the entrywise work slow.
@@ -109,11 +109,11 @@ def _follow(
     for step in range(MAX_STEPS):
         gap = _dot(X, C) - float(X.diagonal() @ y)
         if done(y, gap):
-            return Point(y, X, inverse, step, True)
+            return InteriorPoint(y, X, inverse, step, True)
         schur = torch.mul(inverse, X, out=work)
         stuck = min(b, reach_X) < least and step > EARLY
         if time.monotonic() >= deadline or stuck or not lapack.cholesky(schur):
-            return Point(y, X, inverse, step, False)
+            return InteriorPoint(y, X, inverse, step, False)
         dy = lapack.solve(schur, torch.ones_like(y))
         a = _room(C, y, dy, inverse, b, FEW)  # X's own room is not worth the factorisations here
         target = gap / n * min(1.0, (1 - a) ** 2 + LEAST_TARGET)  # the predictor leaves 1 - a of the gap
@@ -127,10 +127,10 @@ def _follow(
         b, last = _dual_step(C, y, dy, _room(C, y, dy, inverse, b, LANCZOS))
         reach_X, factor = _primal_step(X, dX, factor, reach_X)
         if last is None or max(reach_X, b) < 1e-6:
-            return Point(y, X, inverse, step, False)
+            return InteriorPoint(y, X, inverse, step, False)
         y = y + b * dy
         inverse = lapack.inverse(last)
-    return Point(y, X, inverse, MAX_STEPS, False)
+    return InteriorPoint(y, X, inverse, MAX_STEPS, False)
 
 
 def _dot(A: torch.Tensor, B: torch.Tensor) -> float:

@@ -19,8 +19,8 @@ from fwbench.solvers.semidefinite.maxcut import INSIDE, LANCZOS, LEAST, LEAST_TA
 
 
 @dataclass(frozen=True)
-class Points:
-    """Where the programs ended; see :class:`fwbench.solvers.semidefinite.maxcut.Point`."""
+class InteriorPoints:
+    """Where the programs ended; see :class:`fwbench.solvers.semidefinite.maxcut.InteriorPoint`."""
 
     y: torch.Tensor  # (programs, n)
     X: torch.Tensor  # (programs, n, n)
@@ -29,7 +29,7 @@ class Points:
     converged: torch.Tensor  # (programs,) bool
 
 
-def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: float = math.inf) -> Points:
+def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: float = math.inf) -> InteriorPoints:
     """Solve ``min ⟨C, X⟩, diag X = 1, X ⪰ 0`` for each ``C``, to a gap of ``tolerance`` relative to the dual's value.
 
     Args:
@@ -46,7 +46,7 @@ def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: 
     live = torch.arange(programs, device=C.device)
     last = torch.ones_like(y[:, 0])
     reach = last.clone()
-    out = Points(
+    out = InteriorPoints(
         y.clone(), torch.empty_like(C), y.clone(), torch.zeros_like(live), torch.zeros_like(live, dtype=torch.bool)
     )
 

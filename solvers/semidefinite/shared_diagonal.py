@@ -63,7 +63,7 @@ def maximise_diagonal(G: np.ndarray, c: np.ndarray, tolerance: float = 1e-3, dev
 
 
 @dataclass
-class _Point:
+class _Iterate:
     X: torch.Tensor  # (n, n)
     y: torch.Tensor  # (n,)
     s: torch.Tensor  # (n,) slack of diag X ≥ 1
@@ -80,7 +80,7 @@ def _interior_point(C: torch.Tensor, tolerance: float) -> torch.Tensor:
     y = 0.5 / float(torch.linalg.eigvalsh(inverse / spread / spread[:, None])[-1]) / inverse.diagonal()
     inverse = _inverse(C - torch.diag(y))
     mu = float(y.mean())
-    point = _Point(mu * inverse, y, mu / y)
+    point = _Iterate(mu * inverse, y, mu / y)
     for _ in range(MAX_STEPS):
         Z = C - torch.diag(point.y)
         gap = float((point.X * Z).sum() + point.s @ point.y)
@@ -94,7 +94,7 @@ def _interior_point(C: torch.Tensor, tolerance: float) -> torch.Tensor:
     return point.y
 
 
-def _step(point: _Point, Z: torch.Tensor, mu: float) -> _Point:
+def _step(point: _Iterate, Z: torch.Tensor, mu: float) -> _Iterate:
     """Predictor, corrector, and a step that keeps X, Z, y and s positive; Z is linear in y, so it stays exact."""
     X, y, s = point.X, point.y, point.s
     inverse = _inverse(Z)
@@ -116,10 +116,12 @@ def _step(point: _Point, Z: torch.Tensor, mu: float) -> _Point:
     target = mu * min(1.0, max(ahead / mu, 0.0) ** 2 + 1e-3)
     dX, dy, ds = direction(target, (dX * dy) @ inverse, ds * dy)
     a, b = _reach(point, Z, dX, dy, ds)
-    return _Point(X + a * dX, y + b * dy, s + a * ds)
+    return _Iterate(X + a * dX, y + b * dy, s + a * ds)
 
 
-def _reach(point: _Point, Z: torch.Tensor, dX: torch.Tensor, dy: torch.Tensor, ds: torch.Tensor) -> tuple[float, float]:
+def _reach(
+    point: _Iterate, Z: torch.Tensor, dX: torch.Tensor, dy: torch.Tensor, ds: torch.Tensor
+) -> tuple[float, float]:
     """Primal and dual step lengths that stay well inside."""
     primal = _backtrack(point.X, dX, _to_wall(point.s, ds))
     return primal, _backtrack(Z, -torch.diag(dy), _to_wall(point.y, dy))

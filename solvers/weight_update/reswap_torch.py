@@ -59,7 +59,7 @@ def solve(
         pruned = _places(~before)
         factor = _factor(C, *pruned)
         old, left = _refitted(w, before, pruned, factor, G, C, penalty)
-        Batch(w, before, pruned, factor, C, penalty, size).descend(after, done, most)
+        RefitBatch(w, before, pruned, factor, C, penalty, size).descend(after, done, most)
         pruned = _places(~after)
         new, less = _refitted(w, after, pruned, _factor(C, *pruned), G, C, penalty)
         better = (done > 0) & (less < left)  # what was carried along may have drifted
@@ -112,7 +112,7 @@ def _refitted(
     return v, ((change @ G) * change).sum(1) + penalty * (change * keep).square().sum(1)
 
 
-class Batch:
+class RefitBatch:
     """Rows that still have exchanges; names are those of ``reswap_numba``, with the rows as first axis."""
 
     def __init__(

@@ -62,11 +62,11 @@ def test_an_updated_layer_is_held_until_its_row_is_written(monkeypatch, tmp_path
     monkeypatch.setattr(boards.resources, "cache_folder", lambda: tmp_path)
     problem = random_layer("0.5", rows=4, n=12)
     keep = Wanda().run(problem, State(), Context()).keep
-    line = pipeline.resolve("wanda+swap+reswap")
-    first = boards.updated(problem, line, Reswap(), keep)
+    solver = pipeline.resolve("wanda+swap+reswap")
+    first = boards.updated(problem, solver, Reswap(), keep)
     assert first["path"].is_file()
     monkeypatch.setattr(Reswap, "run", None)  # it is not run again
-    again = boards.updated(problem, line, Reswap(), keep)
+    again = boards.updated(problem, solver, Reswap(), keep)
     for name in ("keep", "weights", "cpu", "wall"):
         assert np.array_equal(again[name], first[name])
     assert not np.array_equal(first["keep"], keep)

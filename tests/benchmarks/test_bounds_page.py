@@ -13,7 +13,7 @@ from benchmarks.bounds import page as bounds_page
 from benchmarks.bounds.branching import Branched
 from benchmarks.bounds.methods import Method
 from benchmarks.bounds.rows import Measured
-from benchmarks.bounds.worlds import Point
+from benchmarks.bounds.worlds import WorldStep
 from benchmarks.shared import csv_lines
 from fwbench.patterns import parse
 from fwbench.problem import Problem
@@ -122,12 +122,12 @@ def test_header_counts(page):
 # --- the three worlds ------------------------------------------------------------------------------------------------
 
 POINTS = [
-    Point("toy.r2", "mask", "wanda", 0.001, 1.0),
-    Point("toy.r2", "mask", "swap", 0.5, 0.8),
-    Point("toy.r2", "relaxation", "fw", 0.1, 0.3),
-    Point("toy.r2", "relaxation", "fw", 0.2, 0.4),
-    Point("toy.r2", "ladder", "bound", 1.0, 0.5),
-    Point("toy.r2", "ladder", "bound", 9.0, 0.6),
+    WorldStep("toy.r2", "mask", "wanda", 0.001, 1.0),
+    WorldStep("toy.r2", "mask", "swap", 0.5, 0.8),
+    WorldStep("toy.r2", "relaxation", "fw", 0.1, 0.3),
+    WorldStep("toy.r2", "relaxation", "fw", 0.2, 0.4),
+    WorldStep("toy.r2", "ladder", "bound", 1.0, 0.5),
+    WorldStep("toy.r2", "ladder", "bound", 9.0, 0.6),
 ]
 
 

@@ -56,10 +56,10 @@ PROBLEM = random_layer("0.5", n=12)
     ],
 )
 def test_what_is_left_out_is_filled_in(text, filled):
-    line = resolve(text)
-    assert line.text == filled
-    assert resolve(line.text) == line
-    assert hash(resolve(line.text)) == hash(line)
+    solver = resolve(text)
+    assert solver.text == filled
+    assert resolve(solver.text) == solver
+    assert hash(resolve(solver.text)) == hash(solver)
 
 
 def test_full_text_holds_every_parameter_and_version():

@@ -42,8 +42,8 @@ def oracle_masks(source, text, done, block, pattern="0.5"):
         for name, weight in done.items():
             model.network.get_parameter(name).copy_(weight)
     problems = extract.extract(model, text, [block], TOKENS, pattern, length=LENGTH)
-    line = pipeline.resolve("wanda")
-    return {problem.name: pipeline.run(problem, line).keep for problem in problems}
+    solver = pipeline.resolve("wanda")
+    return {problem.name: pipeline.run(problem, solver).keep for problem in problems}
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "mixture"])

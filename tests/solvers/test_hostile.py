@@ -21,13 +21,14 @@ from fwbench.isolate import Limits, Reply, Worker
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.result import Proof, Status
-from fwbench.solvers.bounds.batch import Batch
+from fwbench.solvers.bounds.batch import Device, path_of_batches
 from fwbench.solvers.external.qp import BACKENDS
 from fwbench.solvers.frank_wolfe import momentum
-from fwbench.solvers.frank_wolfe.layer import Layer, Options
 from fwbench.solvers.frank_wolfe.loop_torch import minimise_torch
+from fwbench.solvers.frank_wolfe.objective import LoopOptions, Objective
 from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES, STEP_RULES
 from fwbench.solvers.local_search import swap_torch
+from fwbench.solvers.semidefinite.ladder import climb
 from fwbench.solvers.semidefinite.row import RowForm, row_certificate
 from fwbench.stage import Context
 
@@ -53,12 +54,12 @@ SLOW = [
 
 def probe(problem: Problem, text: str) -> pipeline.Answer:
     """In the worker; what numpy warns of is an error, as it is in tests."""
-    line = pipeline.resolve(text)
-    pipeline.warm_up(pipeline.Run(random_layer("0.5", n=8), line))
+    solver = pipeline.resolve(text)
+    pipeline.warm_up(pipeline.Run(random_layer("0.5", n=8), solver))
     child.started()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        return pipeline.run(problem, line, seed=1, threads=1, time_limit=SECONDS)
+        return pipeline.run(problem, solver, seed=1, threads=1, time_limit=SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -220,8 +221,8 @@ def assert_in_polytope(problem: Problem, u: torch.Tensor) -> None:
 def test_the_loop_for_a_device(variant, step, pattern):
     """In torch: a point of the polytope, and bounds of the problem's own size."""
     for problem in layers(pattern):
-        layer, start = Layer.of(problem, Context(), None), torch.full(problem.shape, 0.5)
-        run = minimise_torch(layer, start, Options(steps=30, variant=variant, step=step, rounded=True), Context())
+        layer, start = Objective.of(problem, Context(), None), torch.full(problem.shape, 0.5)
+        run = minimise_torch(layer, start, LoopOptions(steps=30, variant=variant, step=step, rounded=True), Context())
         assert_in_polytope(problem, run.u)
         optimum = sum(best_mask(own)[0] for own in rows_of(problem))
         room = rounding(problem, np.zeros(problem.shape, bool)) + 1e-5 * problem.total  # of float32
@@ -234,8 +235,9 @@ def test_the_loop_for_a_device(variant, step, pattern):
 def test_momentum(transport, pattern):
     for problem in layers(pattern):
         W, G = torch.tensor(problem.W), torch.tensor(problem.G)
-        for u in momentum.iterates(W, [G] * 10, problem.pattern, middle(W), momentum.Options(transport=transport)):
-            assert_in_polytope(problem, u)
+        for u in momentum.iterates(W, [G] * 10, problem.pattern, middle(W), momentum.Averaging(transport=transport)):
+            assert bool(((u >= 0) & (u <= 1)).all()), problem.name
+            assert u.sum(dim=1).numpy() == pytest.approx(problem.n / 2, abs=1e-4), problem.name
 
 
 def middle(W: torch.Tensor) -> torch.Tensor:
@@ -260,7 +262,8 @@ def test_bounds_in_batches(kind, pattern):
         if not rows:
             continue
         shared = bounds.certificate(problem, np.full(problem.shape, 0.5))
-        found = Batch("cpu", 3e-4, 5).prove(kind, [RowForm.of(problem, row) for row in rows], [None] * len(rows))
+        forms = [RowForm.of(problem, row) for row in rows]
+        found = climb(path_of_batches(kind, 5), forms, [None] * len(rows), Device("cpu"))
         proofs = {row: one.proof for row, one in zip(rows, found, strict=True)}
         checked = verify.check(problem, row_certificate(shared, proofs, 0.0, "batch"))
         assert checked.ok, (problem.name, checked.reason)

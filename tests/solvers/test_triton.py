@@ -37,9 +37,9 @@ def hostile(pattern):
 def both(problem, dtype="float64", e=None, **options):
     """The runs of the torch loop and of the fused one, from the middle of the polytope."""
     context = Context(DEVICE, dtype)
-    layer = loop.Layer.of(problem, context, None if e is None else problem.W.astype(float) ** 2 * e)
+    layer = loop.Objective.of(problem, context, None if e is None else problem.W.astype(float) ** 2 * e)
     u = torch.tensor(middle(problem), dtype=layer.W.dtype, device=DEVICE)
-    given = loop.Options(variant="vanilla", **options)
+    given = loop.LoopOptions(variant="vanilla", **options)
     assert loop_triton.fits(layer, given)
     mine = loop_triton.minimise_triton(layer, u, given, context, loop_triton.Loop(layer, given))
     return minimise_torch(layer, u, given, context), mine
@@ -71,8 +71,8 @@ def test_the_vertex_is_the_pattern_s(pattern, dtype):
     for scores in (rng.choice(awkward, (2, 24)), rng.integers(-3, 4, (2, 24)), rng.standard_normal((2, 24))):
         pattern_ = random_layer(pattern, rows=2, n=24).pattern
         W = torch.zeros(scores.shape, dtype=getattr(torch, dtype), device=DEVICE)
-        layer = loop.Layer(W, torch.zeros(24, 24, dtype=W.dtype, device=DEVICE), None, pattern_)
-        work = loop_triton.Loop(layer, loop.Options(steps=1))
+        layer = loop.Objective(W, torch.zeros(24, 24, dtype=W.dtype, device=DEVICE), None, pattern_)
+        work = loop_triton.Loop(layer, loop.LoopOptions(steps=1))
         work.begin(torch.full_like(W, 0.5), None)
         for factor in (1, 1, -1):  # the threshold is sought from the last one
             work.g.copy_(factor * torch.tensor(scores))
@@ -107,8 +107,8 @@ def test_stops_refreshes_and_looks(monkeypatch):
     assert early.iterations < 500
     assert early.trace[-1].relaxed - early.trace[-1].lower <= 0.5 * early.trace[-1].relaxed
     late = Context(DEVICE, "float32", deadline=0.0)
-    layer = loop.Layer.of(problem, late)
-    options = loop.Options(steps=50)
+    layer = loop.Objective.of(problem, late)
+    options = loop.LoopOptions(steps=50)
     start = torch.full_like(layer.W, 0.5)
     run = loop_triton.minimise_triton(layer, start, options, late, loop_triton.Loop(layer, options))
     assert (run.stopped, run.iterations) == ("deadline", 0)
@@ -142,13 +142,17 @@ def test_one_loop_serves_every_strength_of_push(monkeypatch):
 
 def test_what_does_not_fit_is_left_to_torch():
     problem = random_layer("0.5", rows=2, n=16)
-    layer = loop.Layer.of(problem, Context())
-    assert loop_triton.fits(layer, loop.Options())
-    for options in (loop.Options(variant="dicg"), loop.Options(step="adaptive"), loop.Options(step="short")):
+    layer = loop.Objective.of(problem, Context())
+    assert loop_triton.fits(layer, loop.LoopOptions())
+    for options in (
+        loop.LoopOptions(variant="dicg"),
+        loop.LoopOptions(step="adaptive"),
+        loop.LoopOptions(step="short"),
+    ):
         assert not loop_triton.fits(layer, options)
     for pattern in ("unstructured:0.5", "1:6"):
         other = random_layer("0.5", rows=2, n=12).with_pattern(pattern)
-        assert not loop_triton.fits(loop.Layer.of(other, Context()), loop.Options())
+        assert not loop_triton.fits(loop.Objective.of(other, Context()), loop.LoopOptions())
     assert not swap_triton.fits(12, 6)
     assert not swap_triton.fits(swap_triton.MOST + 1, swap_triton.MOST + 1)
 
@@ -166,11 +170,11 @@ def descended(problem, start, limit=10**9, enough=1.0, expired=lambda: False, de
 def test_swaps_equal_the_kernel_s_swap_by_swap_ties_included(pattern, make, limit):
     problem = make(pattern, rows=2, n=24, seed=3)
     for start in starts(problem):
-        keep, swaps, looked, stopped = descended(problem, start, limit or 10**9)
+        keep, swaps, evaluated, stopped = descended(problem, start, limit or 10**9)
         expected = Swap(limit=limit).run(problem, start, Context())
         assert np.array_equal(keep, expected.keep)
         assert (swaps, stopped) == (expected.counters["swaps"], "")
-        assert looked <= (swaps + problem.rows) * problem.n**2
+        assert evaluated <= (swaps + problem.rows) * problem.n**2
 
 
 @pytest.mark.parametrize("pattern", KINDS)
@@ -185,12 +189,12 @@ def test_swaps_on_hostile_layers(pattern):
 def test_swaps_end_at_an_optimum_and_examine_few_lines(monkeypatch):
     problem = random_layer("0.5", rows=2, n=32, condition=1e2)
     start = starts(problem)[1]
-    keep, swaps, looked, _ = descended(problem, start)
+    keep, swaps, evaluated, _ = descended(problem, start)
     batches = descended(problem, start, descend=swap_torch.descend)
     assert np.array_equal(keep, batches[0])
-    assert looked < batches[2]
+    assert evaluated < batches[2]
     less = descended(problem, start, enough=0.1)
-    assert less[2] < looked
+    assert less[2] < evaluated
     assert Swap().run(problem, State(keep=less[0]), Context()).counters["swaps"] == 0
     monkeypatch.setattr(swap_triton, "SWAPS", 3)  # of a launch
     assert np.array_equal(descended(problem, start)[0], keep)
@@ -215,8 +219,8 @@ def memories(problem, seed=0):
     group = problem.group
     random = keys(seed, np.arange(problem.rows), 0)
     W = problem.W.astype(float)
-    theirs = tabu_numba.Memory.begin(W, problem.G, pruned, group, random)
-    return theirs, tabu_triton.Memory.begin(W, problem.G, pruned, group, random, DEVICE)
+    theirs = tabu_numba.TabuState.begin(W, problem.G, pruned, group, random)
+    return theirs, tabu_triton.TabuState.begin(W, problem.G, pruned, group, random, DEVICE)
 
 
 @pytest.mark.parametrize("candidates", [1, 2, 50])
@@ -294,7 +298,7 @@ def build(kernel, types, **constants):
 
 
 narrow = {"n": "i32", "offset": "i32", "limit": "i32"}
-small = dict.fromkeys(["ell", "gap", "relative", "absolute", "enough"], "fp32")
+small = dict.fromkeys(["ell", "gap", "relative", "absolute", "gain_fraction"], "fp32")
 for real, bits in (("fp32", 31), ("fp64", 63)):
     arrays = {name: f"*{real}" for kernel in (loop_triton._iterate, swap_triton._descend) for name in kernel.arg_names}
     arrays = {name: kind for name, kind in arrays.items() if name.endswith("_")}
@@ -308,8 +312,9 @@ for real, bits in (("fp32", 31), ("fp64", 63)):
 arrays |= {"u_": "*u8"}
 for size in (1, 4):
     build(swap_triton._descend, arrays | narrow | small, SIZE=size, KNOTS=swap_triton.KNOTS, BLOCK=1024)
-arrays = dict.fromkeys(["w_", "G_", "diagonal_", "y_", "level_"], "*fp64") | {"now_": "*u8", "best_": "*u8"}
-arrays |= {"barred_": "*i32", "swaps_": "*i32", "random_": "*i64", "looked_": "*i64", "relative": "fp32"}
+doubles = ["w_", "G_", "diagonal_", "y_", "error_", "least_", "margin_in_", "margin_out_"]
+arrays = dict.fromkeys(doubles, "*fp64") | {"now_": "*u8", "best_": "*u8"}
+arrays |= {"barred_": "*i32", "swaps_": "*i32", "random_": "*i64", "evaluated_": "*i64", "relative": "fp32"}
 whole = dict.fromkeys(["n", "first", "stop", "wanted", "tenure", "spread"], "i32")
 for size in (1, 4):
     build(tabu_triton._walk, arrays | whole, SIZE=size, BLOCK=1024)

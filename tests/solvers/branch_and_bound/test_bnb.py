@@ -272,7 +272,7 @@ def test_the_clock_ends_a_subtree():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((90, 100))
     problem = Problem("random", np.ones((1, 90)), X @ X.T / 100, "0.5")
-    block = search.Block(block_matrix(problem, 0), np.array([45]))
+    block = search.BinaryProgram(block_matrix(problem, 0), np.array([45]))
     tried = search.Search(block, np.arange(90) < 45, 0.0, 0, budget=2**60)
     end = time.monotonic() + 1.0
     tried.run(lambda: end - time.monotonic(), 2**62)
@@ -289,7 +289,7 @@ def long_search(budget: int) -> tuple[Problem, search.Search]:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((50, 40)) * np.logspace(0, -1, 50)[:, None]
     problem = Problem("random", np.ones((1, 50)), X @ X.T / 40 + 1e-6 * np.eye(50), "0.5")
-    block = search.Block(block_matrix(problem, 0), np.array([25]))
+    block = search.BinaryProgram(block_matrix(problem, 0), np.array([25]))
     return problem, search.Search(block, np.arange(50) < 25, 0.0, 0, budget=budget)
 
 

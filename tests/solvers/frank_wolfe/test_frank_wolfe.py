@@ -69,11 +69,11 @@ def reference(problem: Problem, u: np.ndarray, rule: str, steps: int, e: np.ndar
 @pytest.mark.parametrize("rule", RULES)
 def test_equals_the_reference_step_by_step(rule, pattern):
     problem = integers(pattern)
-    layer, first = loop.Layer.of(problem, EXACT), (~start(problem).keep).astype(float)
+    layer, first = loop.Objective.of(problem, EXACT), (~start(problem).keep).astype(float)
     expected = first
     for steps in (1, 2, 3, 5, 10, 20, 50):
         expected = reference(problem, first, rule, steps)
-        run = loop.minimise(layer, torch.tensor(first), loop.Options(steps=steps, step=rule), EXACT)
+        run = loop.minimise(layer, torch.tensor(first), loop.LoopOptions(steps=steps, step=rule), EXACT)
         np.testing.assert_allclose(run.u.numpy(), expected, atol=1e-8, err_msg=f"after {steps} steps")
         assert run.iterations == steps
 
@@ -83,11 +83,11 @@ def test_equals_the_reference_when_convexified(pattern):
     problem = integers(pattern, seed=1)
     e = np.full(problem.n, 0.9 * np.linalg.eigvalsh(problem.G)[0])
     layer, first = (
-        loop.Layer.of(problem, EXACT, problem.W.astype(np.float64) ** 2 * e),
+        loop.Objective.of(problem, EXACT, problem.W.astype(np.float64) ** 2 * e),
         (~start(problem).keep).astype(float),
     )
     for rule in ("open", "linesearch"):
-        run = loop.minimise(layer, torch.tensor(first), loop.Options(steps=30, step=rule), EXACT)
+        run = loop.minimise(layer, torch.tensor(first), loop.LoopOptions(steps=30, step=rule), EXACT)
         np.testing.assert_allclose(run.u.numpy(), reference(problem, first, rule, 30, e), atol=1e-7, err_msg=rule)
 
 

@@ -28,10 +28,10 @@ def peak():
 
 Atoms.empty = filled
 problem = random_layer(sys.argv[1], rows=1536, n=576, condition=1e2)
-line = resolve(sys.argv[2])
-warm_up(Run(problem, line, dtype="float64"))
+solver = resolve(sys.argv[2])
+warm_up(Run(problem, solver, dtype="float64"))
 before = peak()
-result = run(problem, line, dtype="float64", threads=1).result
+result = run(problem, solver, dtype="float64", threads=1).result
 after = peak()
 print(before, after, result.counters["active_set_max"], result.solved)
 """

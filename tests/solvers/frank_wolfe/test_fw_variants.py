@@ -42,9 +42,9 @@ def first(problem: Problem) -> torch.Tensor:
     return torch.tensor((~_wanda(problem)).astype(float))
 
 
-def solve(problem: Problem, context: Context = EXACT, e: np.ndarray | None = None, **options: object) -> loop.Run:
-    layer = loop.Layer.of(problem, context, None if e is None else problem.W.astype(np.float64) ** 2 * e)
-    return loop.minimise(layer, first(problem).to(layer.W.dtype), loop.Options(**options), context)
+def solve(problem: Problem, context: Context = EXACT, e: np.ndarray | None = None, **options: object) -> loop.LoopRun:
+    layer = loop.Objective.of(problem, context, None if e is None else problem.W.astype(np.float64) ** 2 * e)
+    return loop.minimise(layer, first(problem).to(layer.W.dtype), loop.LoopOptions(**options), context)
 
 
 def integers(n: int = 10, seed: int = 0) -> Problem:
@@ -466,8 +466,8 @@ def test_the_torch_loop_keeps_to_its_device(step, pattern, monkeypatch):
         W, G, d = (torch.empty(shape, device="cuda") for shape in ((4, 16), (16, 16), (4, 16)))
         fixed = torch.empty(4, 16, dtype=torch.bool, device="cuda")
         for own, held in ((None, None), (d, fixed)):
-            layer = loop.Layer(W, G, own, random_layer(pattern, rows=4, n=16).pattern)
-            options = loop.Options(steps=3, variant="vanilla", step=step, fixed=held, rounded=True)
+            layer = loop.Objective(W, G, own, random_layer(pattern, rows=4, n=16).pattern)
+            options = loop.LoopOptions(steps=3, variant="vanilla", step=step, fixed=held, rounded=True)
             run = minimise_torch(layer, torch.empty_like(W), options, Context(device="cuda"))
             assert run.iterations == 3
             assert run.u.device == run.best_u.device == run.bound.device == W.device

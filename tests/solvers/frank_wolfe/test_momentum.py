@@ -11,7 +11,7 @@ from oracles import group_sums, relaxed_minimum
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers.frank_wolfe import loop
-from fwbench.solvers.frank_wolfe.momentum import Options, iterates
+from fwbench.solvers.frank_wolfe.momentum import Averaging, iterates
 from fwbench.solvers.frank_wolfe.push import middle
 from fwbench.stage import Context
 
@@ -23,14 +23,14 @@ def split(problem: Problem, count: int) -> list[np.ndarray]:
     return [count * factor[:, i::count] @ factor[:, i::count].T for i in range(count)]
 
 
-def run(problem: Problem, grams: list[np.ndarray], steps: int, options: Options | None = None) -> list[np.ndarray]:
+def run(problem: Problem, grams: list[np.ndarray], steps: int, options: Averaging | None = None) -> list[np.ndarray]:
     """Iterates in float64 from the middle of the polytope, the batches in turn."""
     W, u = torch.tensor(problem.W, dtype=torch.float64), torch.tensor(middle(problem))
     found = iterates(W, cycle(map(torch.tensor, grams)), problem.pattern, u, options)
     return [x.numpy() for x in islice(found, steps)]
 
 
-def published(w: np.ndarray, grams: list[np.ndarray], steps: int, options: Options) -> list[np.ndarray]:
+def published(w: np.ndarray, grams: list[np.ndarray], steps: int, options: Averaging) -> list[np.ndarray]:
     """One row with half of its weights pruned; the transport takes two gradients of the newest batch."""
     n, found = len(w), []
     u = before = np.full(n, 0.5)
@@ -53,19 +53,21 @@ def test_equals_the_papers_recursion_step_by_step(alpha, transport):
     rng = np.random.default_rng(3)
     inputs = [rng.integers(-9, 10, (10, 7)).astype(float) for _ in range(4)]
     grams, W = [X @ X.T for X in inputs], rng.integers(-30, 31, (3, 10))
-    problem, options = Problem("integers", W, sum(grams) / 4, "0.5"), Options(alpha, transport, ell=3.0)
+    problem, options = Problem("integers", W, sum(grams) / 4, "0.5"), Averaging(alpha, transport, ell=3.0)
     rows = [published(w, grams, 30, options) for w in W.astype(float)]
     np.testing.assert_allclose(run(problem, grams, 30, options), np.stack(rows, axis=1), atol=1e-12)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("options", [Options(alpha=1.0), Options(alpha=0.1, transport=True), Options(transport=True)])
+@pytest.mark.parametrize(
+    "options", [Averaging(alpha=1.0), Averaging(alpha=0.1, transport=True), Averaging(transport=True)]
+)
 def test_one_batch_is_vanilla_with_the_open_step(options, pattern):
     """Newest gradient only, or an average that is moved along exactly."""
     problem, exact = random_layer(pattern, n=12, seed=1), Context(dtype="float64")
-    layer, start = loop.Layer.of(problem, exact), torch.tensor(middle(problem))
+    layer, start = loop.Objective.of(problem, exact), torch.tensor(middle(problem))
     for steps, u in enumerate(run(problem, [problem.G], 20, options), 1):
-        vanilla = loop.minimise(layer, start, loop.Options(steps=steps, step="open"), exact)
+        vanilla = loop.minimise(layer, start, loop.LoopOptions(steps=steps, step="open"), exact)
         np.testing.assert_allclose(u, vanilla.u.numpy(), atol=1e-9)
 
 
@@ -87,11 +89,11 @@ def test_every_iterate_is_feasible(dtype, pattern):
 
 
 OPTIONS = [
-    (Options(), 1),
-    (Options(transport=False), 1),
-    (Options(alpha=0.1), 1),
-    (Options(alpha=0.1, transport=False), 1),
-    (Options(alpha=1.0), 1),
+    (Averaging(), 1),
+    (Averaging(transport=False), 1),
+    (Averaging(alpha=0.1), 1),
+    (Averaging(alpha=0.1, transport=False), 1),
+    (Averaging(alpha=1.0), 1),
 ]
 BLOCKS = [problem for _, problem in load("mini/n064*")]
 
@@ -106,4 +108,4 @@ def test_batches_in_turn_reach_the_minimum(problem):
 @pytest.mark.parametrize("wrong", [{"alpha": -0.1}, {"alpha": 1.5}, {"ell": 0.0}])
 def test_options_that_make_no_sense(wrong):
     with pytest.raises(ValueError, match="must"):
-        Options(**wrong)
+        Averaging(**wrong)

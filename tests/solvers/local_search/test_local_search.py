@@ -160,7 +160,7 @@ def test_walk_keeps_its_error_and_masks():
     W, pruned = problem.W.astype(float), ~start(problem).keep
     free = np.random.default_rng(0).random(problem.shape) < 0.7
     with numba_threads(1):
-        walk = anneal_numba.Walk.begin(W, problem.G, pruned, free, 20, anneal_numba.keys(0, np.arange(3), 0))
+        walk = anneal_numba.AnnealState.begin(W, problem.G, pruned, free, 20, anneal_numba.keys(0, np.arange(3), 0))
         assert walk.cool(4.0, 0.5, 0, 100, 100) > 0
     assert np.allclose(walk.error, problem.row_errors(walk.now), rtol=1e-9)
     assert np.allclose(walk.least, problem.row_errors(walk.best), rtol=1e-9)

@@ -55,13 +55,13 @@ def test_hostile_layers(pattern, device):
 def test_examines_lines_only_where_they_may_win_and_batches_do_not_matter(device, monkeypatch):
     problem = random_layer("0.5", rows=9, n=96, condition=1e2)
     start = starts(problem)[1]
-    keep, swaps, looked, _ = descended(problem, start, device)
+    keep, swaps, evaluated, _ = descended(problem, start, device)
     every_pair = (swaps + problem.rows) * (problem.n // 2) * problem.n
-    assert looked < every_pair / 2
+    assert evaluated < every_pair / 2
     monkeypatch.setattr(swap_torch, "ENTRIES", 2 * 96 * swap_torch.LINES)
     parts = descended(problem, start, device)
     assert np.array_equal(parts[0], keep)
-    assert parts[1:] == (swaps, looked, "")
+    assert parts[1:] == (swaps, evaluated, "")
 
 
 @DEVICES
@@ -104,8 +104,8 @@ def test_a_batch_keeps_to_its_device():
     for group in (4, 16):
         batch = swap_torch._Batch(W, G, strongest, np.zeros((3, 16), bool), group, 0.5)
         a, b = batch.q - 2 * batch.g, batch.q + 2 * batch.g
-        partner = batch._best_partner(b, batch.near, batch.score)
-        change, at, looked = batch._in_groups(W, a, b, batch.active, batch.error)
+        partner = batch._best_partner(b, batch.coupling, batch.score)
+        change, at, evaluated = batch._in_groups(W, a, b, batch.active, batch.error)
         assert {x.device for x in (batch.u, batch.error, partner, change, at)} == {W.device}
         assert (partner.shape, change.shape, at.dtype) == ((3, 16), (3,), torch.int64)
-        assert looked == 3 * 16 * group
+        assert evaluated == 3 * 16 * group

@@ -396,6 +396,20 @@ def test_threads_change_nothing():
     assert one.certificate.to_bytes() == two.certificate.to_bytes()
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**-40, 2.0**40])
+def test_what_was_handed_in_is_worth_as_much_as_the_run(scale):
+    """Rows of unusual weights are proved in units of their own; the bound of the layer is in the problem's."""
+    plain = random_layer("0.5", rows=3, n=12, seed=1)
+    problem = Problem("scaled", plain.W * scale, plain.G, plain.pattern)
+    parts: dict = {}
+    stage = Bound(kind="shor", seconds=3600)
+    after = stage.run(problem, start(problem), Context(hand_in=parts.__setitem__))
+    assert after.lower is not None
+    assert any(proof.scale != 1 for row, proof in parts.items() if row != "shared") == (scale != 1)
+    salvaged = stage.salvage(problem, start(problem), parts)
+    assert salvaged.lower == pytest.approx(after.lower, rel=1e-12)
+
+
 def test_unstructured_is_declined_or_shared():
     problem = random_layer("unstructured:0.4")
     for kind in RUNGS:

@@ -20,7 +20,7 @@ REFRESH = 250  # iterations after which the gradient is computed afresh, so that
 
 
 @dataclass
-class Layer:
+class Objective:
     """Tensors of one problem on one device; ``d`` is None for the plain error.
 
     ``unit (rows, 1)``, or ``(1, 1)`` where rows are not independent: the problem's error where the layer's is 1.
@@ -33,7 +33,7 @@ class Layer:
     unit: torch.Tensor | float = 1.0
 
     @classmethod
-    def of(cls, problem: Problem, context: Context, d: np.ndarray | None = None) -> Layer:
+    def of(cls, problem: Problem, context: Context, d: np.ndarray | None = None) -> Objective:
         """The layer in the context's precision and its range, on its device; ``d = w²∘e (rows, n)``."""
         W, G = problem.W, problem.G
         unit: torch.Tensor | float = 1.0
@@ -48,11 +48,11 @@ class Layer:
 
         return cls(tensor(W), tensor(G), None if d is None else tensor(d), problem.pattern, unit)
 
-    def rows(self, part: slice) -> Layer:
+    def rows(self, part: slice) -> Objective:
         """Some rows, as a layer of their own, where rows are independent."""
         pattern = Rows(self.pattern.pruned[part]) if isinstance(self.pattern, Rows) else self.pattern
         unit = self.unit if isinstance(self.unit, float) else self.unit[part]
-        return Layer(self.W[part], self.G, None if self.d is None else self.d[part], pattern, unit)
+        return Objective(self.W[part], self.G, None if self.d is None else self.d[part], pattern, unit)
 
     def summed(self, x: torch.Tensor) -> float:
         """Sum of ``x``, which broadcasts with ``unit``, in the units of the problem."""
@@ -104,7 +104,7 @@ class Layer:
 
 
 @dataclass
-class Options:
+class LoopOptions:
     steps: int = 1000
     step: str = "linesearch"
     variant: str = "vanilla"
@@ -118,7 +118,7 @@ class Options:
 
 
 @dataclass
-class Run:
+class LoopRun:
     """Where a run ended. ``u`` is the last iterate, ``best_u`` the one whose gap bounds best, row by row."""
 
     u: torch.Tensor
