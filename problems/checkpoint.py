@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import json
-import logging
 import re
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fwbench.notes import note
+from fwbench.problems.listening import listening
 from fwbench.problems.structure import ModelError
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
@@ -24,19 +21,6 @@ with warnings.catch_warnings():  # what transformers' own imports deprecate is n
     import transformers
     from transformers.modeling_utils import load_state_dict
 
-LIBRARIES = ("transformers", "huggingface_hub")
-LONGEST = 400  # letters of what a library says
-HARMLESS = re.compile(  # of speed, of calls that change, of generation, or said better by this module
-    r"LOAD REPORT|is deprecated|will be removed|slower|fast path|generation flags|use_cache|layer_idx"
-    r"|gradient checkpointing|token_id must be|loss_type=",
-    re.IGNORECASE,
-)
-MEANING = {  # what a user of this program can do about it, where the library's own words do not say
-    "is_decoder=True": "its configuration says encoder, so tokens see those after them and a perplexity means nothing; "
-    'write "is_decoder": true into its config.json if it was trained to predict the next token',
-    "fix_mistral_regex": "transformers calls the pattern by which its tokenizer splits text incorrect; write "
-    '"fix_mistral_regex": true into its tokenizer_config.json to have it right',
-}
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or, in parts, listed in a file with .index.json at the end
 TOKENIZER = "its tokenizer"
 NO_TOKENIZER = (
@@ -151,55 +135,6 @@ def _counted(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} tensors, the first {names[0]}"
 
 
-@contextlib.contextmanager
-def listening(name: str, said: list[str] | None = None, while_: str = "it was loaded") -> Iterator[None]:
-    """Keep libraries off the terminal and the keyboard; what they say that may move a result becomes a note.
-
-    Args:
-        name: of the model.
-        said: gets all that is said, where it is wanted.
-        while_: when.
-    """
-    said = [] if said is None else said
-    listener, printed = _Listener(said), io.StringIO()
-    with contextlib.ExitStack() as stack:
-
-        def replace(owner: Any, attribute: str, value: Any) -> None:
-            stack.callback(setattr, owner, attribute, getattr(owner, attribute))
-            setattr(owner, attribute, value)
-
-        for library in LIBRARIES:
-            logger = logging.getLogger(library)
-            stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.WARNING)
-            replace(logger, "handlers", [listener])
-            replace(logger, "propagate", False)
-        if transformers.utils.logging.is_progress_bar_enabled():
-            stack.callback(transformers.utils.logging.enable_progress_bar)
-            transformers.utils.logging.disable_progress_bar()
-        warned = stack.enter_context(warnings.catch_warnings(record=True))
-        warnings.simplefilter("always")
-        replace(sys, "stdin", io.StringIO())  # whoever asks gets no answer, at once
-        stack.enter_context(contextlib.redirect_stdout(printed))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # more progress bars
-        yield
-    said += [str(one.message) for one in warned if issubclass(one.category, UserWarning | RuntimeWarning)]
-    said += printed.getvalue().splitlines()
-    for words in dict.fromkeys(" ".join(text.split()) for text in said):
-        if words and not HARMLESS.search(words):
-            meaning = next((meaning for sign, meaning in MEANING.items() if sign in words), None)
-            note(f"{name}: {meaning or f'while {while_}: {words[:LONGEST]}'}")
-
-
-class _Listener(logging.Handler):
-    def __init__(self, said: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self.said = said
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
-
-
 def stored_types(network: Any, folder: Path) -> dict[str, torch.dtype]:
     """Type in which a checkpoint stores each floating tensor of the model's state, by its name there.
 
@@ -234,5 +169,6 @@ def _weight_files(folder: Path) -> Sequence[str]:
             return [str(folder / name)]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            return sorted({str(folder / part) for part in json.loads(index.read_text())["weight_map"].values()})
+            parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            return sorted({str(folder / part) for part in parts})
     raise ModelError(f"{folder}: no {' or '.join(WEIGHTS)} in it")

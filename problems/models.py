@@ -18,7 +18,8 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 
 from fwbench.problems import resources
-from fwbench.problems.checkpoint import SMALL_FILES, listening, load, reason_of
+from fwbench.problems.checkpoint import SMALL_FILES, load, reason_of
+from fwbench.problems.listening import listening
 from fwbench.problems.structure import ModelError, longest
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from fwbench.problems.listening import running
+
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
     warnings.simplefilter("ignore", DeprecationWarning)
     from transformers import PreTrainedModel
@@ -57,9 +59,10 @@ def body_of(network: Any) -> Any:
 
 @contextlib.contextmanager
 def on_text(network: Any, ids: torch.Tensor) -> Iterator[None]:
-    """Say in one line what a forward pass raises that gets nothing but token ids, as ModelError."""
+    """A forward pass that gets nothing but token ids: what it says becomes notes, what it raises a ModelError."""
     try:
-        yield
+        with running(network):
+            yield
     except ModelError:
         raise
     except Exception as error:  # each model raises its own

@@ -62,7 +62,7 @@ def test_a_block_that_writes_into_its_input():
     layer = network.model.layers[1]
     real = layer.forward
     layer.forward = lambda hidden, **more: real(hidden.mul_(2), **more)  # a copy of the walk's own is written to
-    found = walk.Walk(list(network.model.layers), [torch.randn(1, 4, 32)], [], [4])
+    found = walk.Walk(network, list(network.model.layers), [torch.randn(1, 4, 32)], [], [4])
     found.calls = [
         {1: walk.Call((), {"position_embeddings": network.model.rotary_emb(found.hidden[0], torch.arange(4)[None])})}
     ]

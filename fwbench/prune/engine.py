@@ -16,6 +16,7 @@ import torch
 from fwbench import machine, notes
 from fwbench.perplexity import perplexity
 from fwbench.problems.models import Model
+from fwbench.problems.structure import on_text
 from fwbench.prune import dtypes
 from fwbench.prune import plan as plans
 from fwbench.prune import walk as walks
@@ -223,7 +224,8 @@ def sample(model: Model, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> s
     said: list[int] = []
     while ids and len(said) < tokens and len(ids) + len(said) < model.max_length:
         row = torch.tensor([ids + said], device=next(network.parameters()).device)
-        said.append(int(network(input_ids=row, use_cache=False).logits[0, -1].argmax()))
+        with on_text(network, row):
+            said.append(int(network(input_ids=row, use_cache=False).logits[0, -1].argmax()))
         if said[-1] in ends:
             break
     return str(model.tokenizer.decode(said, skip_special_tokens=True))
@@ -232,7 +234,7 @@ def sample(model: Model, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> s
 def peak_memory() -> int | None:
     """Largest resident size of this process so far, bytes; None where the system does not tell."""
     try:  # Linux: ru_maxrss would begin at what the parent process held
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
         found = None
     if found:

@@ -15,7 +15,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from fwbench.problems.checkpoint import LICENCES, listening, reason_of
+from fwbench.problems.checkpoint import LICENCES, reason_of
+from fwbench.problems.listening import listening
 from fwbench.problems.models import Model
 from fwbench.prune import dtypes, page
 from fwbench.prune.plan import Plan, PruneError

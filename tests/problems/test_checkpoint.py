@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from checkpoints import UP, WEIGHTS, configure, edit, own_code
 
 from fwbench.notes import heard
-from fwbench.problems import checkpoint, models
+from fwbench.problems import checkpoint, listening, models
 from fwbench.problems.models import ModelError
 
 t = tiny.t
@@ -179,7 +179,7 @@ SPOKEN = {  # by kind: does it become a note
 @pytest.mark.parametrize("words", SPOKEN)
 @pytest.mark.parametrize("how", ["transformers", "huggingface_hub", "warning", "print"])
 def test_what_is_said(said, words, how):
-    with checkpoint.listening("it"):
+    with listening.listening("it"):
         if how == "warning":
             warnings.warn(words, UserWarning, stacklevel=1)
             warnings.warn(words, FutureWarning, stacklevel=1)
@@ -193,19 +193,19 @@ def test_what_is_said(said, words, how):
 
 def test_an_incorrect_tokenizer_is_told_with_the_way_out(said):
     words = "The tokenizer has an incorrect regex pattern. Set the `fix_mistral_regex=True` flag when loading it."
-    with checkpoint.listening("it"):
+    with listening.listening("it"):
         logging.getLogger("transformers.tokenization").warning(words)
     assert len(said) == 1
     assert 'write "fix_mistral_regex": true into its tokenizer_config.json' in said[0]
 
 
 def test_nothing_is_said_of_what_fails_and_all_is_as_before(said):
-    loggers = [logging.getLogger(name) for name in checkpoint.LIBRARIES]
+    loggers = [logging.getLogger(name) for name in listening.LIBRARIES]
     before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
     streams = sys.stdin, sys.stdout, sys.stderr
 
     def fails():
-        with checkpoint.listening("it"):
+        with listening.listening("it"):
             loggers[0].warning("something")
             raise ZeroDivisionError
 
@@ -218,7 +218,7 @@ def test_nothing_is_said_of_what_fails_and_all_is_as_before(said):
 
 def test_nobody_can_ask(monkeypatch, capfd):
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    with pytest.raises(EOFError), checkpoint.listening("it"):
+    with pytest.raises(EOFError), listening.listening("it"):
         input("Do you wish to run the custom code? [y/N] ")
     assert sys.stdin.read() == "y\n"  # what is meant for somebody else is left
     assert capfd.readouterr() == ("", "")
