@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Model:
     license: str = ""
     folder: Path | None = None  # with its files; None where they are not a checkpoint of transformers
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Longest sequence, in tokens, that the model takes."""
         return longest(self.network)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from checkpoints import UP, WEIGHTS, configure, copied, edit, own_code, with_opening
-from pruning import FAMILIES, LENGTH, options, place, saved, t, tiny
+from pruning import FAMILIES, LENGTH, options, place, saved, t, tiny, tiny_architectures
 from safetensors.torch import load_file
 
 from fwbench.perplexity import perplexity
@@ -184,7 +185,7 @@ def test_tied_layers(place, tmp_path, modules, case):
         prune(str(source), tmp_path / "out", given)
     names = [f"model.layers.{block}.{layer}.weight" for block in (0, 1)]
     assert f"({', '.join(names)})" in str(error.value)
-    [skip] = [part for part in str(error.value).split("'") if "|" in part]
+    skip = re.search("; --skip '(.*)' leaves such layers out$", str(error.value))[1]
     assert not (tmp_path / "out.partial").exists()
     summary = prune(
         str(source), tmp_path / "out", options(place, trust_remote_code=True, skip=skip, evaluate=given.text)
@@ -196,6 +197,19 @@ def test_tied_layers(place, tmp_path, modules, case):
     assert first.all()
     found = perplexity(models.load_model(tmp_path / "out", trust_remote_code=True), load_text(given.text))
     assert found.value == summary["perplexity"]["pruned"]["value"]
+
+
+@pytest.mark.parametrize("skip", ["", "q_proj"])
+def test_one_way_out_for_all_tied_layers(place, skip):
+    """Zamba has one block of attention in several places: a --skip for each of its layers in turn would be many."""
+    model = models.wrap("zamba2", tiny_architectures.network("zamba2"), tiny.tokenizer)
+    with mock.patch("fwbench.prune.plan.load_model", return_value=model):
+        with pytest.raises(PruneError, match=r"its weight is used in 2 places .* leaves such layers out$") as error:
+            plan.make("zamba2", options(place, skip=skip))
+        found = re.search("--skip '(.*)'", str(error.value))[1]
+        assert found == "|".join(filter(None, (skip, "shared_transformer")))
+        made = plan.make("zamba2", options(place, skip=found))
+    assert sum(map(len, made.layers)) == 10
 
 
 def test_a_layer_tied_to_the_head(place, tmp_path):

@@ -16,6 +16,7 @@ from fwbench import __version__, machine, patterns, pipeline
 from fwbench.patterns import Pattern, PatternError
 from fwbench.problem import Problem
 from fwbench.problems.extract import batch, chosen_layers, shared_inputs
+from fwbench.problems.gram import way_out
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.structure import FEW, Conv1D, ModelError, find_blocks, left_out, weight_of
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
@@ -173,17 +174,17 @@ def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> N
         unknown = [name for name in names if not any(re.search(key, name) for key in tied)]
         if len(unknown) > 1:
             raise PruneError(
-                f"{model.label}: {unknown[0]} and {unknown[1]} are one tensor, which the model's code does not declare "
-                "in _tied_weights_keys; transformers could not save it"
+                f"{model.label}: {unknown[0]} and {unknown[1]} are one tensor, which transformers cannot save: the "
+                "model's code does not declare it in _tied_weights_keys; declare it there"
             )
-    for layer in (layer for block in layers for layer in block):
-        names = places[layer.module.weight.data_ptr()]  # type: ignore[operator, union-attr]
-        if len(names) > 1:
-            left = "|".join([skip] * bool(skip) + [re.escape(name) for name in names])
-            raise PruneError(
-                f"layer {layer.name}: its weight is used in {len(names)} places ({', '.join(names)}), each with inputs "
-                f"of its own; --skip '{left}' leaves it dense"
-            )
+    every = {f"{layer.name} {layer.parameter}": layer for block in layers for layer in block}
+    used = {place: places[layer.module.weight.data_ptr()] for place, layer in every.items()}  # type: ignore[operator, union-attr]
+    if wrong := [place for place, names in used.items() if len(names) > 1]:
+        names = used[wrong[0]]
+        raise PruneError(
+            f"layer {every[wrong[0]].name}: its weight is used in {len(names)} places ({', '.join(names)}), each with "
+            f"inputs of its own{way_out(wrong, list(every), skip)}"
+        )
 
 
 def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, line: pipeline.Solver) -> None:
