@@ -387,6 +387,23 @@ def test_the_files_of_a_model(place, tmp_path):
     assert typed(tmp_path / "out") == typed(source)
 
 
+@pytest.mark.parametrize("name", ["emu3", "mllama"])
+def test_the_output_is_found_by_its_configuration(place, tmp_path, name):
+    """transformers knows these language models as parts of others alone."""
+    source, network = tmp_path / "in", tiny_architectures.network(name)
+    source.mkdir()
+    with mock.patch.object(tiny, "network", return_value=network):
+        tiny.save(source)
+    tiny_architectures.config(name).save_pretrained(source)
+    text = str(place / "text.txt")
+    summary = prune(str(source), tmp_path / "out", options(place, evaluate=text, skip=r"\.03\."))
+    model = models.load_model(tmp_path / "out")
+    assert type(model.network) is type(network)
+    assert perplexity(model, load_text(text)).value == summary["perplexity"]["pruned"]["value"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == config["text_config"]["architectures"] == [type(network).__name__]
+
+
 def test_sequences_begin_as_the_tokenizer_has_it(place, tmp_path):
     source, text = copied(saved(place, "llama"), tmp_path / "in"), str(place / "text.txt")
     bos = with_opening(source)
