@@ -183,7 +183,7 @@ def _say_calls(wrong: Mapping[str, Sequence[int]], tokens: int, places: Mapping[
     else:
         what = f"reads {rows[0]} inputs for {tokens} tokens, not one for each"
     if len(wrong) == len(places):
-        return f"layer {name} {what}{'; no layer does' if len(places) > 1 else ''}"
+        return f"layer {name} {what}{'; no layer does, such models are not supported' if len(places) > 1 else ''}"
     return f"layer {name} {what}{way_out([places[name] for name in wrong], list(places.values()))}"
 
 

@@ -87,7 +87,10 @@ def test_what_is_no_chain(name):
     network = tiny_architectures.network(name)
     with pytest.raises(ModelError) as error:
         walk.begin(network, batches())
-    assert str(error.value) == f"{type(network).__name__}: {REFUSED[name]}; it cannot be pruned block by block"
+    assert (
+        str(error.value)
+        == f"{type(network).__name__}: {REFUSED[name]}; it cannot be pruned block by block, but extract takes it"
+    )
     assert not any("forward" in module.__dict__ for module in network.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in structure.find_blocks(network))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fwbench import machine, notes
-from fwbench.perplexity import perplexity
+from fwbench.perplexity import check_causal, perplexity, windows
 from fwbench.problems.models import Model
 from fwbench.problems.structure import on_text
 from fwbench.prune import dtypes
@@ -67,6 +67,7 @@ def prune(name: str, out: Path | str, options: Options, progress: Progress | Non
     with notes.heard(said.append):
         with clock.of("load"):
             plan = plans.make(name, options, progress)
+            _check_evaluation(plan)
             size = dtypes.size(plan.model.network, plan.types)
         work = Work(out)
         with work.begin(plan.record, needed=2 * size):
@@ -187,6 +188,14 @@ def _report(plan: Plan, number: int, resumed: int, began: float, progress: Progr
         done = number - resumed
         left = (time.monotonic() - began) / done * (len(plan.layers) - number) if done > 0 else None
         progress(number, len(plan.layers), f"{plan.model.label}: pruning block {number}", left)
+
+
+def _check_evaluation(plan: Plan) -> None:
+    """Raise what :func:`_evaluation` would, ModelError or TextError, before the work."""
+    if plan.evaluation:
+        check_causal(plan.model.network)
+        windows(plan.model, plan.evaluation)
+    plan.model.check_tokens([plan.model.tokenizer(PROMPT, verbose=False)["input_ids"]])
 
 
 def _evaluation(plan: Plan, progress: Progress | None) -> dict[str, Any]:

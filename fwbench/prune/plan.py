@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from fwbench import __version__, machine, patterns, pipeline
+from fwbench.notes import note
 from fwbench.patterns import Pattern, PatternError
 from fwbench.problem import Problem
-from fwbench.problems.extract import batch, chosen_layers, shared_inputs
+from fwbench.problems.extract import batch, chosen_layers, say_left_out, shared_inputs
 from fwbench.problems.gram import way_out
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.structure import FEW, Conv1D, ModelError, find_blocks, left_out, weight_of
@@ -118,7 +119,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     rows = sequences(model.tokenizer, text, options.tokens, length)
     model.check_tokens(rows)
     batches = batch(rows, BATCH)
-    missed = left_out(model.network)
+    if missed := left_out(model.network):
+        note(f"{model.label}: {say_left_out(missed)}")
     _check_runs(model, layers, batches[0])
     record = {
         "format": FORMAT,

@@ -253,7 +253,7 @@ def check_chain(network: Any, blocks: Sequence[nn.Module], ids: torch.Tensor) ->
 
 
 def _no_chain(network: Any, why: str) -> ModelError:
-    return ModelError(f"{type(network).__name__}: {why}; it cannot be pruned block by block")
+    return ModelError(f"{type(network).__name__}: {why}; it cannot be pruned block by block, but extract takes it")
 
 
 def _same_inputs(
