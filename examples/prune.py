@@ -32,7 +32,7 @@ def make_model(folder):
 
 
 make_model("tiny")
-Path("text.txt").write_text(" ".join(random.Random(0).choices(WORDS[1:], k=3000)))
+Path("text.txt").write_text(" ".join(random.Random(0).choices(WORDS[1:], k=3000)), encoding="utf-8")
 
 text = {"text": "text.txt", "tokens": 1024, "length": 64, "evaluate": "text.txt"}
 summary = fwb.prune("tiny", "pruned", pattern="2:4", solver="fast", **text)

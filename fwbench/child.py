@@ -126,7 +126,7 @@ def _data_limit(memory: int | None) -> Iterator[None]:
 def _status() -> Mapping[str, int]:
     """Memory lines of /proc/self/status, bytes; empty where there is none."""
     try:
-        with open("/proc/self/status") as file:
+        with open("/proc/self/status", encoding="utf-8") as file:
             parts = [line.split() for line in file if line.startswith("Vm")]
     except OSError:
         return {}
@@ -134,7 +134,7 @@ def _status() -> Mapping[str, int]:
 
 
 def _reset_peak() -> None:
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
         file.write("5")  # resets VmHWM
 
 

@@ -302,7 +302,7 @@ def _last_line(output: bytes) -> str:
 def _oom_kills() -> int:
     """Processes that the kernel's out-of-memory killer has ended since the system started; 0 if it does not say."""
     try:
-        with open("/proc/vmstat") as file:
+        with open("/proc/vmstat", encoding="utf-8") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
     except OSError:
         return 0

@@ -43,7 +43,8 @@ class Perplexity:
         step = "" if self.stride >= self.length - len(self.opening) else f" every {self.stride}"
         count = "1 window" if self.windows == 1 else f"{self.windows} windows"
         begin = f", each begun with {' '.join(self.opening)}" if self.opening else ""
-        return f"{self.value:.4f} on {self.text} ({count} of {self.length} tokens{step}{begin}, {self.scored} scored)"
+        value = f"{self.value:.4f}" if self.value < 1e6 else f"{self.value:.2e}"
+        return f"{value} on {self.text} ({count} of {self.length} tokens{step}{begin}, {self.scored} scored)"
 
 
 def windows(model: Model, text: Text, length: int = SEQUENCE, stride: int | None = None, tokens: int = TOKENS) -> Any:
@@ -119,7 +120,7 @@ def check_causal(network: Any) -> None:
     if float((first - second).abs().max()) > CAUSAL * float(first.abs().max()):
         raise ModelError(
             f"{type(network).__name__}: what it says of a token depends on later ones (a masked model, or its "
-            "config.json lacks is_decoder), so a perplexity would mean nothing; prune takes it with --evaluate none"
+            "config.json lacks is_decoder), so a perplexity would mean nothing; --evaluate none prunes without one"
         )
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import json
-import logging
 import re
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fwbench.notes import note
+from fwbench.problems.listening import listening
 from fwbench.problems.structure import ModelError
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
@@ -24,21 +21,9 @@ with warnings.catch_warnings():  # what transformers' own imports deprecate is n
     import transformers
     from transformers.modeling_utils import load_state_dict
 
-LIBRARIES = ("transformers", "huggingface_hub")
-LONGEST = 400  # letters of what a library says
-HARMLESS = re.compile(  # of speed, of calls that change, of generation, or said better by this module
-    r"LOAD REPORT|is deprecated|will be removed|slower|fast path|generation flags|use_cache|layer_idx"
-    r"|gradient checkpointing|token_id must be|loss_type=",
-    re.IGNORECASE,
-)
-MEANING = {  # what a user of this program can do about it, where the library's own words do not say
-    "is_decoder=True": "its configuration says encoder, so tokens see those after them and a perplexity means nothing; "
-    'write "is_decoder": true into its config.json if it was trained to predict the next token',
-    "fix_mistral_regex": "transformers calls the pattern by which its tokenizer splits text incorrect; write "
-    '"fix_mistral_regex": true into its tokenizer_config.json to have it right',
-}
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or, in parts, listed in a file with .index.json at the end
-TOKENIZER = "its tokenizer"
+POINTER = b"version https://git-lfs"
+TOKENIZER, MODEL = "its tokenizer", "it as a causal language model"
 NO_TOKENIZER = (
     "no tokenizer in it; copy the tokenizer's files (tokenizer.json and tokenizer_config.json, or those of its family) "
     "from the model that it was made from"
@@ -46,6 +31,10 @@ NO_TOKENIZER = (
 OWN_CODE = (
     "the model comes with code of its own, which would be run; read its Python files, and if you trust them give "
     "--trust-remote-code (in Python trust_remote_code=True)"
+)
+TIED_AS_LIST = (
+    "it lists its tied weights, as for transformers 4; in its Python file make _tied_weights_keys a dictionary from "
+    'each such weight to the one that it shares, {"lm_head.weight": "model.embed_tokens.weight"}'
 )
 VOCABULARIES = ("tokenizer.json", "tokenizer.*.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 LICENCES = ("LICEN[CS]E*", "NOTICE*", "USE_POLICY*", "COPYING*")
@@ -68,22 +57,25 @@ def load(
         ModelError: transformers cannot load it, or it is not whole: it has no tokenizer, or lacks tensors.
     """
     options |= {"trust_remote_code": trust_remote_code}  # None would have transformers ask
-    what, said = "its configuration", list[str]()
+    what, said, own_code = "its configuration", list[str](), False
     try:
         with listening(name, said):
             if folder is not None:
                 _check_folder(name, folder)
-                transformers.AutoConfig.from_pretrained(location, **options)
+                config = transformers.AutoConfig.from_pretrained(location, **options)
+                own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or ())
             what = TOKENIZER
             tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
             if folder is not None and not _has_vocabulary(folder, getattr(tokenizer, "vocab_files_names", {})):
                 raise ModelError(f"{name}: {NO_TOKENIZER}")  # transformers made an empty one
-            what = "it as a causal language model"
+            what = MODEL
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 location, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
             network, found = loaded
             _check_complete(name, network, found)
+            if folder is not None:
+                _check_stored(name, network, folder)
     except ModelError:
         raise
     except Exception as error:  # transformers raises many kinds
@@ -94,8 +86,17 @@ def load(
             reason = NO_TOKENIZER
         elif parts := re.search(r"^(.+?) +\| +CONVERSION", "\n".join(said), re.MULTILINE):
             reason = f"the checkpoint's tensors for {parts[1]} do not fit together; one is missing, or of another shape"
+        elif what == MODEL and Path(location).is_dir() and (damage := _damage(Path(location))):
+            reason = damage
+        elif what == MODEL and own_code:
+            reason = f"its own code does not work with transformers {transformers.__version__} ({reason_of(error)}); "
+            listed = str(error) == "'list' object has no attribute 'keys'"
+            reason += TIED_AS_LIST if listed else "get its newest code, or adapt its Python files"
         raise ModelError(f"{name}: {reason}") from None
     _tell_unused(name, network, sorted(found["unexpected_keys"]))
+    for module in network.modules():
+        if isinstance(getattr(module, "_tied_weights_keys", None), list):  # as transformers 4 had it: none is tied
+            module._tied_weights_keys = {}
     return network.eval().requires_grad_(False), tokenizer
 
 
@@ -139,6 +140,43 @@ def _check_complete(name: str, network: Any, found: Mapping[str, Any]) -> None:
         )
 
 
+def _check_stored(name: str, network: Any, folder: Path) -> None:
+    """Refuse whole numbers and bytes in place of weights: without their scales they are read as other numbers."""
+    if getattr(network.config, "quantization_config", None) is not None:
+        return  # which says how to read them
+    state = network.state_dict()
+    for path in _weight_files(folder):
+        for key, tensor in load_state_dict(path, "meta").items():
+            own = state.get(key, state.get(f"{network.base_model_prefix}.{key}"))
+            if own is not None and own.is_floating_point() and (tensor.itemsize < 2 or not tensor.is_floating_point()):
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                raise ModelError(
+                    f"{name}: in the checkpoint {key} is stored as {dtype}, so it is quantised, and its config.json "
+                    "does not say how; name a checkpoint that is not quantised"
+                )
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with a folder's files of weights, empty if nothing is seen."""
+    try:
+        files = [Path(file) for file in _weight_files(folder)]
+    except ModelError as error:
+        return f"{str(error).removeprefix(f'{folder}: ')}; download its weights"
+    except (ValueError, KeyError, AttributeError):
+        return "its index of weights (.index.json) is damaged; download it again"
+    for file in files:
+        if not file.is_file():
+            return f"{file.name}, which its index of weights names, is not there; download it"
+        with file.open("rb") as opened:
+            if opened.read(len(POINTER)) == POINTER:
+                return f"{file.name} is a pointer of Git LFS, not the weights; git lfs pull gets them"
+        try:
+            load_state_dict(str(file), "meta")
+        except Exception:  # each format has its own
+            return f"{file.name} is damaged or not whole; download it again"
+    return ""
+
+
 def _tell_unused(name: str, network: Any, unexpected: Sequence[str]) -> None:
     kind = type(network).__name__
     if unexpected:
@@ -149,55 +187,6 @@ def _tell_unused(name: str, network: Any, unexpected: Sequence[str]) -> None:
 
 def _counted(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} tensors, the first {names[0]}"
-
-
-@contextlib.contextmanager
-def listening(name: str, said: list[str] | None = None, while_: str = "it was loaded") -> Iterator[None]:
-    """Keep libraries off the terminal and the keyboard; what they say that may move a result becomes a note.
-
-    Args:
-        name: of the model.
-        said: gets all that is said, where it is wanted.
-        while_: when.
-    """
-    said = [] if said is None else said
-    listener, printed = _Listener(said), io.StringIO()
-    with contextlib.ExitStack() as stack:
-
-        def replace(owner: Any, attribute: str, value: Any) -> None:
-            stack.callback(setattr, owner, attribute, getattr(owner, attribute))
-            setattr(owner, attribute, value)
-
-        for library in LIBRARIES:
-            logger = logging.getLogger(library)
-            stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.WARNING)
-            replace(logger, "handlers", [listener])
-            replace(logger, "propagate", False)
-        if transformers.utils.logging.is_progress_bar_enabled():
-            stack.callback(transformers.utils.logging.enable_progress_bar)
-            transformers.utils.logging.disable_progress_bar()
-        warned = stack.enter_context(warnings.catch_warnings(record=True))
-        warnings.simplefilter("always")
-        replace(sys, "stdin", io.StringIO())  # whoever asks gets no answer, at once
-        stack.enter_context(contextlib.redirect_stdout(printed))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # more progress bars
-        yield
-    said += [str(one.message) for one in warned if issubclass(one.category, UserWarning | RuntimeWarning)]
-    said += printed.getvalue().splitlines()
-    for words in dict.fromkeys(" ".join(text.split()) for text in said):
-        if words and not HARMLESS.search(words):
-            meaning = next((meaning for sign, meaning in MEANING.items() if sign in words), None)
-            note(f"{name}: {meaning or f'while {while_}: {words[:LONGEST]}'}")
-
-
-class _Listener(logging.Handler):
-    def __init__(self, said: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self.said = said
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
 
 
 def stored_types(network: Any, folder: Path) -> dict[str, torch.dtype]:
@@ -234,5 +223,6 @@ def _weight_files(folder: Path) -> Sequence[str]:
             return [str(folder / name)]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            return sorted({str(folder / part) for part in json.loads(index.read_text())["weight_map"].values()})
+            parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            return sorted({str(folder / part) for part in parts})
     raise ModelError(f"{folder}: no {' or '.join(WEIGHTS)} in it")

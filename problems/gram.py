@@ -183,9 +183,21 @@ def _say_calls(wrong: Mapping[str, Sequence[int]], tokens: int, places: Mapping[
     else:
         what = f"reads {rows[0]} inputs for {tokens} tokens, not one for each"
     if len(wrong) == len(places):
-        return f"layer {name} {what}{'; no layer does' if len(places) > 1 else ''}"
-    expression, found = _expression([places[name] for name in wrong], list(places.values()))
-    return f"layer {name} {what}" + (f"; --skip '{expression}' leaves such layers out" if found < len(places) else "")
+        return f"layer {name} {what}{'; no layer does, such models are not supported' if len(places) > 1 else ''}"
+    return f"layer {name} {what}{way_out([places[name] for name in wrong], list(places.values()))}"
+
+
+def way_out(wrong: Sequence[str], every: Sequence[str], skip: str = "") -> str:
+    """The end of a sentence on layers that cannot be taken: the ``--skip`` that leaves them out, if it leaves others.
+
+    Args:
+        wrong: what ``--skip`` looks at, a name and a path for each such layer: ``llama.00.q_proj model...weight``.
+        every: the same of all layers.
+        skip: that is given already.
+    """
+    expression, found = _expression(wrong, every)
+    expression = f"{skip}|{expression}" if skip else expression
+    return f"; --skip '{expression}' leaves such layers out" if found < len(every) else ""
 
 
 def _expression(wrong: Sequence[str], every: Sequence[str]) -> tuple[str, int]:

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 
 from fwbench.problems import resources
-from fwbench.problems.checkpoint import SMALL_FILES, listening, load, reason_of
+from fwbench.problems.checkpoint import SMALL_FILES, load, reason_of
+from fwbench.problems.listening import listening
 from fwbench.problems.structure import ModelError, longest
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
@@ -38,7 +40,7 @@ class Model:
     license: str = ""
     folder: Path | None = None  # with its files; None where they are not a checkpoint of transformers
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Longest sequence, in tokens, that the model takes."""
         return longest(self.network)

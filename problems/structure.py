@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from fwbench.problems.listening import running
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -43,10 +46,41 @@ def longest(network: Any) -> int:
     config = network.config.get_text_config(decoder=True)
     stated = (getattr(config, name, None) for name in LENGTHS)
     limits = [value for value in stated if isinstance(value, int) and value > 0][:1]
-    for path, module in network.named_modules():
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None and "position" in path.split(".")[-1]:
-            limits.append(module.num_embeddings - module.padding_idx - 1)  # positions begin behind the padding's
+    tables = {
+        id(module.weight): module
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None and "position" in path.split(".")[-1]
+    }
+    if tables:  # positions begin behind the padding's, and some models look further than the last token (ProphetNet)
+        for table, beyond in _beyond(network, tables).items():
+            limits.append(tables[table].num_embeddings - max(beyond, tables[table].padding_idx + 1))
     return min(limits, default=1 << 30)
+
+
+class _Lookups(TorchFunctionMode):
+    """Keeps the highest index looked up in each embedding's weight, by its id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.highest: dict[int, int] = {}
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if function is nn.functional.embedding:
+            weight = id(args[1])
+            self.highest[weight] = max(self.highest.get(weight, 0), int(args[0].max()))
+        return function(*args, **(kwargs or {}))
+
+
+def _beyond(network: Any, tables: Container[int]) -> dict[int, int]:
+    """How far beyond the number of tokens a pass looks into each of some tables that it looks into at all.
+
+    Raises:
+        ModelError: a forward pass on text fails.
+    """
+    ids = few_tokens(network)
+    with _Lookups() as lookups:
+        run_body(network, ids)
+    return {table: index + 1 - ids.numel() for table, index in lookups.highest.items() if table in tables}
 
 
 def body_of(network: Any) -> Any:
@@ -57,9 +91,10 @@ def body_of(network: Any) -> Any:
 
 @contextlib.contextmanager
 def on_text(network: Any, ids: torch.Tensor) -> Iterator[None]:
-    """Say in one line what a forward pass raises that gets nothing but token ids, as ModelError."""
+    """A forward pass that gets nothing but token ids: what it says becomes notes, what it raises a ModelError."""
     try:
-        yield
+        with running(network):
+            yield
     except ModelError:
         raise
     except Exception as error:  # each model raises its own

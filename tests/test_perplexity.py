@@ -11,6 +11,7 @@ import torch
 from fwbench.perplexity import perplexity
 from fwbench.problems.structure import ModelError
 from fwbench.problems.text import Text, TextError
+from fwbench.report import text
 
 TEXT = Text("prose", "".join(chr(40 + (7 * i * i + i // 3) % 80) for i in range(150)))
 
@@ -184,7 +185,7 @@ def test_a_model_that_looks_at_later_tokens(family, given):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    with pytest.raises(ModelError, match=r"depends on later ones .*; prune takes it with --evaluate none"):
+    with pytest.raises(ModelError, match=r"depends on later ones .*; --evaluate none prunes without one"):
         perplexity(tiny.wrap(family, network, tiny.tokenizer), TEXT)
 
 
@@ -192,6 +193,13 @@ def test_a_model_that_needs_more_than_text():
     network = tiny_architectures.network("gemma4_assistant")
     with pytest.raises(ModelError, match="and nothing else fails"):
         perplexity(tiny.wrap("assistant", network, tiny.tokenizer), TEXT)
+
+
+def test_a_perplexity_that_means_nothing_is_short(model):
+    found = replace(perplexity(model, TEXT), value=math.exp(700))
+    assert str(found).startswith("1.01e+304 on ")
+    assert text.perplexity(found.value) == "1.01e304"
+    assert text.perplexity(32.374) == "32.37"
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def main() -> None:
     write(out / "swaps.csv", [swaps(name, layers[name]) for name in ("o_proj", "gate_proj", "down_proj")])
     write(out / "tf32.csv", [row for name, problem in layers.items() for row in precision(name, problem)])
     for file in ("iterations", "swaps", "tf32"):
-        print((out / f"{file}.csv").read_text(), flush=True)
+        print((out / f"{file}.csv").read_text(encoding="utf-8"), flush=True)
 
 
 if __name__ == "__main__":

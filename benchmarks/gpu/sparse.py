@@ -83,7 +83,7 @@ def main() -> None:
     if given.folder:
         lines += [model(given.folder, tokens) for tokens in (512, 16384)]
     write(given.out / "sparse.csv", lines)
-    print((given.out / "sparse.csv").read_text())
+    print((given.out / "sparse.csv").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def row(python: str, tool: str, method: str, pattern: str) -> dict[str, str]:
             words += ["-s", method, "--evaluate", "none"]
         else:
             tokens = Path(place) / "tokens.json"
-            tokens.write_text(json.dumps(sequences(model.tokenizer, load_text("lee"), CALIBRATION)))
+            tokens.write_text(json.dumps(sequences(model.tokenizer, load_text("lee"), CALIBRATION)), encoding="utf-8")
             words = [python, "-m", "benchmarks.prune.llmcompressor_child", folder, str(tokens), method, pattern, out]
             asked = (
                 "import importlib.metadata as m; print(*(n + ' ' + m.version(n) for n in ('llmcompressor', 'torch')))"

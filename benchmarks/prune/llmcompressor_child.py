@@ -27,7 +27,7 @@ def prune(folder: str, tokens: Path, method: str, pattern: str, out: Path) -> No
     recipe = kind(sparsity=0.5 if ":" in pattern else float(pattern), mask_structure=structure, ignore=["re:.*lm_head"])
     rows = [
         {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(len(ids), dtype=torch.long)}
-        for ids in json.loads(tokens.read_text())
+        for ids in json.loads(tokens.read_text(encoding="utf-8"))
     ]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)

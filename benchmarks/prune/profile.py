@@ -73,10 +73,10 @@ def profile(spec: str, tokens: int) -> Profile:
     command = [sys.executable, "-m", __spec__.name, "--base", spec, str(tokens)]
     libraries = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     pipeline.warm_up(pipeline.Run(next(load(LAYER))[1], pipeline.resolve(spec)))
-    Path("/proc/self/clear_refs").write_text("5")  # compiling may have taken more
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # compiling may have taken more
     with tempfile.TemporaryDirectory() as folder:
         summary = prune(MODEL, Path(folder) / "out", Options(pattern="0.5", spec=spec, tokens=tokens))
-        seconds = json.loads((Path(folder) / "out" / "fwbench.json").read_text())["seconds"]
+        seconds = json.loads((Path(folder) / "out" / "fwbench.json").read_text(encoding="utf-8"))["seconds"]
     peak = resident("VmHWM")
     solver = sum(record["seconds"] for record in summary["layers"])
     parts = {name: seconds[name] for name in ("load", "forward", "evaluate", "save")}

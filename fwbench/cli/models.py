@@ -77,9 +77,9 @@ def prune(
     The folder appears when it is complete; a run that was killed goes on where it was. Zero-shot tasks are for lm-eval:
     lm_eval --model hf --model_args pretrained=FOLDER --tasks hellaswag,arc_easy
     """
-    from fwbench.problems.extract import say_left_out
     from fwbench.pruning import Options
     from fwbench.pruning import prune as run
+    from fwbench.report.text import perplexity as said
     from fwbench.report.text import plural
 
     options = Options(
@@ -101,17 +101,14 @@ def prune(
     )
     with progress() as report:
         summary = run(model, output, options, report)
-    if summary["left_out"]:
-        click.echo(f"{summary['label']}: {say_left_out(summary['left_out'])}", err=True)
     totals, found = summary["totals"], summary["perplexity"]
     click.echo(f"{output}: {totals['pruned']:,} of {totals['weights']:,} weights in {totals['layers']} layers are zero")
     if totals["ratio_to_wanda"] is not None:
         click.echo(f"layer error {totals['ratio_to_wanda']:.4f} of Wanda's")
     if dense := found["dense"]:
         windows = f"{plural(dense['windows'], 'window')} of {dense['length']} tokens"
-        click.echo(
-            f"perplexity {dense['value']:.2f} dense, {found['pruned']['value']:.2f} pruned ({dense['text']}, {windows})"
-        )
+        before, after = said(dense["value"]), said(found["pruned"]["value"])
+        click.echo(f"perplexity {before} dense, {after} pruned ({dense['text']}, {windows})")
 
 
 @click.command()

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from fwbench import machine, metrics, notes
-from fwbench.perplexity import perplexity
+from fwbench.perplexity import check_causal, perplexity, windows
 from fwbench.problems.models import Model
+from fwbench.problems.structure import on_text
 from fwbench.pruning import dtypes
 from fwbench.pruning import plan as plans
 from fwbench.pruning import walk as walks
@@ -66,6 +67,7 @@ def prune(name: str, out: Path | str, options: Options, progress: Progress | Non
     with notes.heard(said.append):
         with clock.of("load"):
             plan = plans.make(name, options, progress)
+            _check_evaluation(plan)
             size = dtypes.size(plan.model.network, plan.types)
         work = Work(out)
         with work.begin(plan.record, needed=2 * size):
@@ -190,6 +192,14 @@ def _report(plan: Plan, number: int, resumed: int, began: float, progress: Progr
         progress(number, len(plan.layers), f"{plan.model.label}: pruning block {number}", left)
 
 
+def _check_evaluation(plan: Plan) -> None:
+    """Raise what :func:`_evaluation` would, ModelError or TextError, before the work."""
+    if plan.evaluation:
+        check_causal(plan.model.network)
+        windows(plan.model, plan.evaluation)
+    plan.model.check_tokens([plan.model.tokenizer(PROMPT, verbose=False)["input_ids"]])
+
+
 def _evaluation(plan: Plan, progress: Progress | None) -> dict[str, Any]:
     """Perplexity and a sample of the model as it is now."""
     tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
@@ -225,7 +235,8 @@ def sample(model: Model, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> s
     said: list[int] = []
     while ids and len(said) < tokens and len(ids) + len(said) < model.max_length:
         row = torch.tensor([ids + said], device=next(network.parameters()).device)
-        said.append(int(network(input_ids=row, use_cache=False).logits[0, -1].argmax()))
+        with on_text(network, row):
+            said.append(int(network(input_ids=row, use_cache=False).logits[0, -1].argmax()))
         if said[-1] in ends:
             break
     return str(model.tokenizer.decode(said, skip_special_tokens=True))
@@ -234,7 +245,7 @@ def sample(model: Model, prompt: str = PROMPT, tokens: int = SAMPLE_TOKENS) -> s
 def peak_memory() -> int | None:
     """Largest resident size of this process so far, bytes; None where the system does not tell."""
     try:  # Linux: ru_maxrss would begin at what the parent process held
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
         found = None
     if found:

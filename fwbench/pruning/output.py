@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+import transformers
 from safetensors import SafetensorError, safe_open
 
-from fwbench.problems.checkpoint import LICENCES, listening, reason_of
+from fwbench.problems.checkpoint import LICENCES, reason_of
+from fwbench.problems.listening import listening
 from fwbench.problems.models import Model
 from fwbench.pruning import dtypes, page
 from fwbench.pruning.plan import Plan, PruneError
@@ -87,8 +89,9 @@ def _save_model(plan: Plan, work: Work, folder: Path) -> None:
         with _writing(folder / "model.safetensors", work):
             network.save_pretrained(folder)
         with _writing(folder / "config.json", work):
-            _set_dtype(config, plan.record["config_dtype"])
-            config.save_pretrained(folder)
+            whole = whole_config(model)
+            _set_dtype(whole, plan.record["config_dtype"])
+            whole.save_pretrained(folder)
         with _writing(folder / "tokenizer.json", work):
             model.tokenizer.save_pretrained(folder)
     for file in _companions(model):
@@ -97,6 +100,22 @@ def _save_model(plan: Plan, work: Work, folder: Path) -> None:
         with _writing(target, work):
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
+
+
+def whole_config(model: Model) -> Any:
+    """The configuration by which transformers finds the class of a causal model.
+
+    It is that of a model of several parts, where it knows none for the language model's alone (Emu3's, Mllama's).
+    """
+    config = model.network.config
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or model.folder is None or hasattr(config, "auto_map"):
+        return config
+    whole = transformers.AutoConfig.from_pretrained(model.folder)
+    for name, kind in whole.sub_configs.items():
+        if isinstance(config, kind):
+            setattr(whole, name, config)
+    whole.architectures = [type(model.network).__name__]
+    return whole
 
 
 def _set_dtype(config: Any, dtype: str) -> None:

@@ -84,8 +84,8 @@ def _perplexity(summary: Mapping[str, Any]) -> dict[str, str] | None:
     if dense is None or pruned is None:
         return None
     return {
-        "dense": f"{dense['value']:.2f}",
-        "pruned": f"{pruned['value']:.2f}" if pruned["value"] < 1e6 else text.number(pruned["value"]),
+        "dense": text.perplexity(dense["value"]),
+        "pruned": text.perplexity(pruned["value"]),
         "how": f"on {dense['text']}: {text.plural(dense['windows'], 'window')} of {dense['length']} tokens"
         f"{_begun(dense['opening'])}, {dense['scored']:,} tokens scored; lower is better",
     }
@@ -115,7 +115,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ),
         ),
         ("seed", str(summary["seed"])),
-        ("left dense", _left_dense(summary["skip"], summary["left_out"])),
+        ("left dense", _left_dense(summary["skip"])),
         ("saved as", _saved_as(summary)),
         ("time", f"{text.seconds(seconds.get('total'))} ({parts})"),
         ("peak memory", f"{summary['peak_memory'] / 2**30:.2f} GiB" if summary["peak_memory"] else text.NOTHING),
@@ -135,13 +135,8 @@ def _saved_as(summary: Mapping[str, Any]) -> str:
     return summary["save_dtype"] + (f"; {rounded} rounded to it before the work" if summary["rounded"] else "")
 
 
-def _left_dense(skip: str, left_out: Sequence[str]) -> str:
-    parts = ["embeddings, head, norms and biases"]
-    if skip:
-        parts.append(f"layers that {skip} finds")
-    if left_out:
-        parts.append(f"{text.plural(len(left_out), 'weight')} beside the blocks' linear layers, first {left_out[0]}")
-    return "; ".join(parts)
+def _left_dense(skip: str) -> str:
+    return "embeddings, head, norms and biases" + (f"; layers that {skip} finds" if skip else "")
 
 
 def _order(mode: str) -> str:

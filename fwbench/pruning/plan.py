@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from fwbench import __version__, machine, patterns, pipeline
+from fwbench.notes import note
 from fwbench.patterns import Pattern, PatternError
 from fwbench.problem import Problem
-from fwbench.problems.extract import batch, chosen_layers, shared_inputs
+from fwbench.problems.extract import batch, chosen_layers, say_left_out, shared_inputs
+from fwbench.problems.gram import way_out
 from fwbench.problems.models import Model, load_model
 from fwbench.problems.structure import FEW, Conv1D, ModelError, find_blocks, left_out, weight_of
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
@@ -117,7 +119,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     rows = sequences(model.tokenizer, text, options.tokens, length)
     model.check_tokens(rows)
     batches = batch(rows, BATCH)
-    missed = left_out(model.network)
+    if missed := left_out(model.network):
+        note(f"{model.label}: {say_left_out(missed)}")
     _check_runs(model, layers, batches[0])
     record = {
         "format": FORMAT,
@@ -173,17 +176,17 @@ def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> N
         unknown = [name for name in names if not any(re.search(key, name) for key in tied)]
         if len(unknown) > 1:
             raise PruneError(
-                f"{model.label}: {unknown[0]} and {unknown[1]} are one tensor, which the model's code does not declare "
-                "in _tied_weights_keys; transformers could not save it"
+                f"{model.label}: {unknown[0]} and {unknown[1]} are one tensor, which transformers cannot save: the "
+                "model's code does not declare it in _tied_weights_keys; declare it there"
             )
-    for layer in (layer for block in layers for layer in block):
-        names = places[layer.module.weight.data_ptr()]  # type: ignore[operator]
-        if len(names) > 1:
-            left = "|".join([skip] * bool(skip) + [re.escape(name) for name in names])
-            raise PruneError(
-                f"layer {layer.name}: its weight is used in {len(names)} places ({', '.join(names)}), each with inputs "
-                f"of its own; --skip '{left}' leaves it dense"
-            )
+    every = {f"{layer.name} {layer.parameter}": layer for block in layers for layer in block}
+    used = {place: places[layer.module.weight.data_ptr()] for place, layer in every.items()}  # type: ignore[operator, union-attr]
+    if wrong := [place for place, names in used.items() if len(names) > 1]:
+        names = used[wrong[0]]
+        raise PruneError(
+            f"layer {every[wrong[0]].name}: its weight is used in {len(names)} places ({', '.join(names)}), each with "
+            f"inputs of its own{way_out(wrong, list(every), skip)}"
+        )
 
 
 def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, solver: pipeline.Solver) -> None:

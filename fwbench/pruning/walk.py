@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from fwbench.problems.gram import Recorder
+from fwbench.problems.listening import running
 from fwbench.problems.structure import FEW, ModelError, find_blocks, run_body
 
 CHECK_TOLERANCE = 1e-4  # relative to the largest activation
@@ -39,6 +40,7 @@ class Walk:
     They are ``(sequences, length, hidden)`` in most models; some keep several streams of them.
     """
 
+    network: Any  # of transformers
     blocks: Sequence[nn.Module]
     hidden: list[torch.Tensor]
     calls: list[dict[int, Call]]  # [batch][block]; a block that text does not run through has none
@@ -49,7 +51,10 @@ class Walk:
         """Outputs of a block, batch by batch, on its device."""
         for hidden, calls in zip(self.hidden, self.calls, strict=True):
             if number in calls:
-                yield _call(self.blocks[number], hidden.to(self.device, copy=True), calls[number], self.device)
+                inputs = hidden.to(self.device, copy=True)
+                with running(self.network):
+                    output = _call(self.blocks[number], inputs, calls[number], self.device)
+                yield output
             else:
                 yield hidden
 
@@ -99,7 +104,7 @@ def begin(network: Any, batches: Sequence[torch.Tensor], device: str = "cpu", of
     """
     blocks = find_blocks(network)
     outputs = check_chain(network, blocks, batches[0])
-    walk = Walk(blocks, [], [], [ids.numel() for ids in batches], device)
+    walk = Walk(network, blocks, [], [], [ids.numel() for ids in batches], device)
     shared = _Shared()
     for ids in batches:
         hidden, calls = _catch(network, blocks, ids, outputs)
@@ -248,7 +253,7 @@ def check_chain(network: Any, blocks: Sequence[nn.Module], ids: torch.Tensor) ->
 
 
 def _no_chain(network: Any, why: str) -> ModelError:
-    return ModelError(f"{type(network).__name__}: {why}; it cannot be pruned block by block")
+    return ModelError(f"{type(network).__name__}: {why}; it cannot be pruned block by block, but extract takes it")
 
 
 def _same_inputs(
@@ -267,7 +272,8 @@ def _same_inputs(
                 return True  # what is not finite is refused where it is found
             if hidden.shape != own.shape or not float((hidden - own).abs().max()) <= CHECK_TOLERANCE * scale:
                 return False
-            hidden = _call(blocks[number], hidden, calls[number], "cpu")
+            with running(network):
+                hidden = _call(blocks[number], hidden, calls[number], "cpu")
     except Exception:  # the model, or a block, misses what the stubs do not hand on: each says so in its own way
         return False
     return True

@@ -119,7 +119,7 @@ class Work:
         """A file's content, or None where there is no such file."""
         path = self.folder / name
         try:
-            return json.loads(path.read_text()) if path.is_file() else None
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         except (OSError, ValueError) as error:
             raise PruneError(f"{path}: cannot be read ({error}); remove {self.folder} to begin anew") from None
 

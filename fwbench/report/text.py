@@ -23,6 +23,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
+def perplexity(value: float) -> str:
+    """Two decimals, and of what means nothing any more only the size."""
+    return f"{value:.2f}" if value < 1e6 else number(value)
+
+
 def percent(value: float | None, places: int | None = None) -> str:
     """A fraction as a percentage: one decimal, two below one per cent."""
     if value is None or not math.isfinite(value):

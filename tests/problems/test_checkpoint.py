@@ -14,7 +14,7 @@ from checkpoints import UP, WEIGHTS, configure, edit, own_code
 from safetensors.torch import load_file, save_file
 
 from fwbench.notes import heard
-from fwbench.problems import checkpoint, models
+from fwbench.problems import checkpoint, listening, models
 from fwbench.problems.models import ModelError
 
 t = tiny.t
@@ -74,6 +74,69 @@ def test_other_shapes(folder):
         models.load_model(folder)
     configure(folder, vocab_size=96)
     with pytest.raises(ModelError, match=r"\(97, 32\), by its config.json \(96, 32\), and 2 more differ"):
+        models.load_model(folder)
+
+
+def parted(folder):
+    """Two parts with an index; which part each tensor is in."""
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    parts = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(tensors)}
+    for part in set(parts.values()):
+        save_file({name: tensors[name] for name in tensors if parts[name] == part}, folder / part, {"format": "pt"})
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": parts}))
+    return parts
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def as_torch(folder):
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+DAMAGE = {
+    "nothing": (
+        lambda folder: (folder / WEIGHTS).unlink(),
+        "no model.safetensors or pytorch_model.bin in it; download its weights",
+    ),
+    "cut": (lambda folder: cut(folder / WEIGHTS), "model.safetensors is damaged or not whole; download it again"),
+    "cut torch": (
+        lambda folder: (as_torch(folder), cut(folder / "pytorch_model.bin")),
+        "pytorch_model.bin is damaged or not whole; download it again",
+    ),
+    "pointer": (
+        lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\n"),
+        "model.safetensors is a pointer of Git LFS, not the weights; git lfs pull gets them",
+    ),
+    "a part": (
+        lambda folder: (parted(folder), (folder / "model-1.safetensors").unlink()),
+        "model-1.safetensors, which its index of weights names, is not there; download it",
+    ),
+    "index": (
+        lambda folder: (parted(folder), (folder / f"{WEIGHTS}.index.json").write_text("{}")),
+        "its index of weights (.index.json) is damaged; download it again",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_files(folder, case):
+    damage, reason = DAMAGE[case]
+    damage(folder)
+    with pytest.raises(ModelError) as error:
+        models.load_model(folder)
+    assert str(error.value) == f"{folder}: {reason}"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_quantised_weights_without_their_scales(folder, dtype, prefix):
+    edit(folder, lambda tensors: tensors | {UP: (5 * tensors[UP]).to(dtype)})
+    edit(folder, lambda tensors: {key.replace("model.", prefix, 1): x for key, x in tensors.items()})
+    with pytest.raises(ModelError, match=rf"{UP.removeprefix('model.')} is stored as {str(dtype)[6:]}, so it is quant"):
         models.load_model(folder)
 
 
@@ -137,10 +200,11 @@ def test_an_adapter(folder):
         ({"model_type": "futurama"}, r"cannot load its configuration \(The checkpoint .* model type `futurama`"),
     ],
 )
-def test_what_transformers_does_not_know(folder, entries, reason):
+@pytest.mark.parametrize("trust", [False, True])
+def test_what_transformers_does_not_know(folder, entries, reason, trust):
     configure(folder, **entries)
     with pytest.raises(ModelError, match=reason) as error:
-        models.load_model(folder)
+        models.load_model(folder, trust_remote_code=trust)
     assert "\n" not in str(error.value)
 
 
@@ -176,7 +240,7 @@ SPOKEN = {  # by kind: does it become a note
 @pytest.mark.parametrize("words", SPOKEN)
 @pytest.mark.parametrize("how", ["transformers", "huggingface_hub", "warning", "print"])
 def test_what_is_said(said, words, how):
-    with checkpoint.listening("it"):
+    with listening.listening("it"):
         if how == "warning":
             warnings.warn(words, UserWarning, stacklevel=1)
             warnings.warn(words, FutureWarning, stacklevel=1)
@@ -190,19 +254,19 @@ def test_what_is_said(said, words, how):
 
 def test_an_incorrect_tokenizer_is_told_with_the_way_out(said):
     words = "The tokenizer has an incorrect regex pattern. Set the `fix_mistral_regex=True` flag when loading it."
-    with checkpoint.listening("it"):
+    with listening.listening("it"):
         logging.getLogger("transformers.tokenization").warning(words)
     assert len(said) == 1
     assert 'write "fix_mistral_regex": true into its tokenizer_config.json' in said[0]
 
 
 def test_nothing_is_said_of_what_fails_and_all_is_as_before(said):
-    loggers = [logging.getLogger(name) for name in checkpoint.LIBRARIES]
+    loggers = [logging.getLogger(name) for name in listening.LIBRARIES]
     before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
     streams = sys.stdin, sys.stdout, sys.stderr
 
     def fails():
-        with checkpoint.listening("it"):
+        with listening.listening("it"):
             loggers[0].warning("something")
             raise ZeroDivisionError
 
@@ -215,7 +279,7 @@ def test_nothing_is_said_of_what_fails_and_all_is_as_before(said):
 
 def test_nobody_can_ask(monkeypatch, capfd):
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    with pytest.raises(EOFError), checkpoint.listening("it"):
+    with pytest.raises(EOFError), listening.listening("it"):
         input("Do you wish to run the custom code? [y/N] ")
     assert sys.stdin.read() == "y\n"  # what is meant for somebody else is left
     assert capfd.readouterr() == ("", "")
@@ -245,6 +309,26 @@ def test_code_of_its_own(tmp_path, monkeypatch, capfd, modules, said):
     assert torch.equal(model.network.model.layers[1].up.weight, load_file(folder / WEIGHTS)["model.layers.1.up.weight"])
     assert said == [f"{folder}: while it was loaded: told by the model's own code"]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_in_a_list(tmp_path, modules, tied):
+    """As transformers 4 had them: with tied weights version 5 fails, without it would when the model is saved."""
+    missing = ["lm_head.weight"] if tied else []
+    folder = own_code(tmp_path / "own", ["lm_head.weight"], missing, tie_word_embeddings=tied)
+    if tied:
+        with pytest.raises(ModelError, match=r"own code does not work with .* make _tied_weights_keys a dict"):
+            models.load_model(folder, trust_remote_code=True)
+    else:
+        models.load_model(folder, trust_remote_code=True).network.save_pretrained(tmp_path / "out")
+
+
+def test_code_for_another_version(tmp_path, modules):
+    folder = own_code(tmp_path / "own")
+    code = folder / "modeling_own.py"
+    code.write_text(code.read_text().replace("self.model, self.lm_head", "self.gone.part, self.lm_head"))
+    with pytest.raises(ModelError, match=r"its own code does not work with transformers .*gone.*; get its newest code"):
+        models.load_model(folder, trust_remote_code=True)
 
 
 def test_code_that_stays_away(folder, said):
@@ -291,10 +375,8 @@ def test_stored_types_of_other_files(tmp_path):
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     assert checkpoint.stored_types(models.load_model(tmp_path).network, tmp_path) == wanted
     (tmp_path / "pytorch_model.bin").unlink()
-    parts = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(tensors)}
-    for part in set(parts.values()):
-        save_file({name: tensors[name] for name in tensors if parts[name] == part}, tmp_path / part, {"format": "pt"})
-    (tmp_path / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": parts}))
+    save_file(tensors, tmp_path / WEIGHTS, {"format": "pt"})
+    parted(tmp_path)
     assert checkpoint.stored_types(models.load_model(tmp_path).network, tmp_path) == wanted
     (tmp_path / f"{WEIGHTS}.index.json").unlink()
     with pytest.raises(ModelError, match=r"no model.safetensors or pytorch_model.bin in it"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from checkpoints import UP, WEIGHTS, configure, copied, edit, own_code, with_opening
 from safetensors.torch import load_file
-from small_models import FAMILIES, LENGTH, options, place, saved, t, tiny
+from small_models import FAMILIES, LENGTH, options, place, saved, t, tiny, tiny_architectures
 
 from fwbench.perplexity import perplexity
 from fwbench.problems import models
@@ -184,7 +185,7 @@ def test_tied_layers(place, tmp_path, modules, case):
         prune(str(source), tmp_path / "out", given)
     names = [f"model.layers.{block}.{layer}.weight" for block in (0, 1)]
     assert f"({', '.join(names)})" in str(error.value)
-    [skip] = [part for part in str(error.value).split("'") if "|" in part]
+    skip = re.search("; --skip '(.*)' leaves such layers out$", str(error.value))[1]
     assert not (tmp_path / "out.partial").exists()
     summary = prune(
         str(source), tmp_path / "out", options(place, trust_remote_code=True, skip=skip, evaluate=given.text)
@@ -196,6 +197,19 @@ def test_tied_layers(place, tmp_path, modules, case):
     assert first.all()
     found = perplexity(models.load_model(tmp_path / "out", trust_remote_code=True), load_text(given.text))
     assert found.value == summary["perplexity"]["pruned"]["value"]
+
+
+@pytest.mark.parametrize("skip", ["", "q_proj"])
+def test_one_way_out_for_all_tied_layers(place, skip):
+    """Zamba has one block of attention in several places: a --skip for each of its layers in turn would be many."""
+    model = tiny.wrap("zamba2", tiny_architectures.network("zamba2"), tiny.tokenizer)
+    with mock.patch("fwbench.pruning.plan.load_model", return_value=model):
+        with pytest.raises(PruneError, match=r"its weight is used in 2 places .* leaves such layers out$") as error:
+            plan.make("zamba2", options(place, skip=skip))
+        found = re.search("--skip '(.*)'", str(error.value))[1]
+        assert found == "|".join(filter(None, (skip, "shared_transformer")))
+        made = plan.make("zamba2", options(place, skip=found))
+    assert sum(map(len, made.layers)) == 10
 
 
 def test_a_layer_tied_to_the_head(place, tmp_path):
@@ -371,6 +385,23 @@ def test_the_files_of_a_model(place, tmp_path):
     assert config["model_type"] == "gemma3"
     assert {config["dtype"], config["text_config"]["dtype"], config["vision_config"]["dtype"]} == {"bfloat16"}
     assert typed(tmp_path / "out") == typed(source)
+
+
+@pytest.mark.parametrize("name", ["emu3", "mllama"])
+def test_the_output_is_found_by_its_configuration(place, tmp_path, name):
+    """transformers knows these language models as parts of others alone."""
+    source, network = tmp_path / "in", tiny_architectures.network(name)
+    source.mkdir()
+    with mock.patch.object(tiny, "network", return_value=network):
+        tiny.save(source)
+    tiny_architectures.config(name).save_pretrained(source)
+    text = str(place / "text.txt")
+    summary = prune(str(source), tmp_path / "out", options(place, evaluate=text, skip=r"\.03\."))
+    model = models.load_model(tmp_path / "out")
+    assert type(model.network) is type(network)
+    assert perplexity(model, load_text(text)).value == summary["perplexity"]["pruned"]["value"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == config["text_config"]["architectures"] == [type(network).__name__]
 
 
 def test_sequences_begin_as_the_tokenizer_has_it(place, tmp_path):

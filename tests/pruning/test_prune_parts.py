@@ -5,6 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
+from checkpoints import copied
 from small_models import FAMILIES, options, place, saved, tiny_architectures
 
 from fwbench.cli import cli
@@ -20,13 +21,14 @@ def test_what_is_left_out_and_skipped_is_said(place, tmp_path, capsys):
     arguments = [source, "--pattern", "0.5", "-s", "wanda", "--text", text, "--tokens", "250", "--evaluate", "none"]
     cli.main(["prune", *arguments, "-o", str(tmp_path / "out"), "--skip", "fc1"], standalone_mode=False)
     said = "2 weights that text runs through, the first is model.decoder.project_in.weight"
-    assert capsys.readouterr().err.splitlines()[-1] == f"opt: left out, besides embeddings and head: {said}"
+    said = f"opt: left out, besides embeddings and head: {said}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"fwbench: note: {said}"
     summary = json.loads((tmp_path / "out" / "fwbench.json").read_text())
     assert summary["left_out"] == ["model.decoder.project_in.weight", "model.decoder.project_out.weight"]
     for kind in ("html", "md"):
         report = (tmp_path / "out" / f"report.{kind}").read_text().replace("&#39;", "'")
         assert "layers that fc1 finds" in report
-        assert "2 weights beside the blocks' linear layers, first model.decoder.project_in.weight" in report
+        assert said in report
 
 
 def test_extract_on_the_command_line(place, tmp_path, capsys):
@@ -48,6 +50,28 @@ def test_no_chain_is_refused_before_the_work(place, tmp_path, monkeypatch):
             prune(source, tmp_path / "out", options(place))
         assert "\n" not in str(error.value)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", ["masked model", "short text", "prompt"])
+def test_what_cannot_be_measured_is_refused_before_the_work(place, tmp_path, case):
+    """Else OUT.partial would hold --evaluate none off the same folder."""
+    config = tiny_architectures.config("bert")
+    config.is_decoder = case != "masked model"
+    with mock.patch.dict(FAMILIES, {case: lambda: config}):
+        source = copied(saved(place, case), tmp_path / "in")
+    (source / "short.txt").write_text("a" if case == "short text" else "a " * 100)
+    words = {"[UNK]": 300 if case == "prompt" else 0, "a": 1, "b": 2, "c": 3}
+    tokens = json.loads((source / "tokenizer.json").read_text())
+    tokens["model"]["vocab"] = words
+    (source / "tokenizer.json").write_text(json.dumps(tokens))
+    reason = {
+        "masked model": "depends on later ones .*; --evaluate none prunes without one",
+        "short text": "perplexity needs windows of two tokens or more",
+        "prompt": "the tokenizer gives token 300",
+    }
+    with pytest.raises(ValueError, match=reason[case]):
+        prune(str(source), tmp_path / "out", options(place, evaluate=str(source / "short.txt")))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_a_model_that_cannot_generate_is_pruned(place, tmp_path):

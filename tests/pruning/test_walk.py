@@ -57,7 +57,7 @@ def test_a_block_that_writes_into_its_input():
     layer = network.model.layers[1]
     real = layer.forward
     layer.forward = lambda hidden, **more: real(hidden.mul_(2), **more)  # a copy of the walk's own is written to
-    found = walk.Walk(list(network.model.layers), [torch.randn(1, 4, 32)], [], [4])
+    found = walk.Walk(network, list(network.model.layers), [torch.randn(1, 4, 32)], [], [4])
     found.calls = [
         {1: walk.Call((), {"position_embeddings": network.model.rotary_emb(found.hidden[0], torch.arange(4)[None])})}
     ]
@@ -82,7 +82,10 @@ def test_what_is_no_chain(name):
     network = tiny_architectures.network(name)
     with pytest.raises(ModelError) as error:
         walk.begin(network, batches())
-    assert str(error.value) == f"{type(network).__name__}: {REFUSED[name]}; it cannot be pruned block by block"
+    assert (
+        str(error.value)
+        == f"{type(network).__name__}: {REFUSED[name]}; it cannot be pruned block by block, but extract takes it"
+    )
     assert not any("forward" in module.__dict__ for module in network.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in structure.find_blocks(network))
 

@@ -17,7 +17,7 @@ SOURCE = "def half(a):\n    return a / 2 if a > 2 else a\n"
 def load(path: Path) -> FunctionType:
     """The function as a process of its own would load it."""
     names: dict[str, FunctionType] = {}
-    exec(compile(path.read_text(), str(path), "exec"), names)
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
     return names["half"]
 
 
