@@ -180,7 +180,7 @@ def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> N
                 "model's code does not declare it in _tied_weights_keys; declare it there"
             )
     every = {f"{layer.name} {layer.parameter}": layer for block in layers for layer in block}
-    used = {place: places[layer.module.weight.data_ptr()] for place, layer in every.items()}  # type: ignore[operator, union-attr]
+    used = {place: places[layer.module.weight.data_ptr()] for place, layer in every.items()}  # type: ignore[operator]
     if wrong := [place for place, names in used.items() if len(names) > 1]:
         names = used[wrong[0]]
         raise PruneError(

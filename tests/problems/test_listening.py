@@ -2,16 +2,12 @@
 
 import logging
 import random
-import sys
 import warnings
-from pathlib import Path
 from unittest import mock
 
 import pytest
 import tiny
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_models import options
 
 from fwbench.notes import heard
