@@ -205,8 +205,11 @@ def _run_stage(problem: Problem, stage: Stage, state: State, context: Context) -
         error = error if math.isfinite(error) else None
         if stage.role is Role.REFINE and state.keep is not None:
             former = problem.error(state.keep)
-            slack = max(1e-9 * abs(former), problem.rounding(state.keep) + problem.rounding(after.keep))
-            if error is not None and error > former + slack:
+            if (
+                error is not None
+                and error > former + 1e-9 * abs(former)
+                and error > former + problem.rounding(state.keep) + problem.rounding(after.keep)
+            ):
                 raise StageError(f"{stage.name} made the mask worse: {former:.6g} before, {error:.6g} after")
     counters = {k: v - before.get(k, 0) for k, v in after.counters.items() if v != before.get(k, 0)}
     lower = after.lower if after.lower != state.lower else None
