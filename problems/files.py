@@ -108,7 +108,7 @@ def read_problem(path: Path | str, pattern: Pattern | str | None = None) -> Prob
             raise ProblemError(f"{path}: no tensor {key}; a problem file has W and G")
         if dtypes[key] not in FLOATS:
             raise ProblemError(f"{path}: tensor {key} is {dtypes[key]}, not float32 or float64")
-    name = meta.pop("name", path.stem)
+    name = re.sub(r"[\x00-\x1f\x7f]+", " ", meta.pop("name", "")).strip() or path.stem
     stored = meta.pop("pattern", None)
     if pattern is None:
         pattern = Rows(tensors["counts"]) if "counts" in tensors else stored

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,3 +197,10 @@ def test_not_a_folder(tmp_path, problem):
     (tmp_path / "file").write_text("")
     with pytest.raises(ProblemError, match="cannot be written"):
         files.write_problem(problem, tmp_path / "file" / "p.safetensors")
+
+
+def test_a_name_is_one_line_without_control_characters(tmp_path, problem):
+    """Names are shown on terminals, in tables and in ``.solu`` files, and come from outside."""
+    for name, shown in {"a\nb": "a b", "\x1b[31mred\t\x7f": "[31mred", "\r\n": "p", "": "p", "ü  =1": "ü  =1"}.items():
+        files.write_problem(replace(problem, name=name), tmp_path / "p.safetensors")
+        assert files.read_problem(tmp_path / "p.safetensors").name == shown
