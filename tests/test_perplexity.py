@@ -160,7 +160,7 @@ def test_a_broken_model_is_refused():
         perplexity(model, TEXT)
 
 
-@pytest.mark.parametrize("family", ["modernbert-decoder", "llama4_text", "mllama", "git", "bart"])
+@pytest.mark.parametrize("family", ["modernbert-decoder", "llama4_text", "mllama", "git", "bart", "prophetnet"])
 def test_the_head_in_pieces_whatever_is_called_the_decoder(monkeypatch, family):
     """``get_decoder`` gives the head (ModernBERT), the model itself (Llama 4), or what the body wraps (BART)."""
     monkeypatch.setattr("fwbench.perplexity.PIECE", 8 * tiny.VOCABULARY)
