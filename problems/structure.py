@@ -53,7 +53,7 @@ def longest(network: Any) -> int:
     }
     if tables:  # positions begin behind the padding's, and some models look further than the last token (ProphetNet)
         for table, beyond in _beyond(network, tables).items():
-            limits.append(tables[table].num_embeddings - max(beyond, tables[table].padding_idx + 1))
+            limits.append(tables[table].num_embeddings - max(beyond, (tables[table].padding_idx or 0) + 1))
     return min(limits, default=1 << 30)
 
 
