@@ -169,6 +169,16 @@ def test_the_head_in_pieces_whatever_is_called_the_decoder(monkeypatch, family):
     assert sizes == [8, 8] + 2 * [8, 8, 8, 8, 8, 7]  # the first two look whether it is causal
 
 
+def test_a_head_that_reads_more_than_hidden_states():
+    """ProphetNet's reads its predictions of later tokens: the logits of whole windows give the same figure."""
+    model = models.wrap("prophetnet", tiny_architectures.network("prophetnet"), tiny.tokenizer)
+    rows = torch.tensor(ids_of(TEXT)[:124]).reshape(2, 62)
+    logits = model.network(input_ids=rows, use_cache=False).logits[:, :-1].double()
+    loss = -logits.log_softmax(-1).gather(2, rows[:, 1:, None]).mean()
+    found = perplexity(model, TEXT, tokens=124)
+    assert (found.length, found.value) == (62, pytest.approx(math.exp(loss), rel=1e-5))
+
+
 def test_the_longest_window_is_what_positions_leave(model):
     network = tiny_architectures.network("roberta")
     assert perplexity(tiny.wrap("roberta", network, tiny.tokenizer), TEXT).length == 63
