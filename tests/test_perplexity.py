@@ -171,7 +171,7 @@ def test_the_head_in_pieces_whatever_is_called_the_decoder(monkeypatch, family):
 
 def test_a_head_that_reads_more_than_hidden_states():
     """ProphetNet's reads its predictions of later tokens: the logits of whole windows give the same figure."""
-    model = models.wrap("prophetnet", tiny_architectures.network("prophetnet"), tiny.tokenizer)
+    model = tiny.wrap("prophetnet", tiny_architectures.network("prophetnet"), tiny.tokenizer)
     rows = torch.tensor(ids_of(TEXT)[:124]).reshape(2, 62)
     logits = model.network(input_ids=rows, use_cache=False).logits[:, :-1].double()
     loss = -logits.log_softmax(-1).gather(2, rows[:, 1:, None]).mean()
