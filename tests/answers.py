@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+if __name__ == "__main__":  # before numpy comes; a test that imports this file has threads of its own
+    os.environ |= ONE_THREAD
 
 COLLECTIONS = ("mini/n016.*", "mini/n032.*", "mini/n064.*")
 DIRECTIONS = ("vanilla", "away", "pairwise", "bcg", "bpcg", "dicg", "inface")

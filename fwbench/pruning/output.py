@@ -47,10 +47,10 @@ def finish(
         folder.mkdir(parents=True)
     with _writing(folder / MASKS, work):
         write_masks(folder / MASKS, masks, plan)
+    _save_model(plan, work, folder)
     with _writing(folder / LAYERS, work), Store(folder / LAYERS) as store:
         for row in rows:
             store.add(replace(row, machine=summary["machine"]))
-    _save_model(plan, work, folder)
     now = time.monotonic()
     summary["seconds"] |= {"save": now - begun, "total": now - started}
     pages = {SUMMARY: json.dumps(summary, indent=1, sort_keys=True) + "\n", **page.render(summary)}

@@ -379,7 +379,7 @@ def test_the_files_of_a_model(place, tmp_path):
     own = {path.name for path in (tmp_path / "out").iterdir()} - set(COMPANIONS)
     assert own == {
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-        *("fwbench.json", "masks.safetensors", "report.html", "report.md"),
+        *("fwbench.json", "masks.safetensors", "layers.sqlite", "report.html", "report.md"),
     }
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["model_type"] == "gemma3"
