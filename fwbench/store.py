@@ -101,6 +101,14 @@ class Store:
 
     # --- writing
 
+    def settle(self) -> None:
+        """Make it one file that is read alone, such as to be copied: no journal beside it until it is written again.
+
+        Raises:
+            StoreError: it cannot be written, or another process has it open.
+        """
+        self._one("PRAGMA journal_mode = DELETE")
+
     def add(
         self,
         outcome: Answer | Result,

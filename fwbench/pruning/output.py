@@ -51,6 +51,7 @@ def finish(
     with _writing(folder / LAYERS, work), Store(folder / LAYERS) as store:
         for row in rows:
             store.add(replace(row, machine=summary["machine"]))
+        store.settle()
     now = time.monotonic()
     summary["seconds"] |= {"save": now - begun, "total": now - started}
     pages = {SUMMARY: json.dumps(summary, indent=1, sort_keys=True) + "\n", **page.render(summary)}

@@ -402,7 +402,9 @@ def test_a_report_of_its_layers(place, tmp_path, fwbench):
         assert (row.error, row.lower_bound, row.mask_sha256) == tuple(
             record[name] for name in ("error", "lower_bound", "mask_sha256")
         )
+    files = {path.name for path in out.iterdir()}
     assert fwbench("report", out, "-o", tmp_path / "page")[0] == 0
+    assert {path.name for path in out.iterdir()} == files, "a reader leaves nothing there"
     table = (tmp_path / "page" / "index.md").read_text(encoding="utf-8")
     assert all(record["layer"] in table for record in summary["layers"])
     assert fwbench("results", out, "--csv")[1].count("\n") == 1 + len(rows)

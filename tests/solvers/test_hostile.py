@@ -236,8 +236,7 @@ def test_momentum(transport, pattern):
     for problem in layers(pattern):
         W, G = torch.tensor(problem.W), torch.tensor(problem.G)
         for u in momentum.iterates(W, [G] * 10, problem.pattern, middle(W), momentum.Averaging(transport=transport)):
-            assert bool(((u >= 0) & (u <= 1)).all()), problem.name
-            assert u.sum(dim=1).numpy() == pytest.approx(problem.n / 2, abs=1e-4), problem.name
+            assert_in_polytope(problem, u)
 
 
 def middle(W: torch.Tensor) -> torch.Tensor:
