@@ -168,7 +168,8 @@ def test_a_row_of_another_size_costs_the_others_nothing(workers, pattern, scale)
 
 def test_no_stage_is_left_out():
     stages = {stage.name for text in FAST + SLOW for stage in pipeline.resolve(text).stages}
-    assert stages == set(pipeline.load_solvers())
+    known = pipeline.load_solvers().items()
+    assert stages == {name for name, kind in known if kind.__module__.startswith("fwbench.solvers.")}
     assert {spec.parse(text).stages[-1].name for text in FAST} >= stages - {"gurobi", "scip"}
 
 
