@@ -24,7 +24,7 @@ from benchmarks.bounds.tables import SAMPLE, Lines, grouped, part, sampled
 from benchmarks.bounds.worlds import WORLDS_CSV, WorldStep
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required, write
-from benchmarks.shared.markdown import method, write_page
+from benchmarks.shared.markdown import method_cell, write_page
 from fwbench.problems.collections import LAYERS
 from fwbench.report import figures
 
@@ -150,7 +150,7 @@ def page(study: Study, weights: int = 0) -> str:
     return PAGE.format(
         rows=len({(line.problem, line.row) for line in lines}),
         layers=len({line.problem for line in lines}),
-        masks=" or ".join(method(name) for name in sorted({line.masks for line in lines})),
+        masks=" or ".join(method_cell(name) for name in sorted({line.masks for line in lines})),
         unconverged=sum(not line.converged for line in lines),
         bounds=len(lines),
         sizes_link=" and [sizes.csv](sizes.csv)" if sizes else "",

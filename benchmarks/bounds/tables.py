@@ -15,8 +15,7 @@ from benchmarks.bounds.layers import LayerGaps
 from benchmarks.bounds.methods import METHODS, Method
 from benchmarks.bounds.rows import LADDER, SAMPLED, Measured, best_error
 from benchmarks.shared import samples
-from benchmarks.shared.markdown import method as named
-from benchmarks.shared.markdown import table
+from benchmarks.shared.markdown import method_cell, table
 from benchmarks.shared.samples import one_row, selector_of
 from fwbench.problems.collections import LAYERS, one
 from fwbench.report.text import number, percent
@@ -242,7 +241,7 @@ def above_optimum(lines: Lines, methods: Sequence[Method]) -> str:
         for wanted in (*([name] for name in matrices), matrices):
             least, most = np.expm1(np.mean([mean for name, mean in means.items() if matrix[name] in wanted], axis=0))
             cells.append(f"{percent(least)} to {percent(most)}")
-        found.append([named(method), *cells])
+        found.append([method_cell(method), *cells])
     return METHODS_SECTION.format(rows=len(bounded), table=table(("Method", *matrices, "All"), found)) if found else ""
 
 

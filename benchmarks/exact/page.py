@@ -8,7 +8,7 @@ from benchmarks.exact.frontier import FRONTIER_CSV, METHODS, OPTIMA_CSV, Optimum
 from benchmarks.exact.rows import ROWS_CSV, SOLVERS, START, Measured
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required
-from benchmarks.shared.markdown import method, table, write_page
+from benchmarks.shared.markdown import method_cell, table, write_page
 from fwbench.report.text import number, percent
 
 
@@ -16,7 +16,7 @@ def page(lines: Sequence[Measured], frontier: Sequence[Measured] = (), optima: S
     run = [line for line in lines if line.status != "skipped"]
     counts = (
         f"{len(lines)} runs on problems of `mini`: a row (`all`: the whole layer, where the pattern does not separate) "
-        f"with every solver on one thread, from the mask of {method(START)}. "
+        f"with every solver on one thread, from the mask of {method_cell(START)}. "
         f"Limit: {_listed(f'{line.limit:g} s' for line in lines)} of the wall's clock a run, as the solvers keep it. "
         f"{sum(line.status == 'stopped' for line in run)} runs were stopped before a proof, "
         f"{len(lines) - len(run)} were declined."
@@ -93,7 +93,7 @@ def _optima(lines: Sequence[Optimum]) -> Iterable[str]:
         "is at stake, so they say nothing about a typical row. From [optima.csv](optima.csv), by "
         "`python -m benchmarks.exact.frontier`.\n"
     )
-    head = ("Problem", "Optimum", "Gap of the proof", "Nodes", "MB", "Check s", *map(method, METHODS))
+    head = ("Problem", "Optimum", "Gap of the proof", "Nodes", "MB", "Check s", *map(method_cell, METHODS))
     cells = []
     for line in sorted(lines, key=lambda line: line.problem):
         above = (percent(getattr(line, name) / line.optimum - 1) for name in METHODS)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read_rows
-from benchmarks.shared.markdown import method, table, write_page
+from benchmarks.shared.markdown import method_cell, table, write_page
 
 Row = Mapping[str, str]
 
@@ -53,7 +53,7 @@ def precision(rows: Sequence[Row]) -> str:
         header,
         [
             (
-                row["layer"], method(row['spec']), row["float32_error"], row["tf32_error"],
+                row["layer"], method_cell(row['spec']), row["float32_error"], row["tf32_error"],
                 f"{100 * (float(row['tf32_error']) / float(row['float32_error']) - 1):+.3f} %",
                 *(f"{float(row[name]):.2f}" for name in ("float32_s", "tf32_s")),
             )
@@ -70,7 +70,7 @@ def models(rows: Sequence[Row]) -> str:
         header,
         [
             (
-                method(row['method']), row["pattern"], row["mode"],
+                method_cell(row['method']), row["pattern"], row["mode"],
                 *(f"{float(row[name]):.2f}" for name in ("lee-heldout", "wikipedia")),
                 f"{float(row['ratio_to_wanda']):.3f}", *(row[kind] for kind in kinds),
             )
@@ -105,7 +105,7 @@ def stages(rows: Sequence[Row]) -> str:
         header,
         [
             (
-                f"`{row['stage']}`", method(row['spec']), row["layer"],
+                f"`{row['stage']}`", method_cell(row['spec']), row["layer"],
                 *(f"{1e3 * float(row[name]):.1f}" for name in ("device_s", "host_s")),
                 f"**{float(row['host_s']) / float(row['device_s']):.1f}**", row["device_error"], row["host_error"],
             )

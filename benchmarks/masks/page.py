@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.masks.cells import SWAP, Grid, against, best_of_rows, complete, read, resolved, short
 from benchmarks.masks.grid import TIERS, VARIANTS
 from benchmarks.shared import command
-from benchmarks.shared.markdown import method, named, table, write_page
+from benchmarks.shared.markdown import method_cell, named, table, write_page
 from benchmarks.shared.samples import BLOCKS, PATTERNS, condition, place, sampled
 from fwbench.metrics import shifted_geometric_mean as mean
 from fwbench.problems.collections import LAYERS
@@ -73,7 +73,15 @@ def ranking(grid: Grid, best: dict[str, np.ndarray]) -> str:
         lines.append(
             (
                 row,
-                [method(solver), str(len(cells)), str(old), number(row[0]), *map(change, row[1:]), *figures_, ms(cpu)],
+                [
+                    method_cell(solver),
+                    str(len(cells)),
+                    str(old),
+                    number(row[0]),
+                    *map(change, row[1:]),
+                    *figures_,
+                    ms(cpu),
+                ],
             )
         )
     head = [
@@ -103,7 +111,7 @@ def split(grid: Grid, solvers: Sequence[str], axis: int, label: Callable[[str], 
         return number(mean(cell.ratio for name, cell in grid[solver].items() if place(name)[axis] == kind))
 
     rows = [[label(kind), *(value(solver, kind) for solver in present)] for kind in kinds]
-    return table([("Block", "Matrix", "Pattern")[axis], *map(method, present)], rows)
+    return table([("Block", "Matrix", "Pattern")[axis], *map(method_cell, present)], rows)
 
 
 def ingredients(grid: Grid) -> str:
@@ -112,7 +120,7 @@ def ingredients(grid: Grid) -> str:
         a, b = resolved(with_), resolved(without)
         (all_, count), (o_proj, _) = against(grid, a, b), against(grid, a, b, lambda name: ".o_proj." in name)
         if count:
-            lines.append([what, method(b), method(a), change(all_), change(o_proj), str(count)])
+            lines.append([what, method_cell(b), method_cell(a), change(all_), change(o_proj), str(count)])
     return table(["Added", "Without", "With", "Error", "Error, o_proj", "Problems"], lines)
 
 
@@ -128,7 +136,7 @@ def variants(grid: Grid) -> str:
         gap = np.median([1 - c.result.lower_bound / c.result.relaxed_error for c in cells])
         numbers = [number(relaxed), percent(float(gap)), number(rounded), number(mean(c.ratio for c in cells))]
         cpu = sum(c.seconds for c in cells) / sum(c.errors.size for c in cells)
-        lines.append((method(spec), *numbers, ms(cpu), str(len(cells))))
+        lines.append((method_cell(spec), *numbers, ms(cpu), str(len(cells))))
     head = ["Solver", "Relaxed", "Relative gap", "Rounded", "With swaps", "CPU a row", "Problems"]
     return table(head, sorted(lines, key=lambda line: line[4]))
 
@@ -144,7 +152,7 @@ def equal_time(grid: Grid) -> str:
             pairs += [min(reached) / cell.ratio] if reached else []
         if pairs:
             lines.append(
-                [method(other), change(mean(pairs)), f"{sum(p <= 1 for p in pairs)}", f"{len(pairs)}", f"{none}"]
+                [method_cell(other), change(mean(pairs)), f"{sum(p <= 1 for p in pairs)}", f"{len(pairs)}", f"{none}"]
             )
     return table(["At the end of", "Error of `best` against it", "Problems not above", "Of", "No mask yet"], lines)
 
@@ -242,7 +250,7 @@ def by_condition(grid: Grid, solvers: Sequence[str], conditions: dict[str, float
         if names:
             ratios = [mean(grid[s][name].ratio for name in names) for s in present]
             lines.append([f"{low:.0e} to {high:.0e}", str(len(names)), *map(number, ratios)])
-    return table(["Condition of G", "Problems", *map(method, present)], lines)
+    return table(["Condition of G", "Problems", *map(method_cell, present)], lines)
 
 
 PAGE = """# Which ingredients find the best masks

@@ -11,8 +11,7 @@ from benchmarks.prune.llmcompressor import PEERS_CSV
 from benchmarks.prune.profile import PROFILE_CSV
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read_rows
-from benchmarks.shared.markdown import least_bold, table, write_page
-from benchmarks.shared.markdown import method as named
+from benchmarks.shared.markdown import least_bold, method_cell, table, write_page
 
 Key = tuple[str, str, str]  # mode, pattern, method
 Rows = Mapping[Key, Mapping[str, str]]
@@ -75,7 +74,7 @@ def _board(title: str, keys: Sequence[Key], rows: Rows, layers: Rows) -> str:
         row = rows.get(key)
         if row is None:
             continue
-        name = key[2] if key[2] == "dense" else named(key[2])
+        name = key[2] if key[2] == "dense" else method_cell(key[2])
         name += "" if key[0] in ("one-shot", "dense") else f" ({key[0]})"
         ratio = f"{float(row['ratio_to_wanda']):.3f}" if row["ratio_to_wanda"] else "–"
         cells = (
@@ -99,7 +98,7 @@ def _sequential(keys: Sequence[Key], rows: Rows) -> str:
         cells = []
         for text in ("lee-heldout", "wikipedia"):
             cells += least_bold([float(row[text]) if row else float("inf") for row in pair], 2)
-        lines.append((pattern, named(method), *cells))
+        lines.append((pattern, method_cell(method), *cells))
     head = ("pattern", "method", "lee.cor, one-shot", "sequential", "Wikipedia, one-shot", "sequential")
     return f"{SEQUENTIAL}\n{table(head, lines, left=2)}".rstrip()
 
@@ -122,7 +121,7 @@ def _peers(rows: Sequence[Mapping[str, str]]) -> str:
     for _, runs in sorted(pairs.items()):
         row = min(runs, key=lambda run: float(run["cpu_minutes"]))  # others on the machine only ever add to it
         peak = next((run["peak_mb"] for run in reversed(runs) if run["peak_mb"]), "–")
-        cells = [row["tool"], named(row["method"]), row["pattern"]]
+        cells = [row["tool"], method_cell(row["method"]), row["pattern"]]
         cells += [_span([float(run[text]) for run in runs]) for text in ("lee-heldout", "wikipedia")]
         cells += [f"{float(row[name]):.1f}" for name in ("cpu_minutes", "wall_minutes")] + [peak]
         lines.append(cells)

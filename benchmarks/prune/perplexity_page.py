@@ -10,8 +10,7 @@ import numpy as np
 from benchmarks.prune.groups import DEPTHS, KINDS, NAMES, group_of
 from benchmarks.prune.perplexity import ERRORS_CSV, FIRST, HYBRIDS_CSV, Errors, Hybrid
 from benchmarks.shared.csv_lines import read
-from benchmarks.shared.markdown import method as named
-from benchmarks.shared.markdown import table
+from benchmarks.shared.markdown import method_cell, table
 from fwbench.metrics import shifted_geometric_mean
 
 ORDER = (*KINDS, *DEPTHS, FIRST)
@@ -39,7 +38,7 @@ def _hybrids(lines: Sequence[Hybrid], boards: Mapping[tuple[str, str, str], Mapp
     rows = []
     for name, whole in base.items():
         unmixed = [float(whole[text]) for text in ("lee-heldout", "wikipedia")]
-        rows.append((label := named(name), "–", *(f"{value:.2f}" for value in unmixed)))
+        rows.append((label := method_cell(name), "–", *(f"{value:.2f}" for value in unmixed)))
         for line in sorted((line for line in lines if line.base == name), key=lambda line: ORDER.index(line.group)):
             pairs = zip((line.lee_heldout, line.wikipedia), unmixed, strict=True)
             cells = (f"{value:.2f} ({100 * (value / own - 1):+.1f} %)" for value, own in pairs)

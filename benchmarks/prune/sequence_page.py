@@ -11,8 +11,7 @@ import numpy as np
 from benchmarks.prune.groups import CALIBRATION, NAMES
 from benchmarks.prune.sequence import ARRIVING_CSV, LAYERS_CSV, PARTS, SEQUENCE_CSV, Arriving, Errors, Perplexities
 from benchmarks.shared.csv_lines import read
-from benchmarks.shared.markdown import least_bold, table
-from benchmarks.shared.markdown import method as named
+from benchmarks.shared.markdown import least_bold, method_cell, table
 
 MODES = ("one-shot", "sequential")
 Line = TypeVar("Line", Errors, Arriving)
@@ -49,7 +48,7 @@ def _perplexities(models: Sequence[Perplexities]) -> str:
         for name in ("lee", "lee_heldout", "wikipedia"):
             cells += least_bold([getattr(line, name) for line in pair], 2)
         if len(pair) == len(MODES):
-            rows.append((pattern, named(method), *cells))
+            rows.append((pattern, method_cell(method), *cells))
     return table(("pattern", "method", *heads), rows, left=2).rstrip()
 
 
@@ -65,7 +64,7 @@ def _table(last: str, groups: Sequence[tuple[Sequence[str], Sequence[Errors], Se
         if with_other:
             cells = least_bold([arriving, _mean(other, "arriving")], 3) if other else [*cells, "–"]
         cells += least_bold([own, own_one_shot], 3) + least_bold([whole, whole_one_shot], 3)
-        rows.append((pattern, named(method), *rest, *cells))
+        rows.append((pattern, method_cell(method), *rest, *cells))
     return table(("pattern", "method", last, *heads), rows, left=3).rstrip()
 
 

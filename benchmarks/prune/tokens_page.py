@@ -7,8 +7,7 @@ from pathlib import Path
 
 from benchmarks.prune.tokens import TOKENS_CSV, Line
 from benchmarks.shared.csv_lines import read
-from benchmarks.shared.markdown import method as named
-from benchmarks.shared.markdown import table
+from benchmarks.shared.markdown import method_cell, table
 from fwbench.metrics import shifted_geometric_mean
 
 TEXTS = ("calibration", "lee_heldout", "wikipedia")
@@ -38,7 +37,7 @@ def section(folder: Path) -> str:
         chosen = [line for line in lines if (line.tokens, line.shrink) == (tokens, shrink)]
         if {line.layer for line in chosen} == set(layers):  # finished
             rows.append((f"{tokens:,}", f"{shrink:g}", *(f"{_ratio(chosen, *column):.3f}" for column in columns)))
-    names = (f"{named(method)}, {text.replace('_', '-')}" for method, text in columns)
+    names = (f"{method_cell(method)}, {text.replace('_', '-')}" for method, text in columns)
     return f"{head}\n\n{table(('tokens', 'shrinkage', *names), rows, left=0)}".rstrip()
 
 

@@ -39,8 +39,8 @@ def named(spec: str) -> str:
     return spec if title(text) == text else title(text)
 
 
-def method(spec: str) -> str:
-    """The same as code; options after a comma, such as a number of tokens, stay text."""
+def method_cell(spec: str) -> str:
+    """The same for a cell, as code; options after a comma, such as a number of tokens, stay text."""
     known, comma, options = spec.partition(", ")
     return f"`{named(known)}`{comma}{options}"
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import required
-from benchmarks.shared.markdown import method, table, write_page
+from benchmarks.shared.markdown import method_cell, table, write_page
 from benchmarks.shared.samples import PATTERNS
 from benchmarks.updates.study import SPECS, UPDATES_CSV, Line
 from fwbench.metrics import shifted_geometric_mean as mean
@@ -30,7 +30,7 @@ def page(lines: Sequence[Line]) -> str:
         shown = [f"{mean(line.ratio_to_wanda for line in part):.3f}" if part else "–" for part in parts]
         wins = sum(line.error <= best[line.problem] * (1 + 1e-6) for line in own)
         seconds = sum(line.cpu_seconds for line in own) / sum(line.rows for line in own)
-        return [method(spec), *shown, f"{wins} of {len(own)}", f"{1000 * seconds:.0f}"]
+        return [method_cell(spec), *shown, f"{wins} of {len(own)}", f"{1000 * seconds:.0f}"]
 
     def order(spec: str) -> float:
         return mean(line.ratio_to_wanda for line in lines if line.spec == spec)

@@ -20,6 +20,7 @@ OPTIMALITY_TOLERANCE = 1e-9  # relative: a verified bound this close to the erro
 
 
 def judged(problem: Problem, row: Result, state: State, skipped: list[str]) -> Answer:
+    """A run's end as an answer: the mask judged, its bound replayed; ``skipped`` are stages that had no time."""
     judgement = judge(problem, state.keep, state.weights, state.claimed_error)
     row = replace(row, seconds=sum(record.seconds for record in row.stages), verdict=judgement.verdict)
     if judgement.verdict is not Verdict.FEASIBLE:
