@@ -54,7 +54,11 @@ def links(text):
     return [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "reports/README.md"])
+REPORTS = [path for path in sorted((ROOT / "reports").glob("*/*.md")) if path.parent.name != "latest"]
+LINKED = ["README.md", "ARCHITECTURE.md", "reports/README.md", *(str(path.relative_to(ROOT)) for path in REPORTS)]
+
+
+@pytest.mark.parametrize("page", LINKED)
 def test_links_lead_somewhere(page):  # those of the site are Sphinx's to check
     page = ROOT / page
     missing = [link for link in links(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
