@@ -5,6 +5,8 @@ equals ``f`` on masks, so its linearisation at *any* point ``u`` lies below ``f`
 
     min over masks f  ≥  h(u) - ∇h(u)ᵀu + min over polytope ∇h(u)ᵀv  =  -uᵀ(Q - D)u + min_v gᵀv,  g = 2(Q - D)u + d.
 
+Where the problem has a linear term, ``g`` has its ``c`` besides, and each row its ``offset``.
+
 ``e = 0`` is the plain relaxation's Frank-Wolfe gap bound (Jaggi 2013, "Revisiting Frank-Wolfe", eq. 2). Here it is
 computed in plain float64; ``fwbench.verify`` proves it, rounding included.
 """
@@ -34,7 +36,8 @@ def linearise(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> t
     u = np.asarray(u, dtype=np.float64)
     d = W**2 * e
     product = W * ((W * u) @ problem.G) - d * u  # (Q - D) u
-    return -(product * u).sum(axis=1), 2 * product + d
+    origin, g = -(product * u).sum(axis=1), 2 * product + d
+    return (origin, g) if problem.linear is None else (origin + problem.offset, g + problem.linear)
 
 
 def group_bounds(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> np.ndarray:
@@ -47,9 +50,9 @@ def group_bounds(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -
 
 
 def lower_bound(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> float:
-    """Lower bound on the error of every mask of the pattern, if ``G - diag(e) ⪰ 0``; 0 if that is better."""
+    """Lower bound on the error of every mask of the pattern, if ``G - diag(e) ⪰ 0``; ``Problem.floor`` if better."""
     bounds = group_bounds(problem, u, e)
-    return float(np.maximum(bounds, 0.0).sum())
+    return float(np.maximum(bounds, problem.floor).sum())
 
 
 def slope(problem: Problem, u: np.ndarray) -> np.ndarray:

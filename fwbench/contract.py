@@ -192,7 +192,10 @@ def enumerated(problem: Problem) -> float:
 
 def _mask_errors(problem: Problem, row: int, masks: np.ndarray) -> np.ndarray:
     change = masks * problem.W[row].astype(np.float64)
-    return ((change @ problem.G) * change).sum(1)
+    errors = ((change @ problem.G) * change).sum(1)
+    if problem.T is None or problem.offset is None:
+        return errors
+    return errors + 2 * change @ problem.T[row] + problem.offset[row]
 
 
 # --- in the worker ---------------------------------------------------------------------------------------------------

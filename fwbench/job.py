@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pickle
@@ -110,8 +111,9 @@ def _hold(problem: Problem | None) -> Problem:
 
 
 def checksum(problem: Problem) -> int:
-    """Of W and G; tells whether a solver wrote into them."""
-    return zlib.crc32(problem.G.data, zlib.crc32(problem.W.data))
+    """Of its arrays; tells whether a solver wrote into them."""
+    arrays = (problem.W, problem.G, problem.T, problem.offset)
+    return functools.reduce(lambda crc, array: crc if array is None else zlib.crc32(array.data, crc), arrays, 0)
 
 
 def _accelerator(device: str) -> dict[str, object]:

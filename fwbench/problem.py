@@ -1,14 +1,20 @@
-"""Problem: one layer (W, G, pattern, provenance), and the only definition of the objective.
+"""Problem: one layer (W, G, pattern, provenance; T and offset), and the only definition of the objective.
 
 Notation, shared by the whole project (docs/mathematics.md, "The objective"): ``W (rows, n)`` weights, one row per
 output; ``G (n, n)`` Gram matrix ``X Xᵀ / tokens`` of the layer's inputs, undamped; ``u (rows, n)`` in [0, 1], 1 =
 pruned; ``keep (rows, n)`` bool, True = the weight stays. A row's error is ``uᵀ diag(w) G diag(w) u = ‖wX - (m∘w)X‖² /
 tokens``.
+
+Where the inputs ``X̂`` that arrive are not those of the target ``Y``, the error is ``‖Y - ŴX̂‖² / tokens``. With ``G =
+X̂X̂ᵀ``, ``R = Y - WX̂`` (what arrives wrong), ``T = RX̂ᵀ (rows, n)`` and ``offset = ‖r‖² (rows,)``, all over tokens, a
+row whose weights move by ``δ = w - ŵ`` costs ``δGδᵀ + 2tδᵀ + offset``: for masks the same quadratic and the linear term
+``2(w∘t)ᵀu``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,7 +52,7 @@ def shrunk(G: np.ndarray, shrinkage: float) -> np.ndarray:
 
 
 def row_errors(G: Array, change: Array) -> Array:
-    """Error of each row, ``(..., rows)``, when the weights move by ``change (..., rows, n)``: ``change G changeᵀ``."""
+    """What each row costs on its own inputs, ``(..., rows)``, for ``change (..., rows, n)``: ``change G changeᵀ``."""
     return ((change @ G) * change).sum(-1)
 
 
@@ -61,9 +67,11 @@ class Problem:
         pattern: a :class:`Pattern`, or its text.
         meta: provenance, strings.
         origin: absolute path of the file it was read from, empty if of none; where to look for it again.
+        T: what arrives wrong against the inputs, float64 ``(rows, n)``; None where the target is ``WX``.
+        offset: error of each row if nothing were pruned, float64 ``(rows,)``; with ``T``, and only then.
 
     Raises:
-        ProblemError: wrong shapes or types, non-finite entries, an asymmetric ``G``.
+        ProblemError: wrong shapes or types, non-finite entries, an asymmetric ``G``, ``T`` without ``offset``.
         PatternError: the pattern does not fit.
     """
 
@@ -73,6 +81,8 @@ class Problem:
     pattern: Pattern
     meta: Mapping[str, str] = field(default_factory=dict, repr=False)
     origin: str = field(default="", repr=False)
+    T: np.ndarray | None = field(default=None, repr=False)
+    offset: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         W = _frozen(self.W, np.float32, "W")
@@ -81,7 +91,8 @@ class Problem:
             raise ProblemError(f"{self.name}: W is empty {W.shape}")
         if G.shape != (W.shape[1], W.shape[1]):
             raise ProblemError(f"{self.name}: G has shape {G.shape}, W {W.shape} asks for {(W.shape[1],) * 2}")
-        for key, array in (("W", W), ("G", G)):
+        more = self._target()
+        for key, array in {"W": W, "G": G, **more}.items():
             if not np.isfinite(array).all():
                 raise ProblemError(f"{self.name}: {key} has entries that are not finite")
         if not np.array_equal(G, G.T):
@@ -90,11 +101,25 @@ class Problem:
             G = _frozen((G + G.T) / 2, np.float64, "G")
         pattern = patterns.parse(self.pattern)
         pattern.counts(W.shape)
-        for key, value in (("W", W), ("G", G), ("pattern", pattern), ("meta", MappingProxyType(dict(self.meta)))):
+        meta = MappingProxyType(dict(self.meta))
+        for key, value in {"W": W, "G": G, "pattern": pattern, "meta": meta, **more}.items():
             object.__setattr__(self, key, value)
 
+    def _target(self) -> dict[str, np.ndarray]:
+        """``T`` and ``offset`` checked; nothing where the problem has none."""
+        if self.T is None and self.offset is None:
+            return {}
+        if self.T is None or self.offset is None:
+            raise ProblemError(f"{self.name}: T and offset belong together, and one is missing")
+        T, offset = _frozen(self.T, np.float64, "T"), np.asarray(self.offset)
+        if T.shape != np.shape(self.W):
+            raise ProblemError(f"{self.name}: T has shape {T.shape}, W {np.shape(self.W)}")
+        if offset.shape != T.shape[:1]:
+            raise ProblemError(f"{self.name}: offset has shape {offset.shape}, not {T.shape[:1]}")
+        return {"T": T, "offset": _frozen(offset[None], np.float64, "offset").reshape(-1)}
+
     def __reduce__(self) -> tuple:
-        return Problem, (self.name, self.W, self.G, self.pattern, dict(self.meta), self.origin)
+        return Problem, (self.name, self.W, self.G, self.pattern, dict(self.meta), self.origin, self.T, self.offset)
 
     @property
     def rows(self) -> int:
@@ -125,11 +150,28 @@ class Problem:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 (hex) of the content: shapes, W, G and the pruned count of every group."""
+        """sha256 (hex) of the content: shapes, W, G, each group's pruned count; T and offset where it has them."""
         digest = hashlib.sha256(f"fwbench-1 {self.rows} {self.n} {self.pattern.group_size(self.shape)} ".encode())
         for array in (self.W, self.G, self.pattern.counts(self.shape)):
             digest.update(np.ascontiguousarray(array).tobytes())
+        for key, array in (("T", self.T), ("offset", self.offset)):
+            if array is not None:
+                digest.update(key.encode() + array.tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def linear(self) -> np.ndarray | None:
+        """``c = 2 w∘t (rows, n)`` float64: a mask's error is ``uᵀQu + cᵀu + offset``. None where there is no ``T``."""
+        if self.T is None:
+            return None
+        linear = 2 * self.W.astype(np.float64) * self.T
+        linear.setflags(write=False)
+        return linear
+
+    @property
+    def floor(self) -> float:
+        """What no error is below, known before any bound: 0 for a square; of ``T`` and ``offset`` it is not proved."""
+        return 0.0 if self.T is None else -math.inf
 
     @cached_property
     def row_totals(self) -> np.ndarray:
@@ -138,7 +180,7 @@ class Problem:
 
     @cached_property
     def total(self) -> float:
-        """Error with everything pruned, ``tr(W G Wᵀ)``: the yardstick of the relative error."""
+        """Error with everything pruned, ``tr(W G Wᵀ)`` or ``‖Y‖²``: the yardstick of the relative error."""
         return float(self.row_totals.sum())
 
     @cached_property
@@ -148,7 +190,8 @@ class Problem:
 
     def row_errors(self, u: np.ndarray) -> np.ndarray:
         """Error of each row, float64 ``(rows,)``, at ``u (rows, n)`` (1 = pruned), relaxed or not."""
-        return row_errors(self.G, self.W * np.asarray(u, dtype=np.float64))
+        u = np.asarray(u, dtype=np.float64)
+        return self._target_errors(self.W * u)
 
     def mask_errors(self, keep: np.ndarray) -> np.ndarray:
         """Error of each row for a mask, float64 ``(rows,)``; those of a mask are computed once."""
@@ -174,15 +217,51 @@ class Problem:
         change = self.W * (1.0 if keep is None else ~keep) if weights is None else self.W - weights.astype(np.float64)
         size = np.abs(change).astype(np.float64)
         gamma = (self.n + 2) * float(np.finfo(np.float64).eps)
-        return 16 * gamma * float(((size @ np.abs(self.G)) * size).sum())
+        terms = float(((size @ np.abs(self.G)) * size).sum())
+        if self.T is not None and self.offset is not None:
+            terms += 2 * float((np.abs(self.T) * size).sum()) + float(np.abs(self.offset).sum())
+        return 16 * gamma * terms
 
     def weight_errors(self, weights: np.ndarray) -> np.ndarray:
         """``‖(w - ŵ) X‖² / tokens`` of each row, float64 ``(rows,)``, for changed weights ``Ŵ (rows, n)``."""
-        return row_errors(self.G, self.W.astype(np.float64) - weights)
+        return self._target_errors(self.W.astype(np.float64) - weights)
+
+    def _target_errors(self, change: np.ndarray) -> np.ndarray:
+        """``δGδᵀ + 2tδᵀ + offset`` of each row, float64 ``(rows,)``, for ``δ = w - ŵ`` in ``change (rows, n)``."""
+        errors = row_errors(self.G, change)
+        if self.T is None or self.offset is None:
+            return errors
+        return errors + (2 * (self.T * change).sum(-1) + self.offset)
 
     def error_of_weights(self, weights: np.ndarray) -> float:
         """The same for the layer, ``‖(W - Ŵ) X‖² / tokens``, float64."""
         return float(self.weight_errors(weights).sum())
+
+    def moved(self, ridge: float = 0.0) -> Problem:
+        """The problem whose target is ``W̃X̂`` with ``W̃ = W + T(G + rI)⁻¹``, for those who change weights.
+
+        ``δGδᵀ + 2tδᵀ`` is ``(w̃ - ŵ)G(w̃ - ŵ)ᵀ`` and a constant, for ``r`` = 0: the linear term only moves the target.
+
+        Args:
+            ridge: ``r``, relative to the mean diagonal of ``G``; what few tokens say of ``T`` is damped by it.
+        """
+        if self.T is None:
+            return self
+        damping = (ridge * float(self.G.diagonal().mean()) + 1e-12 * float(self.G.diagonal().max())) or 1.0
+        step = np.linalg.solve(self.G + damping * np.eye(self.n), self.T.T).T
+        return replace(self, W=self.W + step, T=None, offset=None)
+
+    def part(self, rows: Any, name: str = "", pattern: Pattern | str | None = None) -> Problem:
+        """Some rows, as numpy indexes them, as a problem of their own; of a pattern ``rows:`` with their counts.
+
+        Raises:
+            PatternError: the pattern, where none is given the problem's own, does not fit.
+        """
+        chosen: Any = self.pattern if pattern is None else pattern
+        if pattern is None and isinstance(chosen, patterns.Rows):
+            chosen = patterns.Rows(chosen.pruned[rows])
+        T, offset = (None if array is None else array[rows] for array in (self.T, self.offset))
+        return replace(self, name=name or self.name, W=self.W[rows], pattern=chosen, origin="", T=T, offset=offset)
 
     def with_pattern(self, pattern: Pattern | str) -> Problem:
         """The same layer under another pattern."""
@@ -192,9 +271,23 @@ class Problem:
         """Raise ProblemError unless ``G`` is positive semidefinite to the rounding of the type it was ``stored`` in."""
         slack = self.n * float(np.finfo(stored).eps) * float(self.G.diagonal().max()) + float(np.finfo(np.float64).tiny)
         try:
-            np.linalg.cholesky(self.G + slack * np.eye(self.n))
+            factor = np.linalg.cholesky(self.G + slack * np.eye(self.n))
         except np.linalg.LinAlgError:
             raise ProblemError(f"{self.name}: G is not positive semidefinite") from None
+        if self.T is not None and self.offset is not None:
+            self._check_offset(factor)
+
+    def _check_offset(self, factor: np.ndarray) -> None:
+        """Raise ProblemError where some weights would have an error below 0: ``offset < t G⁻¹ tᵀ``."""
+        assert self.T is not None
+        assert self.offset is not None
+        least = self.offset - (np.linalg.solve(factor, self.T.T) ** 2).sum(axis=0)
+        slack = 1e-6 * np.maximum(np.abs(self.offset), np.abs(self.row_totals))
+        if (wrong := np.flatnonzero(least < -slack)).size:
+            raise ProblemError(
+                f"{self.name}: T and offset are of no target: row {wrong[0]} could have an error of "
+                f"{least[wrong[0]]:.3g}, below 0"
+            )
 
 
 def labels(problems: Iterable[tuple[str, str, str]], pattern_shown: bool = False) -> dict[str, str]:

@@ -1,22 +1,26 @@
 """Problems as files for other people's solvers: ``.lp``, ``.mps``, ``.qplib`` and ``.npz``.
 
-The instance is ``min Σ_r u_rᵀ Q_r u_r`` with ``Q_r = diag(w_r) G diag(w_r)``, one equation ``Σ u = count`` for each
-group of the pattern and ``u`` binary, 1 = pruned. Its optimum is the error of the layer, or of the rows that were
-chosen; a single row is the natural instance. Variables are ``u_r_i`` (row and column of the weight, from 0, those of
-the whole layer also where rows were chosen), groups ``count_g``. Numbers read back as the same float64.
+The instance is ``min Σ_r u_rᵀ Q_r u_r + c_rᵀ u_r + offset_r`` with ``Q_r = diag(w_r) G diag(w_r)`` and, where the
+problem has a target of its own, ``c_r = 2 w_r∘t_r`` and ``offset_r``; with one equation ``Σ u = count`` for each group
+of the pattern and ``u`` binary, 1 = pruned. Its optimum is the error of the layer, or of the rows that were chosen; a
+single row is the natural instance. Variables are ``u_r_i`` (row and column of the weight, from 0, those of the whole
+layer also where rows were chosen), groups ``count_g``. Numbers read back as the same float64.
 
-- ``.lp``: CPLEX's LP format, ``[ 2 Q_ii u ^2 + 4 Q_ij u * v ] / 2``.
+- ``.lp``: CPLEX's LP format, ``[ 2 Q_ii u ^2 + 4 Q_ij u * v ] / 2``. Readers disagree on constants, so a variable
+  ``constant``, fixed at 1, carries that of the objective.
 - ``.mps``: free MPS, ``QUADOBJ`` with ``2 Q_ii`` and ``2 Q_ij`` (one triangle, an implicit one half).
 - ``.qplib``: QPLIB's format, type QBL, variables in row-major order, without names. Its objective is ``½ xᵀ Q⁰ x``; in
   QPLIB's own instances ``Q⁰`` *is* the lower triangle, so an entry off the diagonal counts once (only so do they have
   their published optima), while the example in QPLIB's paper takes the triangle for half of a symmetric matrix. Written
   is what the library does: ``2 Q_ii`` and ``4 Q_ij``.
 - ``.npz``: the factors, for numpy: ``W (rows, n)``, ``G (n, n)``, ``groups (rows, n)`` the group of each weight,
-  ``counts (groups,)`` how many of it are pruned, ``rows`` the numbers of the rows, and ``name``, ``pattern``, ``hash``.
+  ``counts (groups,)`` how many of it are pruned, ``rows`` the numbers of the rows, and ``name``, ``pattern``, ``hash``;
+  ``T (rows, n)`` and ``offset (rows,)`` where the problem has them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +29,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fwbench.patterns import Rows
 from fwbench.problem import Problem, ProblemError
 from fwbench.problems.files import write_atomic
 
@@ -77,6 +80,20 @@ class Instance:
             (nonzero,) = np.nonzero(values)
             yield from zip((i,) * nonzero.size, nonzero.tolist(), values[nonzero].tolist(), strict=True)
 
+    @property
+    def linear(self) -> list[tuple[int, str, float]]:
+        """Nonzeros of the linear objective: number and name of the variable, value."""
+        if self.problem.linear is None:
+            return []
+        flat = [name for row in self.names for name in row]
+        values = self.problem.linear.ravel()
+        return [(number, flat[number], float(values[number])) for number in np.flatnonzero(values).tolist()]
+
+    @property
+    def constant(self) -> float:
+        """Of the objective."""
+        return 0.0 if self.problem.offset is None else math.fsum(self.problem.offset)
+
 
 def write(problem: Problem, path: Path | str, rows: Sequence[int] | slice | None = None, relaxed: bool = False) -> None:
     """Write a problem, or a block of its rows, in the format that the path's suffix names; whole or not at all.
@@ -118,14 +135,11 @@ def choose(problem: Problem, rows: Sequence[int] | slice | None = None) -> Insta
     if wrong or not chosen:
         asked = rows if isinstance(rows, slice) else wrong[0] if wrong else "none"
         raise ProblemError(f"{problem.name}: has rows 0 to {problem.rows - 1}, not {asked}")
-    pattern = problem.pattern
-    if isinstance(pattern, Rows):
-        pattern = Rows(pattern.pruned[chosen])
     if chosen == everything:
         return Instance(problem, np.array(chosen))
     listed = ",".join(map(str, chosen)) if len(chosen) <= 4 else f"{chosen[0]}-{chosen[-1]}({len(chosen)})"
     name = f"{problem.name}:rows-{listed}"
-    return Instance(Problem(name, problem.W[chosen], problem.G, pattern, problem.meta), np.array(chosen))
+    return Instance(problem.part(chosen, name), np.array(chosen))
 
 
 def _groups(instance: Instance) -> Iterator[tuple[list[str], int]]:
@@ -141,7 +155,9 @@ def _lp(instance: Instance, relaxed: bool) -> Iterator[bytes]:
     names = instance.names
     for line in instance.about:
         yield f"\\ {line}\n".encode()
-    yield f"Minimize\n obj: 0 {names[0][0]}".encode()
+    constant = f"{instance.constant!r} constant + " if instance.constant else ""
+    yield f"Minimize\n obj: {constant}0 {names[0][0]}".encode()
+    yield from _lines((f" + {value!r} {name}".replace("+ -", "- ") for _, name, value in instance.linear), PER_LINE)
     terms = (
         f"{factor * value!r} {name}"
         for row, own in enumerate(names)
@@ -159,8 +175,11 @@ def _lp(instance: Instance, relaxed: bool) -> Iterator[bytes]:
         yield from _lines((f" + {name}" for name in members[1:]), 8)
         yield f" = {count}\n".encode()
     flat = [name for own in names for name in own]
-    if relaxed:
+    if relaxed or constant:
         yield b"Bounds\n"
+    if constant:
+        yield b" constant = 1\n"
+    if relaxed:
         yield from (f" 0 <= {name} <= 1\n".encode() for name in flat)
     else:
         yield b"Binary\n"
@@ -186,11 +205,15 @@ def _mps(instance: Instance, relaxed: bool) -> Iterator[bytes]:
     yield b"COLUMNS\n"
     if not relaxed:
         yield b" MARKER0 'MARKER' 'INTORG'\n"
+    costs = {name: f" {name} obj {value!r}\n" for _, name, value in instance.linear}
     for own, numbers in zip(names, groups, strict=True):
-        yield from (f" {name} count_{group} 1\n".encode() for name, group in zip(own, numbers, strict=True))
+        for name, group in zip(own, numbers, strict=True):
+            yield f"{costs.get(name, '')} {name} count_{group} 1\n".encode()
     if not relaxed:
         yield b" MARKER1 'MARKER' 'INTEND'\n"
     yield b"RHS\n"
+    if instance.constant:
+        yield f" RHS obj {-instance.constant!r}\n".encode()
     yield from (f" RHS count_{group} {count}\n".encode() for group, count in enumerate(counts))
     yield b"BOUNDS\n"
     kind, upper = ("UP", " 1") if relaxed else ("BV", "")
@@ -217,7 +240,10 @@ def _qplib(instance: Instance, relaxed: bool) -> Iterator[bytes]:
         first = row * part.n + 1
         for i, j, value in instance.triangle(row):
             yield f"{first + i} {first + j} {(2 if i == j else 4) * value!r}\n".encode()
-    yield b"0.0 # default of the linear objective\n0 # others\n0.0 # constant of the objective\n"
+    linear = instance.linear
+    yield f"0.0 # default of the linear objective\n{len(linear)} # others\n".encode()
+    yield from (f"{number + 1} {value!r}\n".encode() for number, _, value in linear)
+    yield f"{instance.constant!r} # constant of the objective\n".encode()
     yield f"{variables} # nonzeros in the constraints\n".encode()
     yield from (f"{index // size + 1} {index + 1} 1.0\n".encode() for index in range(variables))
     yield f"{INFINITY} # infinity\n".encode()
@@ -244,6 +270,7 @@ def _npz(instance: Instance, relaxed: bool) -> bytes:
         name=np.array(part.name),
         pattern=np.array(str(part.pattern)),
         hash=np.array(part.hash),
+        **({} if part.T is None else {"T": part.T, "offset": part.offset}),  # type: ignore[arg-type]
     )
     return buffer.getvalue()
 

@@ -1,8 +1,8 @@
 """Problem files: one problem in a safetensors file, read with numpy alone.
 
-Tensors ``W (rows, n)``, ``G (n, n)`` (float32 or float64), ``counts (rows,)`` for a pattern ``rows:``, and optional
-masks ``keep_NAME (rows, n)``; the metadata are strings: ``name``, ``pattern``, ``model``, ``layer``, ``calibration``,
-``tokens``, ``license``, ``source``.
+Tensors ``W (rows, n)``, ``G (n, n)`` (float32 or float64), ``counts (rows,)`` for a pattern ``rows:``, ``T (rows, n)``
+and ``offset (rows,)`` (float64) where the target is not ``WX``, and optional masks ``keep_NAME (rows, n)``; the
+metadata are strings: ``name``, ``pattern``, ``model``, ``layer``, ``calibration``, ``tokens``, ``license``, ``source``.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def write_problem(
     if dtype not in ("float32", "float64"):
         raise ProblemError(f"{path}: G can be stored as float32 or float64, not {dtype}")
     tensors = {"W": problem.W, "G": problem.G.astype(dtype)}
+    if problem.T is not None and problem.offset is not None:
+        tensors |= {"T": problem.T, "offset": problem.offset}
     if isinstance(problem.pattern, Rows):
         tensors["counts"] = problem.pattern.pruned
     for key, keep in (keeps or {}).items():
@@ -99,14 +101,15 @@ def read_problem(path: Path | str, pattern: Pattern | str | None = None) -> Prob
 
     Raises:
         ProblemError: one line, the file and the reason: unreadable or truncated, a tensor missing or of the wrong type
-            or shape, not finite, ``G`` asymmetric or indefinite, a pattern that does not fit.
+            or shape, not finite, ``G`` asymmetric or indefinite, ``T`` of no target, a pattern that does not fit.
     """
     path = Path(path)
     tensors, dtypes, meta = _read(path, lambda key: not key.startswith("keep_"))
     for key in ("W", "G"):
         if key not in tensors:
             raise ProblemError(f"{path}: no tensor {key}; a problem file has W and G")
-        if dtypes[key] not in FLOATS:
+    for key in ("W", "G", "T", "offset"):
+        if dtypes.get(key, "F32") not in FLOATS:
             raise ProblemError(f"{path}: tensor {key} is {dtypes[key]}, not float32 or float64")
     name = re.sub(r"[\x00-\x1f\x7f]+", " ", meta.pop("name", "")).strip() or path.stem
     stored = meta.pop("pattern", None)
@@ -116,7 +119,8 @@ def read_problem(path: Path | str, pattern: Pattern | str | None = None) -> Prob
         raise ProblemError(f"{path}: the file names no pattern; give one")
     try:
         with np.errstate(over="ignore"):  # a W beyond float32 becomes infinite, and is refused as such
-            problem = Problem(name, tensors["W"], tensors["G"], parse(pattern), meta, str(path.resolve()))
+            origin, target = str(path.resolve()), (tensors.get("T"), tensors.get("offset"))
+            problem = Problem(name, tensors["W"], tensors["G"], parse(pattern), meta, origin, *target)
         problem.check_psd(FLOATS[dtypes["G"]])
     except (ProblemError, PatternError) as error:
         raise ProblemError(f"{path}: {error}") from None

@@ -23,7 +23,6 @@ from benchmarks.shared.csv_lines import append, read, required
 from benchmarks.shared.samples import selector_of
 from benchmarks.shared.threads import one_thread
 from fwbench import pipeline
-from fwbench.problem import Problem
 from fwbench.problems.collections import one
 
 METHODS = ("magnitude", "wanda", "sparsefw", "greedy", "wanda+swap", "greedy+swap", "fast", "best")
@@ -52,7 +51,7 @@ def bounded_rows(lines: Sequence[Measured]) -> dict[str, list[int]]:
 def solve(name: str, rows: Sequence[int], method: str) -> list[Method]:
     """One method on some rows of a layer."""
     _, layer = one(selector_of(name))
-    part = Problem(f"{layer.name}.rows", layer.W[list(rows)], layer.G, layer.pattern)
+    part = layer.part(list(rows), f"{layer.name}.rows")
     keep = pipeline.run(part, pipeline.resolve(method), threads=1).keep
     if keep is None:
         raise SystemExit(f"{name}: {method} gave no mask")

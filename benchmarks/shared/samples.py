@@ -22,7 +22,7 @@ def sample(problem: Problem, count: int) -> Problem:
     rng = np.random.default_rng(zlib.crc32(problem.name.encode()))
     rows = np.sort(rng.choice(problem.rows, count, replace=False))
     meta = {**problem.meta, "sampled_rows": " ".join(map(str, rows))}
-    return Problem(f"{problem.name}.r{count}", problem.W[rows], problem.G, problem.pattern, meta)
+    return replace(problem.part(rows, f"{problem.name}.r{count}"), meta=meta)
 
 
 def sampled(blocks: Sequence[str], patterns: Sequence[str], layers: Sequence[str], count: int) -> Iterator[Problem]:
@@ -44,7 +44,7 @@ def place(name: str) -> tuple[str, str, str]:
 def one_row(layer: Problem, row: int, n: int) -> Problem:
     """One row as a problem; with fewer columns than the layer's, at random."""
     if n == layer.n:
-        return Problem(f"{layer.name}/{row}", layer.W[row : row + 1], layer.G, layer.pattern)
+        return replace(layer.part([row], f"{layer.name}/{row}"), meta={})
     columns = np.sort(np.random.default_rng([row, n]).permutation(layer.n)[:n])
     return Problem(
         f"{layer.name}/{row}/{n}", layer.W[row : row + 1, columns], layer.G[np.ix_(columns, columns)], layer.pattern

@@ -93,7 +93,8 @@ def solve(plan: Plan, layers: Sequence[Layer], G: np.ndarray) -> dict[str, Solve
     figures = np.stack([errors, pipeline.wanda_errors(problem), problem.row_totals])
     found = {}
     for layer, part, rows, weight in zip(layers, own, _slices(own), weights, strict=True):
-        lower = _lower_bound(outcome, rows) if solved is problem else None  # with shrunk inputs, of another error
+        # with shrunk inputs a bound is one of another error
+        lower = _lower_bound(outcome, rows, problem.floor) if solved is problem else None
         mask, figures_ = keep[rows], figures[:, rows].sum(1).tolist()
         own_run = replace(run, problem=part, collection=plan.model.label)
         result = _result(own_run, outcome, figures_, lower, mask, options.shrink)
@@ -127,13 +128,13 @@ def _slices(problems: Sequence[Problem]) -> Iterator[slice]:
         first += problem.rows
 
 
-def _lower_bound(outcome: Answer, rows: slice) -> tuple[float, Proof] | None:
+def _lower_bound(outcome: Answer, rows: slice, floor: float) -> tuple[float, Proof] | None:
     """What is known of these rows; of a claim for several layers together nothing is known of one."""
     result = outcome.result
     if result.lower_bound is None:
         return None
     if outcome.row_bounds:
-        return verify.total(outcome.row_bounds[rows]), Proof.VERIFIED
+        return verify.total(outcome.row_bounds[rows], floor), Proof.VERIFIED
     return (result.lower_bound, result.proof) if rows.stop - rows.start == result.rows else None
 
 

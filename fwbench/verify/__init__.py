@@ -51,7 +51,7 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
     try:
         with np.errstate(all="ignore"):  # what overflows is refused
             bounds = _bounds(problem, certificate)
-            bound = total(bounds)
+            bound = total(bounds, problem.floor)
     except Refuted as error:
         return Verification(False, reason=str(error))
     claim = certificate.bound
@@ -62,9 +62,9 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
     return Verification(True, bound, rows=tuple(bounds) if problem.pattern.separable else ())
 
 
-def total(bounds: Iterable[float]) -> float:
-    """A rigorous lower value of the sum of some blocks' bounds."""
-    return max(0.0, lower_sum(bounds))
+def total(bounds: Iterable[float], floor: float = 0.0) -> float:
+    """A rigorous lower value of the sum of some blocks' bounds, of which none is below ``Problem.floor``."""
+    return max(floor, lower_sum(bounds))
 
 
 def _bounds(problem: Problem, certificate: Certificate) -> list[float]:

@@ -17,14 +17,15 @@ tangents): the rest pays for terms of second order and for the rounding of the e
 2. *Products and sums.* A product ``xA`` of length ``n`` is off by at most ``n`` roundings of ``|x||A|``, in any order
    (Higham, eq. 3.5), and by those of ``A``; a sum of ``k`` numbers by ``k`` of the sum of their absolute values.
    ``math.fsum`` rounds the exact sum once, so the next lower number is below it.
-3. *Tangents.* A summand of the gradient takes at most 6 roundings (``2du``: of ``d``, the product, ``- 2du``, ``+ d``,
-   ``- (2Nu + l)``, ``- error``), and 16 are allowed for; one of the value at most 6, and 8 are.
+3. *Linear terms.* ``c = 2w∘t`` of a problem's ``T`` is rounded once (``2w`` is exact, 24 bits).
+4. *Tangents.* A summand of the gradient takes at most 7 roundings (``2du``: of ``d``, the product, ``- 2du``, ``+ d``,
+   ``- (2Nu + l)``, ``+ c``, ``- error``), and 16 are allowed for; one of the value at most 6, and 8 are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +93,25 @@ def scales(certificate: Certificate, count: int) -> list[float]:
 
 def unscaled(bound: float, scale: float) -> float:
     """The bound of a row (block) from that of its weights times ``scale``, a rigorous lower value."""
-    return max(0.0, bound if scale == 1 else math.nextafter(bound / scale / scale, -math.inf))
+    return bound if scale == 1 else math.nextafter(bound / scale / scale, -math.inf)
+
+
+def whole(problem: Problem, bounds: Sequence[float]) -> list[float]:
+    """The bounds of all blocks and what the problem adds: its rows' ``offset``, or that no square is below 0."""
+    if problem.offset is None:
+        return [max(0.0, bound) for bound in bounds]
+    offsets = problem.offset.reshape(len(bounds), -1).tolist()
+    return [lower_sum([bound, *own]) for bound, own in zip(bounds, offsets, strict=True)]
+
+
+def linear(problem: Problem, block: int | slice = slice(None), scale: float = 1.0) -> Near:
+    """``c = 2w∘t`` of a block ``(m,)`` or of all, its weights times ``scale``; 0 where there is no ``T`` (point 3)."""
+    if problem.T is None:
+        return 0.0, 0.0
+    shape = (len(block_counts(problem)), -1)
+    w, t = (array.reshape(shape)[block].astype(np.float64) * scale for array in (problem.W, problem.T))
+    c = 2 * w * t
+    return c, EPS * np.abs(c) + TINY
 
 
 def block_matrix(problem: Problem, block: int, scale: float = 1.0) -> np.ndarray:
@@ -145,23 +164,29 @@ def product(x: np.ndarray, A: Rounded) -> Near:
 
 
 def tangent(
-    w: np.ndarray | float, S: Near, u: np.ndarray, d: np.ndarray, N: Near = (0.0, 0.0), linear: Near = (0.0, 0.0)
+    w: np.ndarray | float,
+    S: Near,
+    u: np.ndarray,
+    d: np.ndarray,
+    N: Near = (0.0, 0.0),
+    lessened: Near = (0.0, 0.0),
+    linear: Near = (0.0, 0.0),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The tangent at ``u`` of ``vᵀ(Q - N - Diag(d))v + (d - l)ᵀv``, each number lowered by its error (point 3).
+    """The tangent at ``u`` of ``vᵀ(Q - N - Diag(d))v + (d + c - l)ᵀv``, each number lowered by its error (point 4).
 
     Args:
         w, S: ``Qu = w∘S``; ``w``, ``u (..., n)`` and ``w∘u`` are exact (24 bits each).
         d: exact, or rounded once.
-        N, linear: ``Nu`` and ``l``.
+        N, lessened, linear: ``Nu``, ``l`` and ``c``.
 
     Returns:
         Terms that sum to its value at the origin, ``-uᵀ(Q - N - Diag(d))u``, and its gradient.
     """
-    (s, s_error), (Nu, Nu_error), (b, b_error) = S, N, linear
+    (s, s_error), (Nu, Nu_error), (b, b_error), (c, c_error) = S, N, lessened, linear
     a, P, du = w * u, w * s, d * u
-    g = 2 * (P - du) + d - (2 * Nu + b)
-    size = 2 * np.abs(P) + 2 * np.abs(du) + np.abs(d) + 2 * np.abs(Nu) + np.abs(b)
-    g_error = 2 * np.abs(w) * s_error + 2 * Nu_error + b_error + 8 * EPS * size + TINY
+    g = 2 * (P - du) + d - (2 * Nu + b) + c
+    size = 2 * np.abs(P) + 2 * np.abs(du) + np.abs(d) + 2 * np.abs(Nu) + np.abs(b) + np.abs(c)
+    g_error = 2 * np.abs(w) * s_error + 2 * Nu_error + b_error + c_error + 8 * EPS * size + TINY
     origin = du * u - a * s + Nu * u
     size = np.abs(du * u) + np.abs(a * s) + np.abs(Nu * u)
     origin_error = np.abs(a) * s_error + np.abs(u) * Nu_error + 4 * EPS * size + TINY

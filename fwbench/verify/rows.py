@@ -1,20 +1,21 @@
 """Bounds by a tangent: kinds ``diagonal`` and ``rows``.
 
 **Shared** (``diagonal``: ``e`` and ``u``). If ``A = G - Diag(e) ⪰ 0``, then for each row with weights ``w``, ``Q =
-Diag(w) G Diag(w)``, ``d = w²∘e``, ``D = Diag(d)`` and *any* real ``u``, the convex ``h(v) = vᵀ(Q - D)v + dᵀv`` lies
-above its tangent at ``u`` and equals the error on masks, so every mask costs at least
+Diag(w) G Diag(w)``, ``c = 2w∘t`` (0 where the problem has no ``T``), ``d = w²∘e``, ``D = Diag(d)`` and *any* real
+``u``, the convex ``h(v) = vᵀ(Q - D)v + (d + c)ᵀv`` lies above its tangent at ``u`` and equals the error on masks (but
+for the row's ``offset``, which ``rounding.whole`` adds to every bound), so every mask costs at least
 
-    -uᵀ(Q - D)u + min_v gᵀv,    g = 2(Q - D)u + d,
+    -uᵀ(Q - D)u + min_v gᵀv,    g = 2(Q - D)u + d + c,
 
 and the minimum over a pattern is the sum of the ``count`` smallest ``g`` of each group.
 
 **Rows of their own** (``rows``: besides ``e`` and ``u``, for each row in ``rows`` its own ``d``, ``rho`` and products,
 of pairs, of triples and of fives). ``products`` shows that these, with multipliers ``≥ 0``, are nonnegative on masks,
-and writes their sum as ``vᵀNv + lᵀv + c``. A mask has ``Σv = p`` in each group, so ``ρ(Σv - p)²`` is zero on masks.
+and writes their sum as ``vᵀNv + lᵀv + k``. A mask has ``Σv = p`` in each group, so ``ρ(Σv - p)²`` is zero on masks.
 Hence if ``Q - N - D + ρ Σ_g 1_g1_gᵀ ⪰ 0``, every mask of the row costs at least the tangent at ``u`` of the convex
-``vᵀ(Q - N - D)v + (d - l)ᵀv - c + ρ Σ_g (Σv - p)²``. Where ``Σv = p`` that is
+``vᵀ(Q - N - D)v + (d + c - l)ᵀv - k + ρ Σ_g (Σv - p)²``. Where ``Σv = p`` that is
 
-    -uᵀ(Q - N - D)u - c - ρ Σ_g (Σu - p)² + gᵀv,    g = 2(Q - N - D)u + d - l.
+    -uᵀ(Q - N - D)u - k - ρ Σ_g (Σu - p)² + gᵀv,    g = 2(Q - N - D)u + d + c - l.
 
 Rows that are not named are bounded by the shared ``e``.
 """
@@ -51,16 +52,19 @@ def bounds(problem: Problem, certificate: Certificate) -> list[float]:
     if certificate.kind == "rows":
         for row, bound in _own_bounds(problem, certificate, u):
             found[row] = bound
-    return found
+    return rounding.whole(problem, found)
 
 
 def shared_bounds(problem: Problem, u: np.ndarray, e: np.ndarray) -> list[float]:
     """The bound of each block by the tangent at ``u (rows, n)`` float32, for ``e (n,)`` with ``G - Diag(e) ⪰ 0``."""
     W, u, counts = problem.W.astype(np.float64), u.astype(np.float64), rounding.block_counts(problem)
-    origin, low = rounding.tangent(W, rounding.product(W * u, Rounded(problem.G, np.abs(problem.G))), u, W**2 * e)
+    S, c = rounding.product(W * u, Rounded(problem.G, np.abs(problem.G))), rounding.linear(problem)
+    if problem.T is not None:
+        c = tuple(part.reshape(problem.shape) for part in c)
+    origin, low = rounding.tangent(W, S, u, W**2 * e, linear=c)
     chosen = rounding.smallest(problem.pattern.groups(low), counts.ravel())
     terms = np.concatenate([part.reshape(len(counts), -1) for part in (origin, chosen)], axis=1)
-    return [max(0.0, rounding.lower_sum(block)) for block in terms.tolist()]
+    return [rounding.lower_sum(block) for block in terms.tolist()]
 
 
 def _own_bounds(problem: Problem, certificate: Certificate, u: np.ndarray) -> Iterator[tuple[int, float]]:
@@ -95,9 +99,10 @@ def own_bound(
         raise Refuted(f"the matrix of row {row} cannot be proved positive semidefinite")
     w, u = problem.W[row].astype(np.float64) * scale, u.astype(np.float64)
     S = rounding.product(w * u, Rounded(problem.G, np.abs(problem.G)))
-    origin, low = rounding.tangent(w, S, u, d, rounding.product(u, own.N), own.linear)
+    c = rounding.linear(problem, row, scale)
+    origin, low = rounding.tangent(w, S, u, d, rounding.product(u, own.N), own.linear, c)
     terms = [*origin.tolist(), *rounding.smallest(low.reshape(-1, size), counts).ravel().tolist(), -own.constant]
     for part, count in zip(u.reshape(-1, size).tolist(), counts.tolist(), strict=True):
         off = abs(math.fsum([*part, -count])) * (1 + EPS)
         terms.append(-rho * off * off * (1 + 4 * EPS))
-    return max(0.0, rounding.lower_sum(terms))
+    return rounding.lower_sum(terms)

@@ -1,7 +1,8 @@
 """Branch and bound trees (kind ``tree``).
 
 A block is one row of the layer, or the whole layer where the pattern does not separate: ``m`` variables ``v`` (1 =
-pruned), ``Q_ij = w_i w_j G_ij`` (0 between rows), the error ``vᵀQv``, and a count of ones in each group of neighbours.
+pruned), ``Q_ij = w_i w_j G_ij`` (0 between rows), ``c = 2w∘t`` (0 where the problem has no ``T``), the error ``vᵀQv +
+cᵀv`` (and its rows' ``offset``, which ``rounding.whole`` adds), and a count of ones in each group of neighbours.
 Its tree is a stream of steps in preorder. A state is a partial mask; where a group's count leaves no choice, its other
 variables are fixed as well. The steps, and what they say of the masks of the state at hand:
 
@@ -11,16 +12,16 @@ variables are fixed as well. The steps, and what they say of the masks of the st
     FIX i       v_i is free: those with the other value are bounded by the current point (a claim); v_i = step - 3
     POINT       the current point: u = (256 point + digits) / 2^15 for each free variable, each group's sum its count
     DIAGONAL    the current diagonal: a float32 for each free variable; a new point must follow
-    NOTHING     they cost at least 0
+    NOTHING     they cost at least what ``cᵀv`` says, as ``vᵀQv ≥ 0``: nothing where ``c = 0``
 
 So the leaves cover every mask by construction, and the least claim of a block bounds it from below.
 
 **A claim.** Let ``R`` be the variables that were free when the diagonal ``d`` came, and ``d = 0`` elsewhere. Let
-``(Q - Diag(d))_RR + ρ Σ_g 1_g1_gᵀ ⪰ 0`` be proved. On masks ``vᵀQv = F(v) = vᵀ(Q - Diag(d))v + dᵀv``. A mask of
-the state and the point ``u`` agree outside of ``R`` and have the same sums over groups, so ``z = v - u`` has ``zᵀ(Q -
-Diag(d))z ≥ 0`` and
+``(Q - Diag(d))_RR + ρ Σ_g 1_g1_gᵀ ⪰ 0`` be proved. On masks the error is ``F(v) = vᵀ(Q - Diag(d))v + (d +
+c)ᵀv``. A mask of the state and the point ``u`` agree outside of ``R`` and have the same sums over groups, so ``z = v -
+u`` has ``zᵀ(Q - Diag(d))z ≥ 0`` and
 
-    vᵀQv  ≥  F(u) + ∇F(u)ᵀz  =  -uᵀ(Q - Diag(d))u + gᵀv,    g = 2(Q - Diag(d))u + d.
+    F(v)  ≥  F(u) + ∇F(u)ᵀz  =  -uᵀ(Q - Diag(d))u + gᵀv,    g = 2(Q - Diag(d))u + d + c.
 
 The least of ``gᵀv`` over the state's masks takes what is fixed and the smallest ``g`` of each group's free ones.
 """
@@ -36,7 +37,7 @@ import numpy as np
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.verify import rounding
-from fwbench.verify.rounding import Refuted, Rounded, array
+from fwbench.verify.rounding import Near, Refuted, Rounded, array
 
 LEAF, BRANCH, FIX, POINT, DIAGONAL, NOTHING = 0, 1, 3, 5, 6, 7
 UNIT = 2**15
@@ -61,11 +62,11 @@ def bounds(problem: Problem, certificate: Certificate) -> list[float]:
     stream = _Stream({name: array(certificate, name, (None,), dtype) for name, dtype in STREAMS.items()})
     found = []
     for block, scale in enumerate(rounding.scales(certificate, len(counts))):
-        Q = rounding.block_matrix(problem, block, scale)
-        bound = _Tree(Q, counts[block], float(rho[block]), f"block {block}", stream).bound()
+        Q, c = rounding.block_matrix(problem, block, scale), rounding.linear(problem, block, scale)
+        bound = _Tree(Q, c, counts[block], float(rho[block]), f"block {block}", stream).bound()
         found.append(rounding.unscaled(bound, scale))
     stream.end()
-    return found
+    return rounding.whole(problem, found)
 
 
 class _Stream:
@@ -128,8 +129,8 @@ class _State:
 class _Tree:
     """One block's tree, read from the stream."""
 
-    def __init__(self, Q: np.ndarray, counts: np.ndarray, rho: float, name: str, stream: _Stream) -> None:
-        self.Q, self.counts, self.rho, self.name, self.stream = Q, counts, rho, name, stream
+    def __init__(self, Q: np.ndarray, c: Near, counts: np.ndarray, rho: float, name: str, stream: _Stream) -> None:
+        self.Q, self.c, self.counts, self.rho, self.name, self.stream = Q, c, counts, rho, name, stream
         self.size = len(Q) // len(counts)
         self.points: list[_Point] = []
 
@@ -138,7 +139,8 @@ class _Tree:
         root = _State(np.full(len(self.Q), -1, np.int8), self.counts.tolist(), [self.size] * groups)
         for group in range(groups):
             root.force(group, self.size)
-        nothing, stack = False, [root]
+        nothing: list[np.ndarray] = []
+        stack = [root]
         while stack:
             state = stack.pop()
             while (step := self.stream.take("step")[0]) not in (LEAF, NOTHING):
@@ -146,9 +148,9 @@ class _Tree:
                     stack.append(other)
             if step == LEAF:
                 self._claim(state, state.fixed)  # which does not change any more
-            nothing = nothing or step == NOTHING
-        least = self._least()
-        return 0.0 if nothing else max(0.0, least)
+            else:
+                nothing.append(state.fixed)
+        return min(self._least(), self._linear(nothing))
 
     def _step(self, state: _State, step: int) -> _State | None:
         """Take a step inside of a tree; of a branch, the state of the second subtree."""
@@ -209,12 +211,20 @@ class _Tree:
             if (u.reshape(len(u), -1, self.size).sum(axis=2, dtype=np.int64) != UNIT * self.counts).any():
                 raise Refuted(f"{self.name}: a point misses the count")
             u = u / UNIT  # exact
-            origin, low = rounding.tangent(1.0, rounding.product(u, Q), u, np.array([point.d for point in points]))
+            d = np.array([point.d for point in points])
+            origin, low = rounding.tangent(1.0, rounding.product(u, Q), u, d, linear=self.c)
             which = np.repeat(np.arange(len(u)), [len(point.claims) for point in points])
             if which.size:
                 fixed = np.array([claim for point in points for claim in point.claims])
                 least = min(least, float(self._values(rounding.lower_sums(origin)[which], low[which], fixed).min()))
         return least
+
+    def _linear(self, states: list[np.ndarray]) -> float:
+        """A lower value of the least ``cᵀv`` over the masks of some states; infinite if there is none."""
+        if not states:
+            return math.inf
+        low = np.broadcast_to(np.subtract(*self.c), (len(states), len(self.Q)))
+        return float(self._values(np.zeros(len(states)), low, np.array(states)).min())
 
     def _values(self, origin: np.ndarray, low: np.ndarray, fixed: np.ndarray) -> np.ndarray:
         """Least value of the tangents over masks with what is ``fixed (c, m)``; infinite if there is no such mask."""

@@ -22,12 +22,14 @@ def best_mask(problem: Problem) -> tuple[float, np.ndarray]:
     """
     counts = problem.counts
     W = problem.W.astype(np.float64)
+    T = np.zeros_like(W) if problem.T is None else problem.T
+    offset = np.zeros(problem.rows) if problem.offset is None else problem.offset
     if not problem.pattern.separable:
         masks = row_masks(W.size, counts).reshape(-1, *problem.shape)
-        return _best(W, problem.G, masks)
+        return _best(W, problem.G, T, offset, masks)
     best = [
-        _best(w[None], problem.G, row_masks(problem.n, own)[:, None, :])
-        for w, own in zip(W, counts.reshape(problem.rows, -1), strict=True)
+        _best(w[None], problem.G, t[None], own_offset, row_masks(problem.n, own)[:, None, :])
+        for w, t, own_offset, own in zip(W, T, offset, counts.reshape(problem.rows, -1), strict=True)
     ]
     return float(sum(error for error, _ in best)), np.concatenate([keep for _, keep in best])
 
@@ -45,10 +47,13 @@ def row_masks(size: int, counts: np.ndarray) -> np.ndarray:
     return masks
 
 
-def _best(W: np.ndarray, G: np.ndarray, pruned: np.ndarray) -> tuple[float, np.ndarray]:
+def _best(
+    W: np.ndarray, G: np.ndarray, T: np.ndarray, offset: np.ndarray, pruned: np.ndarray
+) -> tuple[float, np.ndarray]:
     """Least error over ``pruned (masks, rows, n)`` and its mask, True = stays."""
     change = pruned * W
-    errors = np.einsum("mri,ij,mrj->m", change, G, change, optimize=True)
+    errors = np.einsum("mri,ij,mrj->m", change, G, change, optimize=True) + offset.sum()
+    errors += 2 * np.einsum("mri,ri->m", change, T)
     best = int(errors.argmin())
     return float(errors[best]), ~pruned[best]
 

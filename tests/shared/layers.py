@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fwbench import pipeline
@@ -37,6 +39,57 @@ def integer_layer(pattern: str, rows: int = 4, n: int = 12, seed: int = 0) -> Pr
     rng = np.random.default_rng(seed)
     X = rng.integers(-2, 3, (n, 20)).astype(float)
     return Problem(f"integer {seed}", rng.integers(-2, 3, (rows, n)), X @ X.T, pattern_of(pattern, rows, n))
+
+
+def arriving(
+    pattern: str, rows: int = 3, n: int = 12, seed: int = 0, wrong: float = 0.5, whole: bool = False
+) -> tuple[Problem, np.ndarray, np.ndarray]:
+    """A layer whose inputs arrive wrong: its problem, the target ``WX (rows, 40)``, and ``X̂ (n, 40)`` that arrives.
+
+    Args:
+        wrong: how large ``X - X̂`` is beside ``X``.
+        whole: small whole numbers, so that ties abound.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.integers(-2, 3, shape).astype(float) if whole else rng.standard_normal(shape)
+
+    X = draw(n, 40) if whole else draw(n, 3) @ draw(3, 40) + draw(n, 40)
+    arrived = X + wrong * draw(n, 40)
+    W = draw(rows, n).astype(np.float32)
+    return problem_of(f"arriving {seed}", W, W @ X, arrived, pattern_of(pattern, rows, n)), W @ X, arrived
+
+
+def problem_of(name: str, W: np.ndarray, Y: np.ndarray, X: np.ndarray, pattern: str | np.ndarray) -> Problem:
+    """The problem of weights ``W`` on inputs ``X (n, tokens)`` with the target ``Y (rows, tokens)``, from its words."""
+    tokens, rest = X.shape[1], Y - W.astype(np.float64) @ X
+    return Problem(name, W, X @ X.T / tokens, pattern, T=rest @ X.T / tokens, offset=(rest * rest).sum(axis=1) / tokens)
+
+
+def hostile_targets(pattern: str, rows: int = 3, n: int = 8) -> list[Problem]:
+    """Linear terms that break solvers: none, ties, huge, inputs and weights that are dead, what arrives is noise."""
+    plain = random_layer(pattern, rows, n, seed=3)
+    none = replace(plain, name="T of zeros", T=np.zeros(plain.shape), offset=np.zeros(rows))
+    ties, huge = arriving(pattern, rows, n, whole=True)[0], arriving(pattern, rows, n, wrong=1e6)[0]
+    _, Y, X = arriving(pattern, rows, n, seed=5)
+    rng = np.random.default_rng(11)
+    W = rng.standard_normal((rows, n)).astype(np.float32)
+    dead, noise = X.copy(), rng.standard_normal(X.shape)
+    dead[: n // 2] = 0
+    zeros = np.where(np.arange(rows)[:, None] == 0, 0, W)
+    scaled = np.logspace(-12, 12, rows)[:, None]
+    made = pattern_of(pattern, rows, n)
+    return [
+        none,
+        replace(ties, name="ties"),
+        replace(huge, name="huge"),
+        problem_of("dead inputs", W, Y, dead, made),
+        problem_of("a row of zeros", zeros, Y, X, made),
+        problem_of("noise arrives", W, Y, noise, made),
+        problem_of("rows of all sizes", (W * scaled).astype(np.float32), Y * scaled, X, made),
+        problem_of("one token", W, Y[:, :1], X[:, :1], made),
+    ]
 
 
 def repelling_layer(rows: int = 1, n: int = 12, seed: int = 0, spread: float = 0.0) -> Problem:
