@@ -1,6 +1,6 @@
 """1-swap refinement: exchange one pruned and one kept weight of a group while that lowers the error.
 
-With ``g = 2Qu`` the exchange of pruned ``i`` and kept ``j`` of one row changes the error by ``a_i + b_j - 2Q_ij``,
+With ``g = 2Qu + c`` the exchange of pruned ``i`` and kept ``j`` of one row changes the error by ``a_i + b_j - 2Q_ij``,
 ``a_i = Q_ii - g_i``, ``b_j = Q_jj + g_j``; between two rows, which do not interact, by ``a_i + b_j``.
 (SparseSwaps, arXiv 2512.10922, eq. 6, in pruned indicators.)
 """
@@ -51,10 +51,10 @@ class Swap(Stage):
                 problem.W, problem.G, pruned, group, limit, self.enough, context.device, context.expired
             )
         else:
-            rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough)
+            rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough, problem.linear)
             swaps, evaluated, stopped = rows.descend_all(pruned, limit, context.expired)
         if not problem.pattern.separable and not stopped:
-            rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough)
+            rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough, problem.linear)
             done, more, stopped = rows.exchange(pruned, limit, context.expired)
             swaps, evaluated = swaps + done, evaluated + more
         return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)

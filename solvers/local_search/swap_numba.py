@@ -39,12 +39,22 @@ class Descent:
         G: float64 ``(n, n)``.
         group: neighbours within which a row's weights may be exchanged; ``n`` for the whole row.
         threads: numba threads; the result does not depend on them.
+        linear: ``c (rows, n)`` float64 of the problem, None where it has none.
         gain_fraction: of the largest gain, in (0, 1], with which an exchange is taken; 1 for the best. Groups within
             a row, and rows of up to ``SMALL_ROW`` weights, are searched whole: there it is always the best.
     """
 
-    def __init__(self, W: np.ndarray, G: np.ndarray, group: int, threads: int, gain_fraction: float = 1.0) -> None:
+    def __init__(
+        self,
+        W: np.ndarray,
+        G: np.ndarray,
+        group: int,
+        threads: int,
+        gain_fraction: float = 1.0,
+        linear: np.ndarray | None = None,
+    ) -> None:
         self.W = W.astype(np.float64)
+        self.half = np.zeros((len(W), 0)) if linear is None else linear / 2
         self.G = np.ascontiguousarray(G)
         self.group = group
         self.threads = threads
@@ -59,7 +69,7 @@ class Descent:
         """Best 1-swaps in each row of ``pruned (rows, n)``, in place; numbers of swaps and of pairs evaluated."""
         shared = (self.group, self.gram, self.gain_fraction)
         with numba_threads(self.threads):
-            return _descend_rows(self.W[rows], self.G, pruned[rows], *shared, limit)
+            return _descend_rows(self.W[rows], self.G, self.half[rows], pruned[rows], *shared, limit)
 
     def descend_all(self, pruned: np.ndarray, limit: int, expired: Callable[[], bool]) -> tuple[int, int, str]:
         """``descend`` on all rows, some after the other while there is time; ``"deadline"`` if there was too little."""
@@ -78,16 +88,17 @@ class Descent:
         ``b`` of another; after each, both rows descend again.
         """
         u = pruned.astype(np.float64)
-        products = self.W * ((self.W * u) @ self.G)
+        half = self.half if self.half.size else np.zeros_like(self.W)
+        products = self.W * ((self.W * u) @ self.G) + half
         diagonal = self.W**2 * self.G.diagonal()
         best_a, at_a, best_b, at_b = (np.empty(len(pruned), dtype) for dtype in (float, int, float, int))
-        errors = (products * u).sum(axis=1)
+        errors = ((products + half) * u).sum(axis=1)
 
         def refresh(row: int) -> None:
             if row >= 0:
                 u[row] = pruned[row]
-                products[row] = self.W[row] * ((self.W[row] * u[row]) @ self.G)
-                errors[row] = products[row] @ u[row]
+                products[row] = self.W[row] * ((self.W[row] * u[row]) @ self.G) + half[row]
+                errors[row] = (products[row] + half[row]) @ u[row]
             a = np.where(pruned[row], diagonal[row] - 2 * products[row], np.inf)
             b = np.where(pruned[row], np.inf, diagonal[row] + 2 * products[row])
             at_a[row], at_b[row] = a.argmin(), b.argmin()
@@ -126,18 +137,19 @@ def _best_two_rows(best_a: np.ndarray, best_b: np.ndarray) -> tuple[int, int]:
 
 
 @njit(parallel=True)
-def _descend_rows(W, G, pruned, group, gram, gain_fraction, limit):
+def _descend_rows(W, G, half, pruned, group, gram, gain_fraction, limit):
     rows = W.shape[0]
     swaps = np.zeros(rows, np.int64)
     evaluated = np.zeros(rows, np.int64)
     g = _products(W, G, pruned)
     for r in numba.prange(rows):
-        swaps[r], evaluated[r] = _descend(W[r], G, g[r], pruned[r], group, gram, gain_fraction, limit)
+        swaps[r], evaluated[r] = _descend(W[r], G, half[r], g[r], pruned[r], group, gram, gain_fraction, limit)
     return swaps.sum(), evaluated.sum()
 
 
 @njit
-def _descend(w, G, g, pruned, group, gram, gain_fraction, limit):
+def _descend(w, G, half, g, pruned, group, gram, gain_fraction, limit):
+    """``g`` is ``Qu``, and half of the linear term is added to it: ``q - 2g`` and ``q + 2g`` then hold its part too."""
     n = w.size
     q = np.empty(n)  # diagonal of Q
     error = 0.0
@@ -146,6 +158,10 @@ def _descend(w, G, g, pruned, group, gram, gain_fraction, limit):
         if pruned[j]:
             error += g[j]
     error = max(error, 0.0)
+    for j in range(half.size):
+        g[j] += half[j]
+        if pruned[j]:
+            error += 2 * abs(half[j])  # what rounding is measured by
     a = np.empty(n)  # change when i is kept again, infinite if it is kept
     b = np.empty(n)  # change when j is pruned, infinite if it is pruned
     no_a = np.where(pruned, 0.0, np.inf)  # added instead of chosen: branches on a mask are mispredicted

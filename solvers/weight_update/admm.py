@@ -45,6 +45,7 @@ class ADMM(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         import torch
 
+        problem = problem.moved()
         norm = np.sqrt(np.maximum(problem.G.diagonal(), 0.0))
         alive = norm > 0
         scale = np.where(alive, norm, 1.0)

@@ -41,6 +41,7 @@ class Refit(Stage):
             raise ValueError(f"ridge must be a number of at least 0, got {self.ridge!r}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
+        problem = problem.moved()
         keep = state.mask
         parts = _one_by_one if context.device == "cpu" else _in_batches
         weights, stopped = np.where(keep, problem.W, 0).astype(np.float64), ""

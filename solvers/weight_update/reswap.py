@@ -47,6 +47,7 @@ class Reswap(Stage):
 
         from fwbench.solvers.numerics.threads import workers
 
+        problem = problem.moved()
         keep, weights = np.array(state.mask), np.where(state.mask, problem.W, 0).astype(np.float64)
         mean = float(problem.G.diagonal().mean())
         swaps, late = 0, False

@@ -47,6 +47,7 @@ class SparseGPT(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         import torch
 
+        problem = problem.moved()
         G = torch.from_numpy(problem.G.copy()).to(context.device)
         W, U = problem.W.astype(np.float64), inverse_factor(G, self.damping)
         given = ~state.keep if state.keep is not None else None
