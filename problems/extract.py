@@ -182,7 +182,7 @@ def grams(
             done += ids.numel()
             if progress:
                 progress(done)
-    result = {name: gram for names, gram in recorder.grams() for name in names}
+    result = {name: arrived.G for names, arrived in recorder.arrived() for name in names}
     return {name: result[name] for name in layers}
 
 

@@ -1,4 +1,4 @@
-"""Gram matrices of layers' inputs, added up while a network runs: one sum for layers that read the same tensor."""
+"""Sums over layers' inputs, added up while a network runs: one for layers that read the same tensor."""
 
 from __future__ import annotations
 
@@ -6,73 +6,38 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from fwbench.problems.arriving import Arrived, ArrivingSum
 from fwbench.problems.structure import ModelError, run_body
-
-PANEL = 256  # columns of one product
 
 
 class _Enough(BaseException):
     """Ends a forward pass: no later layer is wanted. No error, so no ``Exception``."""
 
 
-@dataclass
-class GramSum:
-    """``X Xᵀ`` so far, float64, the lower triangle only."""
-
-    name: str  # of a layer that reads this input
-    tokens: int = 0
-    lower: torch.Tensor | None = None
-
-    def add(self, X: torch.Tensor) -> None:
-        # float64 products: G is then positive semidefinite to 1e-15, and a proof loses nothing. By panels of the
-        # lower triangle they cost 1.5 times the full float32 product and no second thread pool beside torch's;
-        # scipy's dsyrk took 1.7 to 2.1 times (its threads and torch's fight), a full float64 product 2.3 times.
-        X = X.reshape(-1, X.shape[-1]).double()
-        n = X.shape[1]
-        if self.lower is None:
-            self.lower = torch.zeros(n, n, dtype=torch.float64, device=X.device)
-        for start in range(0, n, PANEL):
-            end = min(start + PANEL, n)
-            self.lower[start:, start:end].addmm_(X[:, start:].T, X[:, start:end])
-        self.tokens += X.shape[0]
-
-    def gram(self) -> np.ndarray:
-        """The Gram matrix, float64 ``(n, n)``; the sum is given up for it, in place: of a wide layer it is large."""
-        assert self.lower is not None
-        lower, self.lower = self.lower.cpu().div_(self.tokens), None
-        n = len(lower)
-        for start in range(0, n, PANEL):
-            end = min(start + PANEL, n)
-            lower[start:end, end:] = lower[end:, start:end].T
-            corner = lower[start:end, start:end].tril()
-            lower[start:end, start:end] = corner + corner.tril(-1).T
-        return lower.numpy()
-
-
 class Recorder:
-    """Adds up the Gram matrices of layers, one for those that read the very same tensor.
+    """Adds up what arrives at layers, one sum for those that read the very same tensor.
 
     Which do is seen in the first forward pass, and each later one must agree.
 
     Args:
         layers: modules by name.
         network: they are part of; where it uses one of their weights in another module too, that is a call more.
+        exact: the sums beside a dense model's inputs, see :class:`ArrivingSum`.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], network: nn.Module | None = None):
+    def __init__(self, layers: Mapping[str, nn.Module], network: nn.Module | None = None, exact: bool = False):
         self.layers = layers
         self.leaders: dict[str, str] = {}  # layer -> the one whose sum it shares, in the order of their calls
-        self.sums: dict[str, GramSum] = {}
-        self._network = network
+        self.sums: dict[str, ArrivingSum] = {}
+        self._dense: dict[str, torch.Tensor] = {}  # what the dense model read in the pass before this one
+        self._network, self._exact = network, exact
         self._followers: Counter[str] = Counter()  # of each leader, once the first pass is over
-        self._adding, self._last = True, ""
+        self._adding, self._showing, self._last = True, False, ""
         self._rows: dict[int, list[int]] = {}  # in this pass: weight -> inputs of each call
         self._held: dict[str, tuple[tuple, torch.Tensor]] = {}  # in this pass; no address is used twice meanwhile
         self._awaited: Counter[str] = Counter()  # in this pass: followers of a leader that are yet to come
@@ -93,6 +58,15 @@ class Recorder:
         finally:
             for handle in handles:
                 handle.remove()
+
+    @contextlib.contextmanager
+    def of_dense(self) -> Iterator[None]:
+        """A pass in here shows what the dense model reads where the next one, of the same tokens, is added."""
+        self._adding, self._showing, self._dense = False, True, {}
+        try:
+            yield
+        finally:
+            self._adding, self._showing = True, False
 
     def look(self, network: Any, ids: torch.Tensor) -> None:
         """See who shares an input in a pass on a few tokens that are not added; later passes end at the last layer."""
@@ -123,10 +97,10 @@ class Recorder:
             found.setdefault(leader, []).append(name)
         return list(found.values())
 
-    def grams(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Gram matrix, float64 ``(n, n)``, of each input, with the names of those that read it; sums are given up."""
+    def arrived(self) -> Iterator[tuple[list[str], Arrived]]:
+        """The matrices of each input, with the names of those that read it; sums are given up."""
         for names in self.groups():
-            yield names, self.sums.pop(names[0]).gram()
+            yield names, self.sums.pop(names[0]).arrived()
 
     def _places(self) -> dict[str, str]:
         """Name and path in the network of each layer."""
@@ -143,7 +117,9 @@ class Recorder:
                 return
             self._follow(name, X)
             if self.leaders[name] == name and self._adding:
-                self.sums.setdefault(name, GramSum(name)).add(X)
+                self.sums.setdefault(name, ArrivingSum(self._exact)).add(X, self._dense.pop(name, None))
+            elif self.leaders[name] == name and self._showing:
+                self._dense[name] = X.clone()  # the model may write into it
             if name == self._last:
                 raise _Enough
 

@@ -37,6 +37,20 @@ from fwbench.cli.progress import progress
     show_default=True,
     help="Calibrate each block with those before it pruned, or all on the dense model.",
 )
+@click.option(
+    "--correct",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Part of what arrives wrong from pruned blocks that each layer makes good; in sequence only.",
+)
+@click.option(
+    "--ridge",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Of what is made good, in mean diagonals of the Gram matrix.",
+)
 @options.device
 @options.dtype("float32")
 @click.option(
@@ -63,6 +77,8 @@ def prune(
     length: int,
     shrink: float,
     sequential: bool,
+    correct: float,
+    ridge: float,
     device: str,
     dtype: str,
     save_dtype: str,
@@ -90,6 +106,8 @@ def prune(
         length=length,
         shrink=shrink,
         sequential=sequential,
+        correct=correct,
+        ridge=ridge,
         device=device,
         dtype=dtype,
         save_dtype=save_dtype,

@@ -110,7 +110,7 @@ def _blocks(
     """Walk through all blocks; finished ones are read, the others pruned. Records, packed masks, blocks read."""
     sequential, device = plan.options.sequential, plan.options.device
     with clock.of("forward"), work.room() as offload:
-        walk = walks.begin(plan.model.network, plan.batches, device, offload)
+        walk = walks.begin(plan.model.network, plan.batches, device, offload, with_dense=plan.correcting)
     records: list[dict[str, Any]] = []
     masks: dict[str, bytes] = {}
     resumed, began = 0, time.monotonic()
@@ -120,14 +120,18 @@ def _blocks(
         done = work.read_block(number) if layers else Block({}, {}, [])
         if done is not None:
             resumed += bool(layers)
-            if not sequential:
-                _advance(walk, number, clock)
+            with clock.of("forward"):
+                if not sequential:
+                    walk.advance(number)
+                if walk.dense:
+                    walk.advance_dense(number)
             _load(layers, done)
         else:
             done = _prune_block(plan, walk, number, clock)
             work.write_block(number, done)
         if sequential and number + 1 < len(plan.layers):
-            _advance(walk, number, clock)
+            with clock.of("forward"):
+                walk.advance(number)
         walk.blocks[number].to("cpu")
         records += [dict(record) for record in done.records]
         masks |= {name: pack_mask(keep) for name, keep in done.masks.items()}
@@ -139,24 +143,19 @@ def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Blo
     layers = {layer.name: layer for layer in plan.layers[number]}
     with clock.of("forward"):
         modules = {name: layer.module for name, layer in layers.items()}
-        grams = walk.grams(number, modules, keep_outputs=not plan.options.sequential)
+        inputs = walk.arrived(number, modules, keep_outputs=not plan.options.sequential)
         machine.release_memory()  # of the forward passes, before the solver asks for its own
     with clock.of("solve"):
         found: dict[str, Solved] = {}
-        for names, G in grams:
+        for names, arrived in inputs:
             for batch in together(plan, [layers[name] for name in names]):
-                found |= solve(plan, batch, G)
+                found |= solve(plan, batch, arrived)
     solved = [(layer.parameter, found[name]) for name, layer in layers.items()]
     weights, masks = {name: item.weight for name, item in solved}, {name: item.keep for name, item in solved}
     records = [{**item.record, "row": item.result.to_json()} for _, item in solved]
     block = Block(weights, masks, records)
     _load(plan.layers[number], block)
     return block
-
-
-def _advance(walk: walks.Walk, number: int, clock: Clock) -> None:
-    with clock.of("forward"):
-        walk.advance(number)
 
 
 def _load(layers: Any, block: Block) -> None:

@@ -15,6 +15,7 @@ from fwbench import metrics, pipeline, verify
 from fwbench.patterns import NM, PerRow
 from fwbench.pipeline import Answer, Run
 from fwbench.problem import Problem, shrunk
+from fwbench.problems.arriving import Arrived
 from fwbench.problems.structure import weight_of
 from fwbench.pruning.dtypes import too_large
 from fwbench.pruning.plan import Layer, Plan, PruneError
@@ -55,13 +56,13 @@ def together(plan: Plan, layers: Sequence[Layer]) -> list[list[Layer]]:
     return batches
 
 
-def solve(plan: Plan, layers: Sequence[Layer], G: np.ndarray) -> dict[str, Solved]:
+def solve(plan: Plan, layers: Sequence[Layer], arrived: Arrived) -> dict[str, Solved]:
     """Solve layers that read one input as one problem.
 
     Args:
         plan: of the run; its time limit counts for each layer.
         layers: one, or several as :func:`together` joins them.
-        G: Gram matrix of the input, float64 ``(n, n)``.
+        arrived: at their input.
 
     Returns:
         What is saved of each layer, by its name.
@@ -71,10 +72,14 @@ def solve(plan: Plan, layers: Sequence[Layer], G: np.ndarray) -> dict[str, Solve
         ProblemError: weights that are not finite.
     """
     options = plan.options
-    first = Problem(layers[0].name, weight_of(layers[0].module), G, plan.pattern)
-    own = [first, *(replace(first, name=layer.name, W=weight_of(layer.module)) for layer in layers[1:])]  # one G
-    problem = first if len(own) == 1 else _joined(own)
-    solved = replace(problem, G=shrunk(G, options.shrink)) if options.shrink else problem
+    own = []
+    for layer in layers:
+        W = weight_of(layer.module)
+        target = arrived.target(W, options.correct, options.ridge) if plan.correcting else {}
+        G = own[0].G if own else arrived.G  # one for all
+        own.append(Problem(layer.name, W, G, plan.pattern, **target))
+    problem = own[0] if len(own) == 1 else _joined(own)
+    solved = replace(problem, G=shrunk(problem.G, options.shrink)) if options.shrink else problem
     run = Run(solved, plan.solver, options.seed, options.device, options.dtype)
     pipeline.warm_up(run)
     outcome = pipeline.execute(run, time_limit=options.time_limit * len(layers))
@@ -117,7 +122,9 @@ def _saved(layer: Layer, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tens
 def _joined(problems: Sequence[Problem]) -> Problem:
     """The rows of several problems with one ``G``."""
     name = ", ".join(problem.name for problem in problems)
-    return replace(problems[0], name=name, W=np.concatenate([problem.W for problem in problems]))
+    first, others = problems[0], {key: [getattr(one, key) for one in problems] for key in ("W", "T", "offset")}
+    arrays = {key: np.concatenate(parts) for key, parts in others.items() if parts[0] is not None}
+    return replace(first, name=name, **arrays)
 
 
 def _slices(problems: Sequence[Problem]) -> Iterator[slice]:

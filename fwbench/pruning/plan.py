@@ -46,6 +46,10 @@ class Options:
     length: int = SEQUENCE  # tokens of a calibration sequence, cut to what the model takes
     shrink: float = 0.0  # of the Grams' correlations towards zero, see fwbench.problem.shrunk
     sequential: bool = True  # each block calibrated with the blocks before it already pruned
+    correct: float = (
+        0.0  # part of what arrives wrong that each layer makes good, see problems.arriving; sequential only
+    )
+    ridge: float = 0.1  # of that part, relative to the mean diagonal of G
     device: str = "cpu"
     dtype: str = "float32"  # in which solvers compute
     save_dtype: str = "auto"  # of the output, and of what is pruned; auto for each tensor's own
@@ -91,6 +95,11 @@ class Plan:
     types: Mapping[str, torch.dtype]  # of the saved tensors, by their names in the model's state
     record: dict[str, Any]
 
+    @property
+    def correcting(self) -> bool:
+        """Whether layers make good a part of what arrives wrong."""
+        return self.options.sequential and self.options.correct > 0
+
 
 def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     """Read the model and the texts, and check all that can be checked before the work.
@@ -102,6 +111,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     solver = pipeline.resolve(options.spec or default_spec())
     if not 0 <= options.shrink <= 1:
         raise PruneError(f"shrink must lie between 0 and 1, not {options.shrink}")
+    if not (0 <= options.correct <= 1 and 0 < options.ridge < np.inf):
+        raise PruneError(f"correct must lie between 0 and 1 and ridge above 0, not {options.correct}, {options.ridge}")
     if reason := machine.device_error(options.device):
         raise PruneError(reason)
     text = load_text(options.text)
@@ -139,6 +150,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "opening": opening_words(model.tokenizer),
         "mode": "sequential" if options.sequential else "one-shot",
         "shrink": options.shrink,
+        "correct": options.correct if options.sequential else 0.0,
+        "ridge": options.ridge if options.sequential and options.correct else None,
         "skip": options.skip,
         "time_limit": options.time_limit if np.isfinite(options.time_limit) else None,
         "seed": options.seed,

@@ -17,6 +17,7 @@ import psutil
 import torch
 from torch import nn
 
+from fwbench.problems.arriving import Arrived
 from fwbench.problems.gram import Recorder
 from fwbench.problems.listening import running
 from fwbench.problems.structure import FEW, ModelError, find_blocks, run_body
@@ -46,10 +47,11 @@ class Walk:
     calls: list[dict[int, Call]]  # [batch][block]; a block that text does not run through has none
     tokens: list[int]  # of each batch
     device: str = "cpu"
+    dense: list[torch.Tensor] = field(default_factory=list)  # the dense model's activations, where they are asked for
 
-    def run(self, number: int) -> Iterator[torch.Tensor]:
-        """Outputs of a block, batch by batch, on its device."""
-        for hidden, calls in zip(self.hidden, self.calls, strict=True):
+    def run(self, number: int, activations: Sequence[torch.Tensor] | None = None) -> Iterator[torch.Tensor]:
+        """Outputs of a block, batch by batch, on its device; of other activations than its own if they are given."""
+        for hidden, calls in zip(activations or self.hidden, self.calls, strict=True):
             if number in calls:
                 inputs = hidden.to(self.device, copy=True)
                 with running(self.network):
@@ -65,15 +67,21 @@ class Walk:
             self.hidden[index].copy_(output)
 
     @torch.no_grad()
-    def grams(
+    def advance_dense(self, number: int) -> None:
+        """The same of the dense model's activations, by a block that is still dense."""
+        for index, output in enumerate(self.run(number, self.dense)):
+            self.dense[index].copy_(output)
+
+    @torch.no_grad()
+    def arrived(
         self, number: int, layers: Mapping[str, nn.Module], keep_outputs: bool
-    ) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Gram matrix, float64 ``(n, n)``, of each input, with the names of the layers that read it.
+    ) -> Iterator[tuple[list[str], Arrived]]:
+        """What arrives at each input, with the names of the layers that read it; dense activations are advanced.
 
         The sums are complete on return; each is turned into its matrix, in place, when its turn comes.
 
         Args:
-            number: of the block.
+            number: of the block, which is still dense.
             layers: of this block, by name.
             keep_outputs: replace the activations by the outputs, as :meth:`advance` does.
 
@@ -81,15 +89,28 @@ class Walk:
             ModelError: a layer that does not see every token once.
         """
         recorder = Recorder(layers)
+        dense = self.run(number, self.dense) if self.dense else iter(())
         with recorder.recording():
-            for index, output in enumerate(self.run(number)):
-                recorder.end_of_pass(self.tokens[index])
+            own = self.run(number)
+            for index, tokens in enumerate(self.tokens):
+                if self.dense:
+                    with recorder.of_dense():
+                        self.dense[index].copy_(next(dense))
+                        recorder.end_of_pass(tokens)
+                output = next(own)
+                recorder.end_of_pass(tokens)
                 if keep_outputs:
                     self.hidden[index].copy_(output)
-        return recorder.grams()
+        return recorder.arrived()
 
 
-def begin(network: Any, batches: Sequence[torch.Tensor], device: str = "cpu", offload: Path | None = None) -> Walk:
+def begin(
+    network: Any,
+    batches: Sequence[torch.Tensor],
+    device: str = "cpu",
+    offload: Path | None = None,
+    with_dense: bool = False,
+) -> Walk:
     """Activations before the first block, and how the model calls each block.
 
     Args:
@@ -97,6 +118,7 @@ def begin(network: Any, batches: Sequence[torch.Tensor], device: str = "cpu", of
         batches: token ids, int64 ``(sequences, length)`` each.
         device: on which blocks will run; moving them there is the caller's.
         offload: folder for the activations if they are large beside the free memory.
+        with_dense: keep the dense model's activations beside those of the blocks as they are pruned.
 
     Raises:
         ModelError: the model does more between its blocks than hand on hidden states.
@@ -109,11 +131,14 @@ def begin(network: Any, batches: Sequence[torch.Tensor], device: str = "cpu", of
     for ids in batches:
         hidden, calls = _catch(network, blocks, ids, outputs)
         if not walk.hidden:
-            needed = sum(walk.tokens) / ids.numel() * hidden.nbytes
+            needed = (1 + with_dense) * sum(walk.tokens) / ids.numel() * hidden.nbytes
             large = needed > RESIDENT * psutil.virtual_memory().available
         if offload is not None and large:
             hidden = _in_file(hidden, offload / f"{len(walk.hidden):05}")
         walk.hidden.append(hidden)
+        if with_dense:
+            path = None if offload is None or not large else offload / f"dense-{len(walk.dense):05}"
+            walk.dense.append(hidden.clone() if path is None else _in_file(hidden, path))
         walk.calls.append(
             {number: Call(shared.of(call.args), shared.of(dict(call.kwargs))) for number, call in calls.items()}
         )

@@ -11,7 +11,7 @@ import torch
 from fwbench import notes
 from fwbench.patterns import PatternError
 from fwbench.problem import ProblemError
-from fwbench.problems import extract, gram, models, structure
+from fwbench.problems import arriving, extract, models, structure
 from fwbench.problems.models import ModelError
 from fwbench.problems.text import Text, TextError
 
@@ -110,12 +110,17 @@ def test_it_repeats():
 
 
 def test_panels_of_a_wide_input():
-    X = torch.randn(64, 2 * gram.PANEL + 5, generator=torch.Generator().manual_seed(2))
-    item = gram.GramSum("wide")
-    item.add(X[:40].reshape(2, 20, -1))
-    item.add(X[40:])
-    expected = X.double().numpy().T @ X.double().numpy() / 64
-    np.testing.assert_allclose(item.gram(), expected, rtol=1e-12, atol=1e-14)
+    X, dense = torch.randn(2, 64, 2 * arriving.PANEL + 5, generator=torch.Generator().manual_seed(2))
+    own, off = X.double().numpy(), dense.double().numpy() - X.double().numpy()
+    for exact, wanted in ((True, 1e-12), (False, 1e-5)):
+        item = arriving.ArrivingSum(exact)
+        item.add(X[:40].reshape(2, 20, -1), dense[:40].reshape(2, 20, -1))
+        item.add(X[40:], dense[40:])
+        found = item.arrived()
+        np.testing.assert_allclose(found.G, own.T @ own / 64, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(found.H, off.T @ own / 64, rtol=wanted, atol=wanted)
+        if exact:
+            np.testing.assert_allclose(found.E, off.T @ off / 64, rtol=1e-12, atol=1e-14)
 
 
 def test_stops_after_the_last_layer_asked_for():

@@ -43,7 +43,7 @@ def recorded(network, batches, look=True):
             recorder.look(network, batches[0][:1, :8])
         for ids in batches:
             recorder.add(network, ids)
-    return {name: G for names, G in recorder.grams() for name in names}, recorder.groups()
+    return {name: found.G for names, found in recorder.arrived() for name in names}, recorder.groups()
 
 
 def by_hooks(network, batches):

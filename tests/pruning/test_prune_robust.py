@@ -16,11 +16,11 @@ __all__ = ["place"]  # a fixture
 
 DYING = """
 import os, signal, sys
-from fwbench.problems.gram import GramSum
+from fwbench.problems.arriving import ArrivingSum
 from fwbench.pruning import Options, engine, output, prune
 where, call, source, out, spec, text, tokens, length = sys.argv[1:]
 owner, name = {
-    "calibrating": (GramSum, "add"),
+    "calibrating": (ArrivingSum, "add"),
     "solving": (engine, "solve"),
     "writing a block": (os, "replace"),
     "saving": (output.page, "render"),  # the model is written, its folder not yet renamed

@@ -63,7 +63,7 @@ def test_a_block_that_writes_into_its_input():
     ]
     before = found.hidden[0].clone()
     layers = {"x.01.q_proj": layer.self_attn.q_proj}
-    first, second = (next(found.grams(1, layers, keep_outputs=False))[1] for _ in range(2))
+    first, second = (next(found.arrived(1, layers, keep_outputs=False))[1].G for _ in range(2))
     assert torch.equal(found.hidden[0], before)
     assert (first == second).all()
 
@@ -146,4 +146,4 @@ def test_a_layer_that_runs_again_beside_one_of_its_input():
     with pytest.raises(
         ModelError, match=r"layer x\.01\.k_proj runs 2 times in a forward pass, not once; --skip 'k_proj'"
     ):
-        found.grams(1, layers, keep_outputs=False)
+        found.arrived(1, layers, keep_outputs=False)

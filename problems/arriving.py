@@ -1,0 +1,111 @@
+"""What arrives at a layer: the sums over its inputs, and the target that the dense model sets beside them.
+
+A layer of a pruned model reads ``X̂`` where the dense one reads ``X``. Its output is wrong by ``W(X - X̂)`` before any
+of its own weights is pruned. A linear map of ``X̂`` can make good a part of that: with ``H = (X - X̂)X̂ᵀ`` the part that
+a ridge regression of ``W(X - X̂)`` on ``X̂`` explains is ``SX̂``, ``S = W H (G + rI)⁻¹``, and the target is ``Y = (W +
+βS) X̂``, of which ``T = βSG`` and ``offset = β² diag(S G Sᵀ)`` are made (``fwbench.problem``). Without a ridge the target
+is ``W X̂ + βW(X - X̂)`` itself, the dense model's output where ``β = 1``: what no map of ``X̂`` explains is then part of
+``offset``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+PANEL = 256  # columns of one product
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Over tokens, float64 ``(n, n)``: ``G = X̂X̂ᵀ``; ``H = (X - X̂)X̂ᵀ`` if ``X`` is known; ``E = (X - X̂)(X - X̂)ᵀ`` too
+    where the sums are exact."""
+
+    G: np.ndarray
+    H: np.ndarray | None = None
+    E: np.ndarray | None = None
+
+    def target(self, W: np.ndarray, strength: float, ridge: float = 0.0) -> dict[str, np.ndarray]:
+        """``T (rows, n)`` and ``offset (rows,)`` of a layer's problem; nothing where nothing arrives wrong.
+
+        Args:
+            W: float32 ``(rows, n)``.
+            strength: ``β``.
+            ridge: ``r``, relative to the mean diagonal of ``G``; 0 needs exact sums.
+        """
+        if self.H is None or not strength or not self.H.any():
+            return {}
+        W = W.astype(np.float64)
+        if not ridge:
+            assert self.E is not None
+            return {"T": strength * (W @ self.H), "offset": strength**2 * ((W @ self.E) * W).sum(axis=1)}
+        damped = self.G + ridge * float(self.G.diagonal().mean()) * np.eye(len(self.G))
+        S = np.linalg.solve(damped, self.H.T @ W.T).T
+        T = strength * (S @ self.G)
+        return {"T": T, "offset": strength * (T * S).sum(axis=1)}
+
+
+class ArrivingSum:
+    """The sums so far, of the lower triangles only where the matrices are symmetric.
+
+    Args:
+        exact: with ``E``, and ``H`` of float64 products; else of float32's, which is enough for a ridge.
+    """
+
+    def __init__(self, exact: bool = False) -> None:
+        self.tokens, self.exact = 0, exact
+        self.G: torch.Tensor | None = None
+        self.H: torch.Tensor | None = None
+        self.E: torch.Tensor | None = None
+
+    def add(self, X: torch.Tensor, dense: torch.Tensor | None = None) -> None:
+        """Add inputs ``(..., n)``, and those that the dense model has in their place."""
+        # float64 products: G is then positive semidefinite to 1e-15, and a proof loses nothing. By panels of the
+        # lower triangle they cost 1.5 times the full float32 product and no second thread pool beside torch's;
+        # scipy's dsyrk took 1.7 to 2.1 times (its threads and torch's fight), a full float64 product 2.3 times.
+        X = X.reshape(-1, X.shape[-1]).double()
+        self.G = _add_square(self.G, X)
+        if dense is not None:
+            D = dense.reshape(X.shape).double() - X
+            if self.H is None:
+                self.H = torch.zeros_like(self.G)
+            self.H += D.T @ X if self.exact else D.float().T @ X.float()
+            if self.exact:
+                self.E = _add_square(self.E, D)
+        self.tokens += X.shape[0]
+
+    def arrived(self) -> Arrived:
+        """The matrices; the sums are given up for them, in place: of a wide layer they are large."""
+        G, H, E = self.G, self.H, self.E
+        assert G is not None
+        self.G = self.H = self.E = None
+        return Arrived(
+            _whole(G, self.tokens),
+            None if H is None else H.cpu().div_(self.tokens).numpy(),
+            None if E is None else _whole(E, self.tokens),
+        )
+
+
+def _add_square(lower: torch.Tensor | None, X: torch.Tensor) -> torch.Tensor:
+    """Add ``XᵀX`` of ``X (tokens, n)`` to the lower triangle of a sum, which begins with 0."""
+    n = X.shape[1]
+    if lower is None:
+        lower = torch.zeros(n, n, dtype=torch.float64, device=X.device)
+    for start in range(0, n, PANEL):
+        end = min(start + PANEL, n)
+        lower[start:, start:end].addmm_(X[:, start:].T, X[:, start:end])
+    return lower
+
+
+def _whole(lower: torch.Tensor, tokens: int) -> np.ndarray:
+    """The symmetric matrix of a lower triangle, over tokens."""
+    lower = lower.cpu().div_(tokens)
+    n = len(lower)
+    for start in range(0, n, PANEL):
+        end = min(start + PANEL, n)
+        lower[start:end, end:] = lower[end:, start:end].T
+        corner = lower[start:end, start:end].tril()
+        lower[start:end, start:end] = corner + corner.tril(-1).T
+    return lower.numpy()
