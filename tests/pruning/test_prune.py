@@ -114,7 +114,7 @@ def test_a_block_runs_wholly_on_its_device(place, family):
         recorder = gram.Recorder(structure.find_layers(block.to("meta")))
         with recorder.recording():
             assert {output.device.type for output in found.run(number)} == {"meta"}
-        assert {item.lower.device.type for item in recorder.sums.values()} == {"meta"}
+        assert {item.G.device.type for item in recorder.sums.values()} == {"meta"}
 
 
 @pytest.mark.parametrize("sequential", [True, False])
