@@ -1,11 +1,10 @@
 """What arrives at a layer: the sums over its inputs, and the target that the dense model sets beside them.
 
 A layer of a pruned model reads ``X̂`` where the dense one reads ``X``. Its output is wrong by ``W(X - X̂)`` before any
-of its own weights is pruned. A linear map of ``X̂`` can make good a part of that: with ``H = (X - X̂)X̂ᵀ`` the part that
-a ridge regression of ``W(X - X̂)`` on ``X̂`` explains is ``SX̂``, ``S = W H (G + rI)⁻¹``, and the target is ``Y = (W +
-βS) X̂``, of which ``T = βSG`` and ``offset = β² diag(S G Sᵀ)`` are made (``fwbench.problem``). Without a ridge the target
-is ``W X̂ + βW(X - X̂)`` itself, the dense model's output where ``β = 1``: what no map of ``X̂`` explains is then part of
-``offset``.
+of its own weights is pruned, and weights can make good a part of that. With ``H = (X - X̂)X̂ᵀ``, what a ridge regression
+of ``W(X - X̂)`` on ``X̂`` explains is ``SX̂``, ``S = W H (G + rI)⁻¹``. The target is then ``Y = (W + βS) X̂``, so ``T =
+βSG`` and ``offset = β² diag(S G Sᵀ)`` (``fwbench.problem``). Without a ridge it is ``Y = W X̂ + βW(X - X̂)`` itself,
+with ``β = 1`` the dense model's output: what no map of ``X̂`` explains is part of ``offset``.
 """
 
 from __future__ import annotations

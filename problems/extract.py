@@ -6,6 +6,7 @@ guessed from names. The text streams through in batches; inputs are folded into 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from fwbench.notes import note
 from fwbench.patterns import Pattern, parse
 from fwbench.problem import Problem
+from fwbench.problems.arriving import Arrived
 from fwbench.problems.gram import Recorder
 from fwbench.problems.models import Model
 from fwbench.problems.structure import FEW, ModelError, find_blocks, find_layers, left_out, weight_of
@@ -38,8 +40,12 @@ def extract(
     length: int = SEQUENCE,
     layers: str = "",
     skip: str = "",
+    against: Model | None = None,
 ) -> Iterator[Problem]:
     """Extract problems, in the order of the model's layers.
+
+    Beside a dense model, a layer's weights are the dense ones, its inputs those that arrive in ``model``, which was
+    pruned, and its target is the dense layer's output (``problems.arriving``).
 
     Args:
         model: with its tokenizer.
@@ -51,9 +57,10 @@ def extract(
         select: of the problems' names (``smollm2.07.gate_proj``), those wanted.
         length: tokens of a sequence, cut to what the model takes.
         layers, skip: regular expressions, see :func:`chosen_layers`.
+        against: the dense model that ``model`` was made from.
 
     Raises:
-        ModelError: no such block or layer, or layers that are not plain matrices.
+        ModelError: no such block or layer, or layers that are not plain matrices; ``against`` is another model.
         TextError: a text shorter than one sequence.
         PatternError: the pattern does not fit a layer.
         ProblemError: the model's activations are not finite.
@@ -71,9 +78,11 @@ def extract(
     begin = " ".join(opening_words(model.tokenizer))
     if missed := left_out(model.network):
         note(f"{model.label}: {say_left_out(missed)}")
+    beside = _beside(model, chosen, against, rows) if against else None
     found = sum(ids.numel() for ids in batches)
     what = f"{model.label}: calibrating {len(chosen)} layers"
-    sums = grams(model.network, chosen, batches, (lambda done: progress(done, found, what)) if progress else None)
+    tell = (lambda done: progress(done, found, what)) if progress else None
+    sums = arriving(model.network, chosen, batches, tell, beside)
     meta = {
         "model": model.label,
         "calibration": f"{text.name} sha256:{text.sha256} first {found} tokens in sequences of {length}"
@@ -82,8 +91,30 @@ def extract(
         "license": model.license,
         "source": f"model {model.source}; text {text.source or text.name}; fwbench extraction {EXTRACTION}",
     }
+    if against:
+        meta["target"] = f"output of the dense model {against.source}"
     for name, layer in chosen.items():
-        yield Problem(name, weight_of(layer), sums.pop(name), pattern, {**meta, "layer": name.partition(".")[2]})
+        arrived, W = sums.pop(name), weight_of(beside[1][name] if beside else layer)
+        more = {**meta, "layer": name.partition(".")[2]}
+        yield Problem(name, W, arrived.G, pattern, more, **arrived.target(W, 1.0))
+
+
+def _beside(
+    model: Model, chosen: Mapping[str, nn.Module], against: Model, rows: Sequence[Sequence[int]]
+) -> tuple[Any, dict[str, nn.Module]]:
+    """The dense model's network, and its layers by the names of the other's. Raises ModelError if they differ."""
+    against.check_tokens(rows)
+    theirs = {name.removeprefix(f"{against.label}."): layer for name, layer in named_layers(against).items()}
+    found = {}
+    for name, layer in chosen.items():
+        other = theirs.get(name.removeprefix(f"{model.label}."))
+        if other is None or weight_of(other).shape != weight_of(layer).shape:
+            raise ModelError(
+                f"{against.label} is not the dense model of {model.label}: "
+                f"{'it has no' if other is None else 'another shape has its'} {name.removeprefix(f'{model.label}.')}"
+            )
+        found[name] = other
+    return against.network, found
 
 
 def named_layers(model: Model, blocks: Sequence[int] | None = None) -> dict[str, nn.Module]:
@@ -162,6 +193,20 @@ def grams(
 ) -> dict[str, np.ndarray]:
     """Gram matrix ``X Xᵀ / tokens`` of each layer's input, float64 ``(n, n)``; layers of one input share the array.
 
+    See :func:`arriving`, of which it is a part.
+    """
+    return {name: arrived.G for name, arrived in arriving(network, layers, batches, progress).items()}
+
+
+def arriving(
+    network: Any,
+    layers: Mapping[str, nn.Module],
+    batches: Sequence[torch.Tensor],
+    progress: Callable[[int], None] | None = None,
+    beside: tuple[Any, Mapping[str, nn.Module]] | None = None,
+) -> dict[str, Arrived]:
+    """What arrives at each layer; layers of one input share it.
+
     The forward pass ends at the last layer asked for. Memory: one batch and the sums.
 
     Args:
@@ -169,20 +214,29 @@ def grams(
         layers: modules of it by name.
         batches: token ids, int64 ``(sequences, length)`` each.
         progress: called with the tokens done after each batch.
+        beside: the dense network, and its layers by the same names.
 
     Raises:
         ModelError: a layer that does not run exactly once in a forward pass, or not on every token.
     """
-    recorder = Recorder(layers, network)
-    done = 0
-    with recorder.recording():
-        recorder.look(network, batches[0][:1, :FEW])
+    few, done = batches[0][:1, :FEW], 0
+    recorder = Recorder(layers, network, exact=True)
+    dense = Recorder(beside[1], beside[0]) if beside else None
+    with recorder.recording(), dense.recording() if dense else contextlib.nullcontext():
+        recorder.look(network, few)
+        if dense and beside:
+            dense.look(beside[0], few)
+            if dense.groups() != recorder.groups():
+                raise ModelError("the dense model's layers share other inputs than the pruned one's")
         for ids in batches:
+            if dense and beside:
+                with dense.showing() as recorder.dense:
+                    dense.add(beside[0], ids)
             recorder.add(network, ids)
             done += ids.numel()
             if progress:
                 progress(done)
-    result = {name: arrived.G for names, arrived in recorder.arrived() for name in names}
+    result = {name: arrived for names, arrived in recorder.arrived() for name in names}
     return {name: result[name] for name in layers}
 
 

@@ -34,10 +34,11 @@ class Recorder:
         self.layers = layers
         self.leaders: dict[str, str] = {}  # layer -> the one whose sum it shares, in the order of their calls
         self.sums: dict[str, ArrivingSum] = {}
-        self._dense: dict[str, torch.Tensor] = {}  # what the dense model read in the pass before this one
+        self.dense: dict[str, torch.Tensor] = {}  # what the dense model reads in the pass to come, by leader
         self._network, self._exact = network, exact
         self._followers: Counter[str] = Counter()  # of each leader, once the first pass is over
-        self._adding, self._showing, self._last = True, False, ""
+        self._adding, self._last = True, ""
+        self._shown: dict[str, torch.Tensor] | None = None
         self._rows: dict[int, list[int]] = {}  # in this pass: weight -> inputs of each call
         self._held: dict[str, tuple[tuple, torch.Tensor]] = {}  # in this pass; no address is used twice meanwhile
         self._awaited: Counter[str] = Counter()  # in this pass: followers of a leader that are yet to come
@@ -60,13 +61,13 @@ class Recorder:
                 handle.remove()
 
     @contextlib.contextmanager
-    def of_dense(self) -> Iterator[None]:
-        """A pass in here shows what the dense model reads where the next one, of the same tokens, is added."""
-        self._adding, self._showing, self._dense = False, True, {}
+    def showing(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Passes in here add nothing: what the leaders read is shown, the last pass's in the end."""
+        self._adding, self._shown = False, {}
         try:
-            yield
+            yield self._shown
         finally:
-            self._adding, self._showing = True, False
+            self._adding, self._shown = True, None
 
     def look(self, network: Any, ids: torch.Tensor) -> None:
         """See who shares an input in a pass on a few tokens that are not added; later passes end at the last layer."""
@@ -117,9 +118,9 @@ class Recorder:
                 return
             self._follow(name, X)
             if self.leaders[name] == name and self._adding:
-                self.sums.setdefault(name, ArrivingSum(self._exact)).add(X, self._dense.pop(name, None))
-            elif self.leaders[name] == name and self._showing:
-                self._dense[name] = X.clone()  # the model may write into it
+                self.sums.setdefault(name, ArrivingSum(self._exact)).add(X, self.dense.pop(name, None))
+            elif self.leaders[name] == name and self._shown is not None:
+                self._shown[name] = X.clone()  # the model may write into it
             if name == self._last:
                 raise _Enough
 

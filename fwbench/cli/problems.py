@@ -51,6 +51,12 @@ def problems(collection: str | None) -> None:
     "--layers", default="", help="Regular expression: only layers whose name, or path in the model, it finds."
 )
 @click.option("--skip", default="", help="Regular expression: no layers whose name, or path in the model, it finds.")
+@click.option(
+    "--against",
+    default="",
+    metavar="DENSE",
+    help="The dense model that MODEL was pruned from: its weights, and its outputs as the target.",
+)
 @options.trust
 def extract(
     model: str,
@@ -61,9 +67,14 @@ def extract(
     pattern: str,
     layers: str,
     skip: str,
+    against: str,
     trust_remote_code: bool,
 ) -> None:
-    """Extract the problems of a causal language model's layers into a folder of problem files."""
+    """Extract the problems of a causal language model's layers into a folder of problem files.
+
+    With --against they are those of a pruned model in sequence: to choose, for the inputs that arrive, the mask with
+    which the dense weights give the dense model's output.
+    """
     from fwbench import patterns
     from fwbench.problems.extract import extract as extract_problems
     from fwbench.problems.files import SUFFIX, file_stem, write_problem
@@ -73,6 +84,7 @@ def extract(
     patterns.parse(pattern)
     source = load_text(text)
     loaded = load_model(model, trust_remote_code)
+    dense = load_model(against, trust_remote_code) if against else None
     count = 0
     with progress() as report:
         for problem in extract_problems(
@@ -84,6 +96,7 @@ def extract(
             report,
             layers=layers,
             skip=skip,
+            against=dense,
         ):
             output.mkdir(parents=True, exist_ok=True)
             write_problem(problem, output / f"{file_stem(problem.name)}{SUFFIX}")

@@ -104,7 +104,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("model", f"{summary['model']}, sha256 of its parameters {summary['model_sha256'][:16]}"),
         ("solver", summary["solver"]),
         ("pattern", summary["pattern"]),
-        ("order", _order(summary["mode"])),
+        ("order", _order(summary)),
         (
             "calibration",
             (
@@ -139,9 +139,12 @@ def _left_dense(skip: str) -> str:
     return "embeddings, head, norms and biases" + (f"; layers that {skip} finds" if skip else "")
 
 
-def _order(mode: str) -> str:
-    if mode == "sequential":
-        return "sequential: each block calibrated with the blocks before it already pruned"
+def _order(summary: Mapping[str, Any]) -> str:
+    if summary["mode"] == "sequential":
+        order = "sequential: each block calibrated with the blocks before it already pruned"
+        if part := summary["correct"]:
+            order += f", and makes good {text.percent(part)} of what arrives wrong (ridge {summary['ridge']:g})"
+        return order
     return "one-shot: every layer calibrated on the dense model"
 
 

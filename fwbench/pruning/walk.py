@@ -94,9 +94,9 @@ class Walk:
             own = self.run(number)
             for index, tokens in enumerate(self.tokens):
                 if self.dense:
-                    with recorder.of_dense():
+                    with recorder.showing() as recorder.dense:
                         self.dense[index].copy_(next(dense))
-                        recorder.end_of_pass(tokens)
+                    recorder.end_of_pass(tokens)
                 output = next(own)
                 recorder.end_of_pass(tokens)
                 if keep_outputs:

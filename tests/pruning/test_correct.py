@@ -1,0 +1,123 @@
+"""``prune --correct``: what arrives wrong from pruned blocks is a part of the next blocks' target."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from small_models import LENGTH, TOKENS, hashes, options, place, saved
+
+from fwbench.cli import cli
+from fwbench.problems import extract, models, structure
+from fwbench.problems.text import load_text, sequences
+from fwbench.pruning import PruneError, engine, load_masks, prune
+
+__all__ = ["place"]  # a fixture
+
+
+def inputs(model, names, text):
+    """What each layer reads, float64 ``(n, tokens)``, by hooks of this test's own."""
+    found = {name: [] for name in names}
+    handles = [
+        layer.register_forward_pre_hook(lambda _, args, name=name: found[name].append(args[0].flatten(0, -2)))
+        for name, layer in extract.named_layers(model).items()
+        if name in found
+    ]
+    with torch.no_grad():
+        for row in sequences(model.tokenizer, text, TOKENS, LENGTH):
+            model.network(input_ids=torch.tensor([list(row)]))
+    for handle in handles:
+        handle.remove()
+    return {name: torch.cat(parts).double().numpy().T for name, parts in found.items()}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2-mixed"])
+@pytest.mark.parametrize("spec", ["wanda+swap", "sparsegpt"])
+def test_errors_are_those_of_the_target(place, tmp_path, family, spec):
+    """Each layer's error, from the dense model's inputs, those that arrive, and the weights that were saved."""
+    source, strength, ridge = saved(place, family), 0.4, 0.05
+    out = tmp_path / "out"
+    summary = prune(str(source), out, options(place, spec=spec, correct=strength, ridge=ridge))
+    assert (summary["correct"], summary["ridge"]) == (strength, ridge)
+    text = load_text(place / "text.txt")
+    dense, half = models.load_model(str(source)), models.load_model(str(source))
+    final = load_file(out / "model.safetensors")
+    layers = extract.named_layers(dense)
+    records = {record["layer"]: record for record in summary["layers"]}
+    assert set(records) == set(layers)
+    for block in range(3):
+        own = {name for name in layers if name.split(".")[1] == f"{block:02}"}
+        X, reads = inputs(dense, own, text), inputs(half, own, text)
+        for name in own:
+            W, arrived = structure.weight_of(layers[name]).astype(np.float64), reads[name]
+            tokens, damping = arrived.shape[1], ridge * (arrived**2).mean() * np.eye(len(arrived))
+            wrong = (W @ (X[name] - arrived)) @ arrived.T / tokens
+            Y = (W + strength * wrong @ np.linalg.inv(arrived @ arrived.T / tokens + damping)) @ arrived
+            weight = final[records[name]["parameter"]].double().numpy()
+            saved_weight = weight.T if family == "gpt2" else weight
+            error = ((Y - saved_weight @ arrived) ** 2).mean(axis=1).sum()
+            assert records[name]["error"] == pytest.approx(error, rel=2e-3), name
+        with torch.no_grad():
+            for name in own:
+                parameter = records[name]["parameter"]
+                half.network.get_parameter(parameter).copy_(final[parameter])
+
+
+def test_it_does_something_in_sequence_alone(place, tmp_path):
+    source = str(saved(place, "llama"))
+    found = {}
+    for name, more in {
+        "plain": {},
+        "corrected": {"correct": 0.5},
+        "one-shot": {"sequential": False},
+        "one-shot, corrected": {"sequential": False, "correct": 0.5},
+    }.items():
+        prune(source, tmp_path / name, options(place, spec="wanda+swap", **more))
+        found[name] = load_masks(tmp_path / name)
+    first = [name for name in found["plain"] if ".layers.0." in name]
+    assert all(np.array_equal(found["plain"][name], found["corrected"][name]) for name in first)
+    assert any(not np.array_equal(found["plain"][name], found["corrected"][name]) for name in found["plain"])
+    for name, keep in found["one-shot"].items():
+        assert np.array_equal(keep, found["one-shot, corrected"][name])
+
+
+def test_killed_and_resumed(place, tmp_path, monkeypatch):
+    """The dense model's activations go on from where they were, though the blocks before are pruned by then."""
+    source = str(saved(place, "llama"))
+    asked = options(place, spec="wanda+swap", correct=0.5)
+    prune(source, tmp_path / "whole", asked)
+    real = engine._prune_block
+
+    def stopping(plan, at, number, clock):
+        if number == 2:
+            raise KeyboardInterrupt
+        return real(plan, at, number, clock)
+
+    monkeypatch.setattr(engine, "_prune_block", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        prune(source, tmp_path / "out", asked)
+    monkeypatch.setattr(engine, "_prune_block", real)
+    with pytest.raises(PruneError, match=r"begun with correct 0.5, not 0.4"):
+        prune(source, tmp_path / "out", options(place, spec="wanda+swap", correct=0.4))
+    assert prune(source, tmp_path / "out", asked)["blocks_resumed"] == 2
+    weights = "model.safetensors"
+    assert hashes(tmp_path / "out")[weights] == hashes(tmp_path / "whole")[weights]
+
+
+@pytest.mark.parametrize(("name", "value"), [("correct", 1.5), ("correct", -0.1), ("ridge", 0.0)])
+def test_what_makes_no_sense_is_refused(place, tmp_path, name, value):
+    with pytest.raises(PruneError, match="correct must lie between 0 and 1 and ridge above 0"):
+        prune(str(saved(place, "llama")), tmp_path / "out", options(place, **{name: value}))
+
+
+def test_by_command(place, tmp_path):
+    out, text = tmp_path / "out", str(place / "text.txt")
+    words = ["prune", str(saved(place, "llama")), "-o", str(out), "--pattern", "0.5", "-s", "wanda", "--text", text]
+    words += ["--tokens", "200", "--correct", "0.3", "--ridge", "0.2", "--evaluate", "none"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    summary = json.loads((out / "fwbench.json").read_text())
+    assert (summary["correct"], summary["ridge"]) == (0.3, 0.2)
+    assert "makes good" in (out / "report.md").read_text()
