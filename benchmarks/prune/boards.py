@@ -50,6 +50,7 @@ PATTERNS = ("0.5", "0.6", "2:4")
 DENSE, ONE_SHOT, SEQUENTIAL = "dense", "one-shot", "sequential"
 SHRUNK = ", shrink="  # what follows in a method's name: see fwbench.problem.shrunk
 TOKENED = ", tokens="  # the same: calibration tokens, where not the collection's 16,384
+CORRECTED = ", correct="  # the same, in sequence: see fwbench.problems.arriving
 PUSHED = "push(rounds=20)+swap"
 OURS = f"{PUSHED}+safeguard"  # the preset ``fast``, the default of `fwbench prune`
 MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", PUSHED, OURS)
@@ -200,11 +201,13 @@ def _by_command(
     """What ``fwbench prune`` makes of the model; its minutes are of the whole command."""
     from fwbench.pruning import Options, prune
 
+    method, _, part = method.partition(CORRECTED)
     method, _, tokens = method.partition(TOKENED)
     spec, _, shrinkage = method.partition(SHRUNK)
     options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="", device=device)
     options = replace(options, tokens=int(tokens)) if tokens else options
     options = replace(options, shrink=float(shrinkage)) if shrinkage else options
+    options = replace(options, correct=float(part or 0))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         began = time.process_time(), time.monotonic()

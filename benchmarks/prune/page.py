@@ -6,7 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.prune import perplexity_page, sequence_page, tokens_page
-from benchmarks.prune.boards import LAYERS_CSV, MASKS, PATTERNS, PUSHED, RESULTS_CSV, TOKENED, plan, read
+from benchmarks.prune.boards import (
+    CORRECTED,
+    LAYERS_CSV,
+    MASKS,
+    PATTERNS,
+    PUSHED,
+    RESULTS_CSV,
+    TEXTS,
+    TOKENED,
+    plan,
+    read,
+)
 from benchmarks.prune.llmcompressor import PEERS_CSV
 from benchmarks.prune.profile import PROFILE_CSV
 from benchmarks.shared import command
@@ -23,14 +34,20 @@ COLUMNS = ("method", "lee.cor", "Wikipedia", "error", "error / Wanda's", "best i
 def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missing: Sequence[Key]) -> None:
     """Write ``index.md`` beside the rows; methods in ``masks`` stand on the first board, all others on the second."""
     parts = [HEAD]
+    corrected = sorted(key for key in rows if CORRECTED in _options(key[2]) and TOKENED not in key[2])
     for title, note, updating in BOARDS:
         parts.append(f"## {title}\n\n{note}")
         for pattern in PATTERNS:
             keys = [key for key in rows if key[:2] == ("one-shot", pattern) and (key[2] not in masks) == updating]
             keys = [key for key in keys if TOKENED not in key[2] and (*key[:2], key[2] + SAFE) not in rows]
-            if keys:
-                parts.append(_board(f"### {pattern}", [("dense", "", "dense"), *_sorted(keys, rows)], rows, layers))
-    if keys := sorted(key for key in rows if key[0] == "sequential" and TOKENED not in key[2]):
+            better = [key for key in corrected if key[1] == pattern and (key[2] not in masks) == updating]
+            keys = [("dense", "", "dense"), *_sorted(better, rows), *_sorted(keys, rows)]
+            if keys[1:]:
+                parts.append(_board(f"### {pattern}", keys, rows, layers))
+    if corrected:
+        parts.append(_corrected(corrected, rows))
+    plain = [key for key in rows if key[0] == "sequential" and not {TOKENED, CORRECTED} & _options(key[2])]
+    if keys := sorted(plain):
         parts.append(_sequential(keys, rows))
         if why := sequence_page.section(folder):
             parts.append(why)
@@ -68,7 +85,7 @@ def _sorted(keys: Sequence[Key], rows: Rows) -> list[Key]:
 
 
 def _board(title: str, keys: Sequence[Key], rows: Rows, layers: Rows) -> str:
-    wins = best_layers({key: layers[key] for key in keys if key in layers})
+    wins = best_layers({key: layers[key] for key in keys if key in layers and CORRECTED not in key[2]})
     lines = []
     for key in keys:
         row = rows.get(key)
@@ -77,17 +94,37 @@ def _board(title: str, keys: Sequence[Key], rows: Rows, layers: Rows) -> str:
         name = key[2] if key[2] == "dense" else method_cell(key[2])
         name += "" if key[0] in ("one-shot", "dense") else f" ({key[0]})"
         ratio = f"{float(row['ratio_to_wanda']):.3f}" if row["ratio_to_wanda"] else "–"
+        corrected = CORRECTED in key[2]  # its errors are those of other targets
         cells = (
             name,
-            *(f"{float(row[text]):.2f}" for text in ("lee-heldout", "wikipedia")),
-            row["error"] or "–",
-            ratio,
+            *(f"{float(row[text]):.2f}" for text in TEXTS),
+            "–" if corrected else row["error"] or "–",
+            "–" if corrected else ratio,
         )
         minutes = f"{float(row['solve_cpu_minutes']):.1f}" if row["solve_cpu_minutes"] else "–"
         if row["device"] not in ("", "cpu"):
             minutes = f"{float(row['solve_wall_minutes']):.1f} (GPU)"
         lines.append((*cells, wins.get(key, "–"), minutes, row["peak_mb"]))
     return f"{title}\n\n{table(COLUMNS, lines)}".rstrip()
+
+
+def _options(method: str) -> set[str]:
+    """Which of the options a method has that follow its spec."""
+    return {option for option in (TOKENED, CORRECTED) if option in method}
+
+
+def _corrected(keys: Sequence[Key], rows: Rows) -> str:
+    """Perplexities of each method one-shot, in sequence, and in sequence with each part made good."""
+    parts = sorted({key[2].partition(CORRECTED)[2] for key in keys}, key=float)
+    lines = []
+    for pattern, method in sorted({(key[1], key[2].partition(CORRECTED)[0]) for key in keys}):
+        found = [rows.get((mode, pattern, method)) for mode in ("one-shot", "sequential")]
+        found += [rows.get(("sequential", pattern, f"{method}{CORRECTED}{part}")) for part in parts]
+        pairs = [least_bold([float(row[text]) if row else float("inf") for row in found], 2) for text in TEXTS]
+        cells = ["–" if row is None else " / ".join(pair) for row, *pair in zip(found, *pairs, strict=True)]
+        lines.append((pattern, method_cell(method), *cells))
+    head = ("pattern", "method", "one-shot", "in sequence", *(f"part {part}" for part in parts))
+    return f"{MADE_GOOD}\n{table(head, lines, left=2)}".rstrip()
 
 
 def _sequential(keys: Sequence[Key], rows: Rows) -> str:
@@ -166,6 +203,13 @@ WITH_UPDATE = """The kept weights answer for the pruned ones. Time includes that
 `shrink=0.1` solves with all correlations a tenth smaller: more error on the calibration text, mostly less perplexity
 on the others."""
 BOARDS = (("Mask only", MASK_ONLY, False), ("With weight update", WITH_UPDATE, True))
+MADE_GOOD = """## What arrives, made good
+
+In sequence a layer reads what the pruned blocks before it hand on. With `--correct PART` its target is not what its own
+weights would give there, but that and a part of what is missing to the dense model's output, as far as a ridge
+regression on its inputs explains it (`--ridge 0.1`; docs/mathematics.md, "A target"). Perplexity on `lee.cor` /
+Wikipedia; the least of a line is bold.
+"""
 SEQUENTIAL = """## Sequential or one-shot
 
 Sequential: each block calibrated with the blocks before it already pruned; its layer errors are on those inputs, so
