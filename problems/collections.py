@@ -58,7 +58,9 @@ def catalog() -> tuple[Collection, ...]:
     mini = len(list(MINI.glob(f"*{files.SUFFIX}")))
     return (
         Collection(
-            "mini", "Sub-blocks of real SmolLM2 layers with n = 16 to 384, a whole row and a whole v_proj layer.", mini
+            "mini",
+            "Sub-blocks of real SmolLM2 layers with n = 16 to 384, some with a target, a whole row, a whole v_proj layer.",
+            mini,
         ),
         Collection("smollm2", "Every linear layer of SmolLM2-135M, extracted on demand.", BLOCKS * len(LAYERS)),
         Collection(

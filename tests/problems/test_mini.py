@@ -22,6 +22,7 @@ def test_the_recipe_s_list(problems):
         assert problem.meta["layer"] == part.layer
         assert int(problem.meta["tokens"]) == mini.TOKENS
         assert problem.meta["license"] == "Apache-2.0"
+        assert (problem.T is not None) == part.target == ("target" in problem.meta)
 
 
 def test_small_enough_to_commit():
@@ -80,3 +81,7 @@ def test_rebuild(tmp_path, monkeypatch, problems):
         committed = problems[problem.name]
         assert np.array_equal(problem.W, committed.W)
         np.testing.assert_allclose(problem.G, committed.G, rtol=1e-3, atol=1e-5 * committed.G.max())
+        for found, wanted in ((problem.T, committed.T), (problem.offset, committed.offset)):
+            assert (found is None) == (wanted is None)
+            if wanted is not None:
+                np.testing.assert_allclose(found, wanted, rtol=1e-2, atol=1e-4 * np.abs(wanted).max())
