@@ -59,7 +59,7 @@ def catalog() -> tuple[Collection, ...]:
     return (
         Collection(
             "mini",
-            "Sub-blocks of real SmolLM2 layers with n = 16 to 384, some with a target, a whole row, a whole v_proj layer.",
+            "Sub-blocks of real SmolLM2 layers, n = 16 to 384, some with a target; a whole row, a whole v_proj layer.",
             mini,
         ),
         Collection("smollm2", "Every linear layer of SmolLM2-135M, extracted on demand.", BLOCKS * len(LAYERS)),
