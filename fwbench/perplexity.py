@@ -8,7 +8,6 @@ overlap with the window before, and the first of a window that nothing comes bef
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ CHUNK = 1 << 18  # logits in float64 at a time: positions x vocabulary
 CAUSAL = 1e-3  # relative to the largest logit: what later tokens may change, by rounding
 
 Progress = Callable[[int, int, str], None]  # done, total, what
-Through = Callable[[torch.Tensor], Iterable[contextlib.AbstractContextManager]]  # windows to one context for each
+Through = Callable[[torch.Tensor], Iterable[contextlib.AbstractContextManager[None]]]  # windows to one context for each
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def perplexity(
     given = len(opening(model.tokenizer))
     stride = length - given if stride is None else stride
     total, scored = 0.0, 0
-    contexts = itertools.repeat(contextlib.nullcontext()) if through is None else through(rows)
+    contexts = (contextlib.nullcontext() for _ in rows) if through is None else through(rows)
     for number, (context, ids) in enumerate(zip(contexts, rows, strict=False)):
         first = max((0 if number == 0 else length - stride - 1), given - 1, 0)  # position whose successor is new
         with context:

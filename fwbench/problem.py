@@ -128,7 +128,7 @@ class Problem:
         """sha256 (hex) of the content: shapes, W, G and the pruned count of every group."""
         digest = hashlib.sha256(f"fwbench-1 {self.rows} {self.n} {self.pattern.group_size(self.shape)} ".encode())
         for array in (self.W, self.G, self.pattern.counts(self.shape)):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     @cached_property

@@ -127,7 +127,7 @@ def _is_large(location: str, **options: Any) -> bool:
 
 
 def _streamed(location: str, name: str, **options: Any) -> tuple[Any, Mapping[str, Any], Stream | None]:
-    """A model whose parameters stay in their files, and what loading it found; None for one that has to be loaded whole.
+    """A model whose parameters stay in their files, and what loading it found; None where it has to be loaded whole.
 
     transformers says which stored tensor is which parameter; one that it makes of others is in no file.
     """

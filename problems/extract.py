@@ -83,7 +83,9 @@ def extract(
         "source": f"model {model.source}; text {text.source or text.name}; fwbench extraction {EXTRACTION}",
     }
     for name, layer in chosen.items():
-        yield Problem(name, weight_of(layer), sums.pop(name), pattern, {**meta, "layer": name.partition(".")[2]})
+        with model.holding(layer):
+            W = weight_of(layer)
+        yield Problem(name, W, sums.pop(name), pattern, {**meta, "layer": name.partition(".")[2]})
 
 
 def named_layers(model: Model, blocks: Sequence[int] | None = None) -> dict[str, nn.Module]:

@@ -44,7 +44,7 @@ class GramSum:
         self.tokens += X.shape[0]
 
     def gram(self) -> np.ndarray:
-        """The Gram matrix, float64 ``(n, n)``; the sum is given up for it, in place: of a wide layer it is large."""
+        """The Gram matrix, float64 ``(n, n)``, read-only, so that problems share it; the sum is given up for it."""
         assert self.lower is not None
         lower, self.lower = self.lower.cpu().div_(self.tokens), None
         n = len(lower)
@@ -53,7 +53,9 @@ class GramSum:
             lower[start:end, end:] = lower[end:, start:end].T
             corner = lower[start:end, start:end].tril()
             lower[start:end, start:end] = corner + corner.tril(-1).T
-        return lower.numpy()
+        gram = lower.numpy().copy()
+        gram.setflags(write=False)
+        return gram
 
 
 class Recorder:

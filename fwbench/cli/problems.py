@@ -52,6 +52,7 @@ def problems(collection: str | None) -> None:
 )
 @click.option("--skip", default="", help="Regular expression: no layers whose name, or path in the model, it finds.")
 @options.trust
+@options.stream
 def extract(
     model: str,
     output: Path,
@@ -62,6 +63,7 @@ def extract(
     layers: str,
     skip: str,
     trust_remote_code: bool,
+    stream: bool | None,
 ) -> None:
     """Extract the problems of a causal language model's layers into a folder of problem files."""
     from fwbench import patterns
@@ -72,7 +74,7 @@ def extract(
 
     patterns.parse(pattern)
     source = load_text(text)
-    loaded = load_model(model, trust_remote_code)
+    loaded = load_model(model, trust_remote_code, stream)
     count = 0
     with progress() as report:
         for problem in extract_problems(

@@ -206,7 +206,7 @@ def _check_evaluation(plan: Plan) -> None:
 def _evaluation(plan: Plan, progress: Progress | None) -> dict[str, Any]:
     """Perplexity and a sample of the model as it is now."""
     tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
-    through = None if plan.model.stream is None else walks.by_block(plan.model, plan.options.device)
+    through = None if plan.model.stream is None else walks.by_block(plan.model, plan.options.device, tell)
     with _on_device(plan):
         found = perplexity(plan.model, plan.evaluation, progress=tell, through=through) if plan.evaluation else None
         return {"perplexity": asdict(found) if found else None, "sample": sample(plan.model)}

@@ -190,9 +190,7 @@ def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> N
         )
 
 
-def _check_layers(
-    model: Model, layers: Sequence[Sequence[Layer]], pattern: Pattern, solver: pipeline.Solver
-) -> None:
+def _check_layers(model: Model, layers: Sequence[Sequence[Layer]], pattern: Pattern, solver: pipeline.Solver) -> None:
     """Finite weights, a pattern that fits, a solver that does not decline; before the work, not after it."""
     seen = set()
     for layer in (layer for block in layers for layer in block):

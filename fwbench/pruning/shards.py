@@ -37,9 +37,9 @@ def save_pretrained(stream: Stream, types: Mapping[str, torch.dtype], folder: Pa
     }
     names = {_storage(tensor): name for name, tensor in empty.items()}
 
-    def write_shard(tensors: Mapping[str, torch.Tensor], file: str, metadata: dict[str, str]) -> None:
+    def write_shard(tensors: dict[str, torch.Tensor], filename: Any, metadata: dict[str, str] | None = None) -> None:
         reads = {name: (tensor, _reader(stream, names[_storage(tensor)])) for name, tensor in tensors.items()}
-        write(Path(file), reads, metadata)
+        write(Path(filename), reads, metadata)
 
     library = modeling_utils.safe_save_file
     try:
@@ -57,7 +57,7 @@ def _reader(stream: Stream, name: str) -> Read:
     return lambda: stream.tensor(name)
 
 
-def write(path: Path, tensors: Mapping[str, tuple[torch.Tensor, Read]], metadata: dict[str, str]) -> None:
+def write(path: Path, tensors: Mapping[str, tuple[torch.Tensor, Read]], metadata: dict[str, str] | None) -> None:
     """Write a safetensors file, the bytes that the library would write, with one tensor in memory at a time.
 
     Args:

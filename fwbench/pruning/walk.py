@@ -7,7 +7,6 @@ own forward pass, in which the blocks are stubs that do nothing. From then on on
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -176,7 +175,7 @@ def _in_place_of(blocks: Sequence[nn.Module], forwards: Mapping[int, Callable]) 
 
 def by_block(
     model: Model, device: str = "cpu", progress: Callable[[int, int, str], None] | None = None
-) -> Callable[[torch.Tensor], Iterator[contextlib.AbstractContextManager]]:
+) -> Callable[[torch.Tensor], Iterator[contextlib.AbstractContextManager[None]]]:
     """For :func:`fwbench.perplexity.perplexity`: all windows go through one block after the other, each read once.
 
     A model that is no chain of its blocks runs window by window.
@@ -187,12 +186,12 @@ def by_block(
         progress: called with (blocks done, blocks in all, what).
     """
 
-    def through(rows: torch.Tensor) -> Iterator[contextlib.AbstractContextManager]:
+    def through(rows: torch.Tensor) -> Iterator[contextlib.AbstractContextManager[None]]:
         network = model.network
         try:
             walk = begin(network, [ids[None] for ids in rows], device)
         except ModelError:
-            yield from itertools.repeat(contextlib.nullcontext())
+            yield from (contextlib.nullcontext() for _ in rows)
             return
         for number, block in enumerate(walk.blocks):
             if progress:
@@ -204,11 +203,15 @@ def by_block(
         with model.holding(*filter(None, (network.get_input_embeddings(), network.get_output_embeddings()))):
             for hidden in walk.hidden:
                 yield _in_place_of(
-                    walk.blocks,
-                    {number: lambda *_, given=_wrapped(hidden, like), **__: given for number, like in walk.outputs.items()},
+                    walk.blocks, {number: _giving(hidden, like) for number, like in walk.outputs.items()}
                 )
 
     return through
+
+
+def _giving(hidden: torch.Tensor, like: Any) -> Callable:
+    """A block that always gives these hidden states."""
+    return lambda *_, **__: _wrapped(hidden, like)
 
 
 def _split(args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor, Call]:
