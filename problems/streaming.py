@@ -11,6 +11,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from fwbench.problems.structure import Conv1D, outermost_lists
 class Place:
     """Where a parameter's numbers are, and the type to which they are rounded when they are read, if to any."""
 
-    file: str  # safetensors
+    file: Path | str  # safetensors
     key: str
     dtype: torch.dtype | None = None
 
@@ -147,7 +148,7 @@ class Stream:
         for name, parameter in self.network.named_parameters():
             self._places[parameter] = replace(self._places[parameter], dtype=types[name])
 
-    def move(self, file: str, names: Mapping[str, Any]) -> None:
+    def move(self, file: Path | str, names: Mapping[str, Any]) -> None:
         """Read some parameters from another file from now on, where they are stored under their names."""
         for name in names:
             self._places[self.network.get_parameter(name)] = Place(file, name)

@@ -99,40 +99,36 @@ def page(lines: Sequence[Measured]) -> str:
     same = {len({line.sha256 for line in lines if line.blocks == blocks}) for blocks in {line.blocks for line in lines}}
     assert same == {1}, "the two ways give different models"
     head = ("blocks", "loaded", "model as float32", "peak", "in blocks", "in blocks with Grams", "seconds")
-    out = [
-        "# Memory of a whole model's pruning",
-        "",
-        f"Random Llamas with the shapes of TinyLlama-1.1B ({HIDDEN} inputs, {INNER} inner ones, {HEADS} heads, {KEYS} of",
-        f"keys) and a vocabulary of {VOCABULARY}, bfloat16, a file for each block.",
-        f"`fwbench prune --solver {SOLVER} --pattern {PATTERN}` on {TOKENS:,} tokens in sequences of {LENGTH}, with",
-        "perplexity and sample before and after; one thread. The first block is pruned, the others are like it and only",
-        "run. *Peak* is the largest resident memory above that of a process which had just pruned a tiny model (libraries",
-        "and kernels are not in it). The machine was shared with other work, so seconds are upper bounds. The numbers are",
-        "in [memory.csv](memory.csv), of `python -m benchmarks.memory.study`; written by `python -m benchmarks.memory.page`.",
-        "",
-        "## What a run adds to memory",
-        "",
-        table(head, rows, left=2).rstrip(),
-        "",
-        f"A block has {gigabytes(first.block)} of parameters as float32, its Gram matrices {gigabytes(first.grams)} as",
-        f"float64, of which that of `down_proj` is {gigabytes(8 * INNER**2)}. Read by block, the peak does not grow with",
-        "the number of blocks; loaded whole, it grows by the model. Both ways write the same `model.safetensors`, byte for",
-        "byte. Beside a block and its Gram matrices the peak holds the widest of these once more, while it is handed on,",
-        "and the float64 copies in which masks are judged.",
-        "",
-        "## An 8B model, estimated and not measured",
-        "",
-        f"Shapes of Llama-3.1-8B ({LARGE.hidden} inputs, {LARGE.inner} inner ones, {LARGE.blocks} blocks, a vocabulary of",
-        f"{LARGE.vocabulary:,}), from the run of {last.blocks} blocks that were read by block: bytes by shapes and the",
-        "measured factor; seconds by multiplications, at the measured rate of one thread of this shared machine.",
-        "",
-        table(("what", "estimate"), estimate([line for line in lines if line.stream][-1])).rstrip(),
-        "",
-        "So 8B stay far below 32 GB of memory. On a GPU a block, its Gram matrices and the solver's copies lie in the",
-        "GPU's memory; none was to be had for this page, so that 12 GB are enough there is not shown. The two samples read",
-        f"the whole model {SAMPLES} times.",
-    ]
-    return "\n".join([*out, ""])
+    return f"""# Memory of a whole model's pruning
+
+Random Llamas with the shapes of TinyLlama-1.1B ({HIDDEN} inputs, {INNER} inner ones, {HEADS} heads, {KEYS} of keys) and
+a vocabulary of {VOCABULARY}, bfloat16, a file for each block. `fwbench prune --solver {SOLVER} --pattern {PATTERN}` on
+{TOKENS:,} tokens in sequences of {LENGTH}, with perplexity and sample before and after; one thread. The first block is
+pruned, the others are like it and only run. *Peak* is the largest resident memory above that of a process which had
+just pruned a tiny model (libraries and kernels are not in it). The machine was shared with other work, so seconds are
+upper bounds. The numbers are in [memory.csv](memory.csv), by `python -m benchmarks.memory.study`; the page is written
+by `python -m benchmarks.memory.page`.
+
+## What a run adds to memory
+
+{table(head, rows, left=2)}
+A block has {gigabytes(first.block)} of parameters as float32, its Gram matrices {gigabytes(first.grams)} as float64, of
+which that of `down_proj` is {gigabytes(8 * INNER**2)}. Read by block, the peak does not grow with the number of blocks;
+loaded whole, it grows with the model. Both ways write the same `model.safetensors`, byte for byte. Beside a block and
+its Gram matrices the peak holds the widest of these once more, while it is handed on, and the float64 copies in which
+masks are judged.
+
+## An 8B model, estimated and not measured
+
+Shapes of Llama-3.1-8B ({LARGE.hidden} inputs, {LARGE.inner} inner ones, {LARGE.blocks} blocks, a vocabulary of
+{LARGE.vocabulary:,}), from the run of {last.blocks} blocks read by block: bytes by shapes and the measured factor,
+seconds by multiplications at the measured rate of one thread of this shared machine.
+
+{table(("what", "estimate"), estimate([line for line in lines if line.stream][-1]))}
+So 8B stay below 32 GB of memory. On a GPU a block, its Gram matrices and the solver's copies lie in the GPU's memory;
+none was to be had for this page, so that 12 GB are enough there is not shown. The two samples read the whole model
+{SAMPLES} times.
+"""
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def make(folder: Path, hidden: int, inner: int, blocks: int, vocabulary: int = V
 
 
 def run(source: Path, out: Path, stream: bool) -> None:
-    """Prune the first block of a model, alone in this process but for a tiny one, and say on the last line how it was."""
+    """Prune the first block of a model, after a tiny one, and say on the last line of the output how it was."""
     one_thread()
     tiny, text = source.with_name("tiny"), str(source / "text.txt")
     if not tiny.exists():
