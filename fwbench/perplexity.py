@@ -7,8 +7,9 @@ overlap with the window before, and the first of a window that nothing comes bef
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ CHUNK = 1 << 18  # logits in float64 at a time: positions x vocabulary
 CAUSAL = 1e-3  # relative to the largest logit: what later tokens may change, by rounding
 
 Progress = Callable[[int, int, str], None]  # done, total, what
+Through = Callable[[torch.Tensor], Iterable[contextlib.AbstractContextManager[None]]]  # windows to one context for each
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def perplexity(
     stride: int | None = None,
     tokens: int = TOKENS,
     progress: Progress | None = None,
+    through: Through | None = None,
 ) -> Perplexity:
     """Measure a model.
 
@@ -84,6 +87,8 @@ def perplexity(
         stride: tokens from one window's begin to the next; None for windows that do not overlap.
         tokens: of the text, at most.
         progress: called with (windows done, windows in all, what).
+        through: called with all windows; in each of the contexts that it gives, one for each window, the model's body
+            has to give what it gives for that window. None runs the model window by window.
 
     Raises:
         TextError: see :func:`windows`.
@@ -95,9 +100,11 @@ def perplexity(
     given = len(opening(model.tokenizer))
     stride = length - given if stride is None else stride
     total, scored = 0.0, 0
-    for number, ids in enumerate(rows):
+    contexts = (contextlib.nullcontext() for _ in rows) if through is None else through(rows)
+    for number, (context, ids) in enumerate(zip(contexts, rows, strict=False)):
         first = max((0 if number == 0 else length - stride - 1), given - 1, 0)  # position whose successor is new
-        total += _scored(model.network, ids.to(device), first)
+        with context:
+            total += _scored(model.network, ids.to(device), first)
         scored += length - 1 - first
         if progress:
             progress(number + 1, len(rows), f"{model.label}: perplexity on {text.name}")

@@ -153,10 +153,11 @@ class Problem:
         """sha256 (hex) of the content: shapes, W, G, each group's pruned count; T and offset where it has them."""
         digest = hashlib.sha256(f"fwbench-1 {self.rows} {self.n} {self.pattern.group_size(self.shape)} ".encode())
         for array in (self.W, self.G, self.pattern.counts(self.shape)):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         for key, array in (("T", self.T), ("offset", self.offset)):
             if array is not None:
-                digest.update(key.encode() + array.tobytes())
+                digest.update(key.encode())
+                digest.update(array.data)
         return digest.hexdigest()
 
     @cached_property

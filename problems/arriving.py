@@ -99,7 +99,7 @@ def _add_square(lower: torch.Tensor | None, X: torch.Tensor) -> torch.Tensor:
 
 
 def _whole(lower: torch.Tensor, tokens: int) -> np.ndarray:
-    """The symmetric matrix of a lower triangle, over tokens."""
+    """The symmetric matrix of a lower triangle, over tokens; read-only, so that problems share it."""
     lower = lower.cpu().div_(tokens)
     n = len(lower)
     for start in range(0, n, PANEL):
@@ -107,4 +107,6 @@ def _whole(lower: torch.Tensor, tokens: int) -> np.ndarray:
         lower[start:end, end:] = lower[end:, start:end].T
         corner = lower[start:end, start:end].tril()
         lower[start:end, start:end] = corner + corner.tril(-1).T
-    return lower.numpy()
+    matrix = lower.numpy().copy()
+    matrix.setflags(write=False)
+    return matrix

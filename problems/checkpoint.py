@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from fwbench.notes import note
 from fwbench.problems.listening import listening
-from fwbench.problems.structure import ModelError
+from fwbench.problems.streaming import Stream, detached
+from fwbench.problems.structure import ModelError, few_tokens
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -22,6 +24,7 @@ with warnings.catch_warnings():  # what transformers' own imports deprecate is n
     from transformers.modeling_utils import load_state_dict
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or, in parts, listed in a file with .index.json at the end
+RESIDENT = 0.6  # of the free memory: a larger model's parameters stay in their files
 POINTER = b"version https://git-lfs"
 TOKENIZER, MODEL = "its tokenizer", "it as a causal language model"
 NO_TOKENIZER = (
@@ -42,15 +45,22 @@ SMALL_FILES = ("*.json", "*.py", "*.txt", "*.model", "*.tiktoken", "*.jinja", *L
 
 
 def load(
-    location: str, name: str, folder: Path | None = None, trust_remote_code: bool = False, **options: Any
-) -> tuple[Any, Any]:
-    """Load a causal language model in float32, and its tokenizer.
+    location: str,
+    name: str,
+    folder: Path | None = None,
+    trust_remote_code: bool = False,
+    stream: bool | None = False,
+    **options: Any,
+) -> tuple[Any, Any, Stream | None]:
+    """Load a causal language model in float32, its tokenizer, and what reads its parameters where they stay in files.
 
     Args:
         location: what transformers takes: a folder or a name on the hub.
         name: of the model, for messages.
         folder: where the model's small files lie; None for a GGUF file.
         trust_remote_code: run the code that comes with the model.
+        stream: leave the parameters in their files, where those can be read one by one; None for a model that is large
+            beside the free memory.
         options: more of transformers' ``from_pretrained``.
 
     Raises:
@@ -69,10 +79,11 @@ def load(
             if folder is not None and not _has_vocabulary(folder, getattr(tokenizer, "vocab_files_names", {})):
                 raise ModelError(f"{name}: {NO_TOKENIZER}")  # transformers made an empty one
             what = MODEL
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                location, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-            )
-            network, found = loaded
+            if stream is None:
+                stream = _is_large(location, **options)
+            network, found, streamed = _streamed(location, name, **options) if stream else (None, {}, None)
+            if network is None:
+                network, found = _loaded(location, **options)
             _check_complete(name, network, found)
             if folder is not None:
                 _check_stored(name, network, folder)
@@ -97,7 +108,44 @@ def load(
     for module in network.modules():
         if isinstance(getattr(module, "_tied_weights_keys", None), list):  # as transformers 4 had it: none is tied
             module._tied_weights_keys = {}
-    return network.eval().requires_grad_(False), tokenizer
+    return network.eval().requires_grad_(False), tokenizer, streamed
+
+
+def _loaded(location: str, **options: Any) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        location, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+
+
+def _is_large(location: str, **options: Any) -> bool:
+    """Whether a model as float32 would take most of the free memory."""
+    config = transformers.AutoConfig.from_pretrained(location, **options)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=options["trust_remote_code"])
+    needed = sum(parameter.numel() for parameter in model.parameters()) * torch.float32.itemsize
+    return needed > RESIDENT * psutil.virtual_memory().available
+
+
+def _streamed(location: str, name: str, **options: Any) -> tuple[Any, Mapping[str, Any], Stream | None]:
+    """A model whose parameters stay in their files, and what loading it found; None where it has to be loaded whole.
+
+    transformers says which stored tensor is which parameter; one that it makes of others is in no file.
+    """
+    try:
+        network, found = _loaded(location, device_map={"": "disk"}, **options)
+        stream = detached(network)
+        ids = few_tokens(network)
+        with torch.no_grad():
+            logits = network(input_ids=ids, use_cache=False).logits
+        if not logits.isfinite().all():
+            raise ModelError("it uses parameters outside of the modules that they are of")
+        return network, found, stream
+    except Exception as error:  # transformers raises many kinds; loaded whole, it has its say again
+        reason = reason_of(error)
+        if "offload_folder" in reason:
+            reason = "its tensors are in no safetensors file as the model has them"
+        note(f"{name}: loaded whole, it cannot be read block by block ({reason})")
+        return None, {}, None
 
 
 def reason_of(error: Exception) -> str:

@@ -94,7 +94,9 @@ def extract(
     if against:
         meta["target"] = f"output of the dense model {against.source}"
     for name, layer in chosen.items():
-        arrived, W = sums.pop(name), weight_of(beside[1][name] if beside else layer)
+        arrived, own = sums.pop(name), beside[1][name] if beside else layer
+        with (against or model).holding(own):
+            W = weight_of(own)
         more = {**meta, "layer": name.partition(".")[2]}
         yield Problem(name, W, arrived.G, pattern, more, **arrived.target(W, 1.0))
 

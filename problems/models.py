@@ -7,19 +7,22 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 
+from fwbench.notes import note
 from fwbench.problems import resources
 from fwbench.problems.checkpoint import SMALL_FILES, load, reason_of
 from fwbench.problems.listening import listening
+from fwbench.problems.streaming import Stream
 from fwbench.problems.structure import ModelError, longest
 
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
@@ -31,7 +34,10 @@ COPY_LIMIT = 1 << 30  # bytes; a larger GGUF file is read anew each time, its fl
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: float32, in evaluation mode; ``label`` begins the names of its problems."""
+    """A loaded model: float32, in evaluation mode; ``label`` begins the names of its problems.
+
+    Where ``stream`` is not None the parameters are in memory only while they are used, or held.
+    """
 
     label: str
     network: Any = field(repr=False)  # transformers.PreTrainedModel
@@ -39,6 +45,15 @@ class Model:
     source: str = ""
     license: str = ""
     folder: Path | None = None  # with its files; None where they are not a checkpoint of transformers
+    stream: Stream | None = field(default=None, repr=False)
+
+    def holding(self, *modules: Any) -> contextlib.AbstractContextManager[None]:
+        """Have the parameters of modules of the network in memory in here."""
+        return contextlib.nullcontext() if self.stream is None else self.stream.holding(*modules)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and numbers of each tensor of the network's state, where they are streamed one by one."""
+        return iter(self.network.state_dict().items()) if self.stream is None else self.stream.tensors()
 
     @cached_property
     def max_length(self) -> int:
@@ -57,12 +72,14 @@ class Model:
                 )
 
 
-def load_model(name: str | Path, trust_remote_code: bool = False) -> Model:
+def load_model(name: str | Path, trust_remote_code: bool = False, stream: bool | None = False) -> Model:
     """Load a causal language model with its tokenizer.
 
     Args:
         name: ``smollm2``, a local folder, a GGUF file, or a name on the hub.
         trust_remote_code: run the Python code that comes with a model, if it has some.
+        stream: leave the parameters in their files and read them block by block; None for a model that as float32
+            would take most of the free memory. A checkpoint that cannot be read so is loaded whole, with a note.
 
     Raises:
         ModelError: no model there, one that transformers cannot load, or not all of one.
@@ -72,13 +89,14 @@ def load_model(name: str | Path, trust_remote_code: bool = False) -> Model:
     path = Path(name)
     if name == SMOLLM2:
         resource = resources.KNOWN[SMOLLM2]
-        network, tokenizer = _load_gguf(resources.fetch(resource))
-        return Model(SMOLLM2, network, tokenizer, resource.spec, resource.license)
+        network, tokenizer, streamed = _load_gguf(resources.fetch(resource), stream)
+        return Model(SMOLLM2, network, tokenizer, resource.spec, resource.license, stream=streamed)
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise ModelError(f"{name}: not a GGUF file; a model is a folder, a GGUF file or a hub name")
-        return Model(_label(path.stem), *_load_gguf(path), path.name)
+        network, tokenizer, streamed = _load_gguf(path, stream)
+        return Model(_label(path.stem), network, tokenizer, path.name, stream=streamed)
     if not path.is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(f"{name}: no such model folder or GGUF file")
     if path.is_dir():
@@ -88,23 +106,25 @@ def load_model(name: str | Path, trust_remote_code: bool = False) -> Model:
     else:
         folder, options, source, license = _on_hub(name)
         label = _label(path.name)
-    network, tokenizer = load(name, name, folder, trust_remote_code, **options)
-    return Model(label, network, tokenizer, source, license, folder)
+    network, tokenizer, streamed = load(name, name, folder, trust_remote_code, stream, **options)
+    return Model(label, network, tokenizer, source, license, folder, streamed)
 
 
 def _label(name: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-") or "model"
 
 
-def _load_gguf(path: Path) -> tuple[Any, Any]:
+def _load_gguf(path: Path, stream: bool | None) -> tuple[Any, Any, Stream | None]:
     """Load a GGUF file; the dequantised model is kept in the cache, it loads ten times as fast."""
     if path.stat().st_size > COPY_LIMIT:
+        if stream:
+            note(f"{path}: loaded whole, a GGUF file of this size cannot be read block by block")
         return load(str(path.parent), str(path), gguf_file=path.name)
     copy = resources.cache_folder() / "models" / f"{_label(path.stem)}-{resources.sha256_of(path)[:12]}"
     if not (copy / "config.json").is_file():
-        network, tokenizer = load(str(path.parent), str(path), gguf_file=path.name)
+        network, tokenizer, _ = load(str(path.parent), str(path), gguf_file=path.name)
         _keep_copy(network, tokenizer, copy)
-    return load(str(copy), str(path))  # also the first time: the same model, whoever asks first
+    return load(str(copy), str(path), stream=stream)  # also the first time: the same model, whoever asks first
 
 
 def _keep_copy(network: Any, tokenizer: Any, copy: Path) -> None:

@@ -119,7 +119,7 @@ def find_blocks(network: nn.Module) -> list[nn.Module]:
     Raises:
         ModelError: there are none, or a forward pass on text fails.
     """
-    lists = {path: items for path, items in _outermost_lists(network) if _holds_blocks(items)}
+    lists = {path: items for path, items in outermost_lists(network) if _holds_blocks(items)}
     groups = [[path] for path in lists] if len(lists) < 2 else _stacks(lists, runs(network))
     if not groups:
         raise ModelError(f"{type(network).__name__}: no decoder blocks with linear layers found")
@@ -209,12 +209,13 @@ def weight_of(layer: nn.Module) -> np.ndarray:
     return weight.to("cpu", torch.float32).numpy()
 
 
-def _outermost_lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+def outermost_lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    """Path and items of each ``ModuleList`` that lies in no other."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
             yield prefix + name, child
         else:
-            yield from _outermost_lists(child, f"{prefix}{name}.")
+            yield from outermost_lists(child, f"{prefix}{name}.")
 
 
 def _holds_blocks(items: nn.ModuleList) -> bool:

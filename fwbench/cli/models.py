@@ -67,6 +67,7 @@ from fwbench.cli.progress import progress
 @options.seed
 @click.option("--evaluate", default="lee-heldout", show_default=True, help="Text of the perplexities, or 'none'.")
 @options.trust
+@options.stream
 def prune(
     model: str,
     output: Path,
@@ -87,6 +88,7 @@ def prune(
     seed: int,
     evaluate: str,
     trust_remote_code: bool,
+    stream: bool | None,
 ) -> None:
     """Prune a causal language model into a folder that transformers loads as it is.
 
@@ -116,6 +118,7 @@ def prune(
         seed=seed,
         evaluate="" if evaluate == "none" else evaluate,
         trust_remote_code=trust_remote_code,
+        stream=stream,
     )
     with progress() as report:
         summary = run(model, output, options, report)
@@ -137,6 +140,7 @@ def prune(
 @click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=2), help="Evaluated at most.")
 @click.option("--json", "as_json", is_flag=True, help="All that is known of the measurement, as one JSON object.")
 @options.trust
+@options.stream
 def perplexity(
     model: str,
     text: str,
@@ -145,23 +149,20 @@ def perplexity(
     tokens: int,
     as_json: bool,
     trust_remote_code: bool,
+    stream: bool | None,
 ) -> None:
     """Measure a model's perplexity on a text: whole windows only, each token scored once, always the same number."""
     from fwbench.perplexity import perplexity as measure
     from fwbench.problems.models import load_model
     from fwbench.problems.text import load_text
+    from fwbench.pruning.walk import by_block
 
     source = load_text(text)
     said: list[str] = []
     with progress() as report, notes.heard(said.append), contextlib.redirect_stdout(sys.stderr):  # a model's prints
-        found = measure(
-            load_model(model, trust_remote_code),
-            source,
-            length,
-            stride,
-            tokens,
-            report,
-        )
+        loaded = load_model(model, trust_remote_code, stream)
+        through = by_block(loaded, progress=report) if loaded.stream else None
+        found = measure(loaded, source, length, stride, tokens, report, through)
     if as_json:
         details = asdict(found)
         known = {"model": model, "perplexity": details.pop("value"), **details, "notes": said}

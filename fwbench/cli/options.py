@@ -56,6 +56,11 @@ folder = click.option("--folder", type=PATH, help="Registry to use. [default: th
 trust = click.option(
     "--trust-remote-code", is_flag=True, help="Run the Python code that comes with the model, if it has some."
 )
+stream = click.option(
+    "--stream/--whole",
+    default=None,
+    help="Read the model block by block, or load it whole. [default: --stream where it would take 60 % of free memory]",
+)
 places = click.option(
     "--problem",
     "places",

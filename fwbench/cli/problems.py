@@ -58,6 +58,7 @@ def problems(collection: str | None) -> None:
     help="The dense model that MODEL was pruned from: its weights, and its outputs as the target.",
 )
 @options.trust
+@options.stream
 def extract(
     model: str,
     output: Path,
@@ -69,6 +70,7 @@ def extract(
     skip: str,
     against: str,
     trust_remote_code: bool,
+    stream: bool | None,
 ) -> None:
     """Extract the problems of a causal language model's layers into a folder of problem files.
 
@@ -83,8 +85,8 @@ def extract(
 
     patterns.parse(pattern)
     source = load_text(text)
-    loaded = load_model(model, trust_remote_code)
-    dense = load_model(against, trust_remote_code) if against else None
+    loaded = load_model(model, trust_remote_code, stream)
+    dense = load_model(against, trust_remote_code, stream) if against else None
     count = 0
     with progress() as report:
         for problem in extract_problems(

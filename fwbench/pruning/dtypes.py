@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,18 +37,22 @@ def choose(model: Model, asked: str) -> dict[str, torch.dtype]:
                 )
         return types
     dtype = DTYPES.get(asked, torch.float32)  # a GGUF file's own types are none of torch's
-    return {name: dtype for name, _ in _floating(model.network)}
+    return {name: dtype for name, tensor in model.network.state_dict().items() if tensor.is_floating_point()}
 
 
 @torch.no_grad()
-def cast(network: Any, types: Mapping[str, torch.dtype]) -> int:
-    """Round each tensor to what its type holds, in place; it stays float32. How many tensors that changed.
+def cast(model: Model, types: Mapping[str, torch.dtype]) -> int:
+    """Round each tensor to what its type holds, in place or whenever it is read; it stays float32.
+
+    How many tensors that changed.
 
     Raises:
         ModelError: a number beyond the type's largest.
     """
     changed = 0
-    for name, tensor in _floating(network):
+    for name, tensor in model.tensors():
+        if not tensor.is_floating_point():
+            continue
         differs = False
         rows = tensor if tensor.ndim else tensor[None]
         for part in rows.split(max(1, PIECE * len(rows) // max(tensor.numel(), 1))) if len(rows) else ():
@@ -59,6 +63,8 @@ def cast(network: Any, types: Mapping[str, torch.dtype]) -> int:
             differs = differs or not torch.equal(rounded, part)
             part.copy_(rounded)
         changed += differs
+    if model.stream is not None:
+        model.stream.round_to(types)
     return changed
 
 
@@ -98,7 +104,3 @@ def too_large(dtype: torch.dtype) -> str:
 def text(dtype: torch.dtype) -> str:
     """``bfloat16`` for ``torch.bfloat16``."""
     return str(dtype).removeprefix("torch.")
-
-
-def _floating(network: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((name, tensor) for name, tensor in network.state_dict().items() if tensor.is_floating_point())

@@ -116,22 +116,25 @@ def _blocks(
     resumed, began = 0, time.monotonic()
     for number, layers in enumerate(plan.layers):
         _report(plan, number, resumed, began, progress)
-        walk.blocks[number].to(device)
-        done = work.read_block(number) if layers else Block({}, {}, [])
-        if done is not None:
-            resumed += bool(layers)
-            with clock.of("forward"):
-                if not sequential:
+        with plan.model.holding(walk.blocks[number]):
+            walk.blocks[number].to(device)
+            done = work.read_block(number) if layers else Block({}, {}, [])
+            if done is not None:
+                resumed += bool(layers)
+                with clock.of("forward"):
+                    if not sequential:
+                        walk.advance(number)
+                    if walk.dense:
+                        walk.advance_dense(number)
+                _load(layers, done)
+            else:
+                done = _prune_block(plan, walk, number, clock)
+                work.write_block(number, done)
+            if sequential and number + 1 < len(plan.layers):
+                with clock.of("forward"):
                     walk.advance(number)
-                if walk.dense:
-                    walk.advance_dense(number)
-            _load(layers, done)
-        else:
-            done = _prune_block(plan, walk, number, clock)
-            work.write_block(number, done)
-        if sequential and number + 1 < len(plan.layers):
-            with clock.of("forward"):
-                walk.advance(number)
+        if plan.model.stream is not None:
+            plan.model.stream.move(work.block(number), done.weights)
         walk.blocks[number].to("cpu")
         records += [dict(record) for record in done.records]
         masks |= {name: pack_mask(keep) for name, keep in done.masks.items()}
@@ -202,8 +205,9 @@ def _check_evaluation(plan: Plan) -> None:
 def _evaluation(plan: Plan, progress: Progress | None) -> dict[str, Any]:
     """Perplexity and a sample of the model as it is now."""
     tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
+    through = None if plan.model.stream is None else walks.by_block(plan.model, plan.options.device, tell)
     with _on_device(plan):
-        found = perplexity(plan.model, plan.evaluation, progress=tell) if plan.evaluation else None
+        found = perplexity(plan.model, plan.evaluation, progress=tell, through=through) if plan.evaluation else None
         return {"perplexity": asdict(found) if found else None, "sample": sample(plan.model)}
 
 
@@ -212,7 +216,8 @@ def _on_device(plan: Plan) -> Iterator[None]:
     """The whole model on the device where it fits, else where it is."""
     network, device = plan.model.network, torch.device(plan.options.device)
     size = sum(p.numel() * p.itemsize for p in network.parameters())
-    fits = device.type == "cuda" and 1.3 * size + (2 << 30) < torch.cuda.mem_get_info(device)[0]
+    fits = device.type == "cuda" and plan.model.stream is None
+    fits = fits and 1.3 * size + (2 << 30) < torch.cuda.mem_get_info(device)[0]
     try:
         if fits:
             network.to(device)

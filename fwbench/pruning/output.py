@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from fwbench.problems.checkpoint import LICENCES, reason_of
 from fwbench.problems.listening import listening
 from fwbench.problems.models import Model
-from fwbench.pruning import dtypes, page
+from fwbench.pruning import dtypes, page, shards
 from fwbench.pruning.plan import Plan, PruneError
 from fwbench.pruning.work import Work
 from fwbench.result import Result, unpack_mask
@@ -82,13 +82,17 @@ def _writing(path: Path, work: Work) -> Iterator[None]:
 
 def _save_model(plan: Plan, work: Work, folder: Path) -> None:
     model, network, config = plan.model, plan.model.network, plan.model.network.config
-    dtypes.convert(network, plan.types)
+    if model.stream is None:
+        dtypes.convert(network, plan.types)
     with contextlib.suppress(AttributeError):
         del config.quantization_config  # save_pretrained refuses what was loaded from a GGUF file
     network.is_quantized, network.hf_quantizer = False, None
     with listening(model.label, while_="it was saved"):
         with _writing(folder / "model.safetensors", work):
-            network.save_pretrained(folder)
+            if model.stream is None:
+                network.save_pretrained(folder)
+            else:
+                shards.save_pretrained(model.stream, plan.types, folder)
         with _writing(folder / "config.json", work):
             whole = whole_config(model)
             _set_dtype(whole, plan.record["config_dtype"])

@@ -58,6 +58,7 @@ class Options:
     seed: int = 0
     evaluate: str = HELD_OUT  # text of the perplexities before and after; empty for none
     trust_remote_code: bool = False  # run the code that comes with the model
+    stream: bool | None = None  # read the model block by block; None where it is large beside the free memory
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,13 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     evaluation = load_text(options.evaluate) if options.evaluate else None
     if progress:
         progress(0, None, f"{name}: loading", None)
-    model = load_model(name, options.trust_remote_code)
+    model = load_model(name, options.trust_remote_code, options.stream)
     types = dtypes.choose(model, options.save_dtype)
-    fingerprint = _fingerprint(model.network)
-    rounded = dtypes.cast(model.network, types)
+    fingerprint = _fingerprint(model)
+    rounded = dtypes.cast(model, types)
     layers = _layers(model, options.skip)
     _check_tied(model, layers, options.skip)
-    _check_layers(layers, pattern, solver)
+    _check_layers(model, layers, pattern, solver)
     length = min(options.length, model.max_length)
     rows = sequences(model.tokenizer, text, options.tokens, length)
     model.check_tokens(rows)
@@ -202,11 +203,12 @@ def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> N
         )
 
 
-def _check_layers(layers: Sequence[Sequence[Layer]], pattern: Pattern, solver: pipeline.Solver) -> None:
+def _check_layers(model: Model, layers: Sequence[Sequence[Layer]], pattern: Pattern, solver: pipeline.Solver) -> None:
     """Finite weights, a pattern that fits, a solver that does not decline; before the work, not after it."""
     seen = set()
     for layer in (layer for block in layers for layer in block):
-        W = weight_of(layer.module)
+        with model.holding(layer.module):
+            W = weight_of(layer.module)
         if not np.isfinite(W).all():
             raise ModelError(f"layer {layer.name} has weights that are not finite")
         if W.shape in seen:
@@ -227,10 +229,11 @@ def _check_runs(model: Model, layers: Sequence[Sequence[Layer]], ids: torch.Tens
     check_chain(model.network, find_blocks(model.network), ids)
 
 
-def _fingerprint(network: Any) -> str:
+def _fingerprint(model: Model) -> str:
     """sha256 (hex) of all parameters: a resumed run must find the same model."""
-    digest = hashlib.sha256()
-    for name, parameter in network.named_parameters():
-        digest.update(name.encode())
-        digest.update(parameter.detach().contiguous().numpy().data)
+    digest, own = hashlib.sha256(), {name for name, _ in model.network.named_parameters()}
+    for name, tensor in model.tensors():
+        if name in own:
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

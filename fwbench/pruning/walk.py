@@ -6,6 +6,7 @@ own forward pass, in which the blocks are stubs that do nothing. From then on on
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from torch import nn
 from fwbench.problems.arriving import Arrived
 from fwbench.problems.gram import Recorder
 from fwbench.problems.listening import running
+from fwbench.problems.models import Model
 from fwbench.problems.structure import FEW, ModelError, find_blocks, run_body
 
 CHECK_TOLERANCE = 1e-4  # relative to the largest activation
@@ -47,6 +49,7 @@ class Walk:
     calls: list[dict[int, Call]]  # [batch][block]; a block that text does not run through has none
     tokens: list[int]  # of each batch
     device: str = "cpu"
+    outputs: Mapping[int, Any] = field(default_factory=dict)  # of each block on a few tokens
     dense: list[torch.Tensor] = field(default_factory=list)  # the dense model's activations, where they are asked for
 
     def run(self, number: int, activations: Sequence[torch.Tensor] | None = None) -> Iterator[torch.Tensor]:
@@ -126,7 +129,7 @@ def begin(
     """
     blocks = find_blocks(network)
     outputs = check_chain(network, blocks, batches[0])
-    walk = Walk(network, blocks, [], [], [ids.numel() for ids in batches], device)
+    walk = Walk(network, blocks, [], [], [ids.numel() for ids in batches], device, outputs)
     shared = _Shared()
     for ids in batches:
         hidden, calls = _catch(network, blocks, ids, outputs)
@@ -176,16 +179,64 @@ def _catch(
 
         return forward
 
-    try:
-        for number in outputs:
-            blocks[number].forward = stub(number)
+    with _in_place_of(blocks, {number: stub(number) for number in outputs}):
         run_body(network, ids)
-    finally:
-        for number in outputs:
-            blocks[number].__dict__.pop("forward", None)
     if len(inputs) != len(outputs):
         raise _no_chain(network, "its blocks do not all run once in every forward pass")
     return inputs[0].clone(), calls
+
+
+@contextlib.contextmanager
+def _in_place_of(blocks: Sequence[nn.Module], forwards: Mapping[int, Callable]) -> Iterator[None]:
+    """Have other functions run for some blocks."""
+    try:
+        for number, forward in forwards.items():
+            blocks[number].forward = forward
+        yield
+    finally:
+        for number in forwards:
+            blocks[number].__dict__.pop("forward", None)
+
+
+def by_block(
+    model: Model, device: str = "cpu", progress: Callable[[int, int, str], None] | None = None
+) -> Callable[[torch.Tensor], Iterator[contextlib.AbstractContextManager[None]]]:
+    """For :func:`fwbench.perplexity.perplexity`: all windows go through one block after the other, each read once.
+
+    A model that is no chain of its blocks runs window by window.
+
+    Args:
+        model: whose parameters are streamed.
+        device: on which blocks run.
+        progress: called with (blocks done, blocks in all, what).
+    """
+
+    def through(rows: torch.Tensor) -> Iterator[contextlib.AbstractContextManager[None]]:
+        network = model.network
+        try:
+            walk = begin(network, [ids[None] for ids in rows], device)
+        except ModelError:
+            yield from (contextlib.nullcontext() for _ in rows)
+            return
+        for number, block in enumerate(walk.blocks):
+            if progress:
+                progress(number, len(walk.blocks), f"{model.label}: {len(rows)} windows through block {number}")
+            with model.holding(block):
+                block.to(device)
+                walk.advance(number)
+            block.to("cpu")
+        with model.holding(*filter(None, (network.get_input_embeddings(), network.get_output_embeddings()))):
+            for hidden in walk.hidden:
+                yield _in_place_of(
+                    walk.blocks, {number: _giving(hidden, like) for number, like in walk.outputs.items()}
+                )
+
+    return through
+
+
+def _giving(hidden: torch.Tensor, like: Any) -> Callable:
+    """A block that always gives these hidden states."""
+    return lambda *_, **__: _wrapped(hidden, like)
 
 
 def _split(args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor, Call]:

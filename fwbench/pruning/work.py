@@ -128,11 +128,11 @@ class Work:
         for name, keep in block.masks.items():
             tensors[name + MASK] = torch.from_numpy(np.frombuffer(pack_mask(keep), np.uint8).copy())
         metadata = {"records": json.dumps(list(block.records))}
-        self._write(self._block(number), safetensors.torch.save(tensors, metadata))
+        self._write(self.block(number).relative_to(self.folder), safetensors.torch.save(tensors, metadata))
 
     def read_block(self, number: int) -> Block | None:
         """A finished block, or None."""
-        path = self.folder / self._block(number)
+        path = self.block(number)
         if not path.is_file():
             return None
         try:
@@ -145,10 +145,11 @@ class Work:
         masks = {name: unpack_mask(packed[name], tuple(weights[name].shape)) for name in weights}
         return Block(weights, masks, records)
 
-    def _block(self, number: int) -> str:
-        return f"blocks/{number:04}.safetensors"
+    def block(self, number: int) -> Path:
+        """File of a finished block."""
+        return self.folder / f"blocks/{number:04}.safetensors"
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str | Path, data: bytes) -> None:
         try:
             write_atomic(self.folder / name, data)
         except ProblemError as error:

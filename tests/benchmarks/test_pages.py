@@ -8,7 +8,15 @@ import pytest
 
 from benchmarks.shared.command import REPORTS
 
-FROM_FILES = ("convergence", "exact", "gpu", "momentum", "prune", "updates")  # the others load models or a store
+FROM_FILES = (
+    "convergence",
+    "exact",
+    "gpu",
+    "memory",
+    "momentum",
+    "prune",
+    "updates",
+)  # the others load models or a store
 
 
 @pytest.mark.parametrize("name", FROM_FILES)

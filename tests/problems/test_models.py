@@ -55,18 +55,18 @@ def test_what_is_no_model(tmp_path):
 def test_the_hub(monkeypatch, tmp_path):
     asked = []
 
-    def load(location, name, folder, trust_remote_code, **options):
-        asked.append((location, folder, trust_remote_code, options))
-        return None, None
+    def load(location, name, folder, trust_remote_code, stream, **options):
+        asked.append((location, folder, trust_remote_code, stream, options))
+        return None, None, None
 
     monkeypatch.setattr(models, "load", load)
     info = SimpleNamespace(sha="abc", card_data=SimpleNamespace(license="mit"))
     monkeypatch.setattr(models.huggingface_hub, "model_info", lambda name, timeout: info)
     monkeypatch.setattr(models.huggingface_hub, "snapshot_download", lambda name, **options: str(tmp_path))
-    found = models.load_model("Org/Some.Model", trust_remote_code=True)
+    found = models.load_model("Org/Some.Model", trust_remote_code=True, stream=True)
     assert (found.label, found.source, found.license) == ("some-model", "Org/Some.Model@abc", "mit")
     assert found.folder == tmp_path
-    assert asked == [("Org/Some.Model", tmp_path, True, {"revision": "abc"})]
+    assert asked == [("Org/Some.Model", tmp_path, True, True, {"revision": "abc"})]
 
     def gated(name, **options):
         raise OSError("Access to model Org/Some.Model is restricted.\nPlease log in.")
@@ -83,7 +83,7 @@ def test_without_the_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(models.huggingface_hub, "model_info", offline)
     with pytest.raises(ModelError, match="no such model folder or GGUF file here, and the hub cannot be reached"):
         models.load_model("smolm2")
-    monkeypatch.setattr(models, "load", lambda location, name, folder, trust, **options: (options, None))
+    monkeypatch.setattr(models, "load", lambda location, name, folder, trust, stream, **options: (options, None, None))
     monkeypatch.setattr(models.huggingface_hub, "try_to_load_from_cache", lambda name, file: "config.json")
     monkeypatch.setattr(models.huggingface_hub, "snapshot_download", lambda name, **options: str(tmp_path))
     assert models.load_model("smolm2").network == {"local_files_only": True}

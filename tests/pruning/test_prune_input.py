@@ -16,7 +16,7 @@ from small_models import FAMILIES, LENGTH, options, place, saved, t, tiny, tiny_
 
 from fwbench.perplexity import perplexity
 from fwbench.problems import models
-from fwbench.problems.models import ModelError
+from fwbench.problems.models import Model, ModelError
 from fwbench.problems.text import load_text
 from fwbench.pruning import PruneError, dtypes, layers, load_masks, plan, prune
 
@@ -150,10 +150,10 @@ def test_rounding_holds_no_second_copy(place, monkeypatch):
     network.one, network.none = (torch.nn.Parameter(x, requires_grad=False) for x in (torch.tensor(1.1), torch.ones(0)))
     whole = {name: x.clone() for name, x in network.state_dict().items()}
     monkeypatch.setattr(dtypes, "PIECE", 10)
-    assert dtypes.cast(network, dict.fromkeys(whole, torch.bfloat16)) == 2
+    assert dtypes.cast(Model("any", network, None), dict.fromkeys(whole, torch.bfloat16)) == 2
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, whole[name].bfloat16().float())
-    assert dtypes.cast(network, dict.fromkeys(whole, torch.bfloat16)) == 0
+    assert dtypes.cast(Model("any", network, None), dict.fromkeys(whole, torch.bfloat16)) == 0
 
 
 @pytest.fixture
