@@ -42,8 +42,8 @@ def _correct_row(r: int, f, a: Atoms, G: torch.Tensor, n: int) -> None:
     for first in range(0, f.u.shape[1], n):
         part = slice(first, first + n)
         unpack(a.bits[r, :count], first, V)
-        own = (x[part] if x.size else None for x in (d, c))
-        _add_quadratic(V, weights, w[part], *own, G, M, slopes)
+        own_d, own_c = (x[part] if x.size else None for x in (d, c))
+        _add_quadratic(V, weights, w[part], own_d, own_c, G, M, slopes)
     ridge, factor = RIDGE * float(M.diagonal().mean()), None
     if not ridge > 0:
         return
