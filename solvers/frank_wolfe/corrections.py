@@ -36,13 +36,14 @@ def correct(f, a: Atoms, G: torch.Tensor, n: int) -> None:
 def _correct_row(r: int, f, a: Atoms, G: torch.Tensor, n: int) -> None:
     count = int(a.count[r])
     weights = a.weights[r, :count].copy()
-    w, d = f.W[r].astype(np.float64), f.d[r].astype(np.float64)
+    w, d, c = f.W[r].astype(np.float64), f.d[r].astype(np.float64), f.c[r].astype(np.float64)
     M, slopes = np.zeros((count, count)), np.zeros(count)
     V = np.empty((count, n))  # of one layer row at a time: all of a layer's entries need not fit into memory
     for first in range(0, f.u.shape[1], n):
         part = slice(first, first + n)
         unpack(a.bits[r, :count], first, V)
-        _add_quadratic(V, weights, w[part], d[part] if d.size else None, G, M, slopes)
+        own_d, own_c = (x[part] if x.size else None for x in (d, c))
+        _add_quadratic(V, weights, w[part], own_d, own_c, G, M, slopes)
     ridge, factor = RIDGE * float(M.diagonal().mean()), None
     if not ridge > 0:
         return
@@ -60,6 +61,7 @@ def _add_quadratic(
     weights: np.ndarray,
     w: np.ndarray,
     d: np.ndarray | None,
+    c: np.ndarray | None,
     G: torch.Tensor,
     M: np.ndarray,
     slopes: np.ndarray,
@@ -74,6 +76,8 @@ def _add_quadratic(
     if d is not None:
         H.diagonal().sub_(torch.from_numpy(d[free]))
         g += torch.from_numpy(d[free] * (1 - 2 * u[free]))
+    if c is not None:
+        g += torch.from_numpy(c[free])
     A = torch.from_numpy(V[:, free] - u[free])
     M += (A @ H @ A.T).numpy()
     slopes += (A @ g).numpy()

@@ -69,9 +69,9 @@ def gradient(w, d, u, S, g):
 
 
 @fast
-def value(d, u, g):
-    """``h = (g + d)ᵀu / 2``, as ``g = 2(Q - D)u + d``."""
-    return (dot(g, u) + (dot(d, u) if d.size else 0.0)) / 2
+def value(d, c, u, g):
+    """``h = (g + d + c)ᵀu / 2``, as ``g = 2(Q - D)u + d + c``; an empty ``d`` or ``c`` is zero."""
+    return (dot(g, u) + (dot(d, u) if d.size else 0.0) + (dot(c, u) if c.size else 0.0)) / 2
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The Frank-Wolfe loop: LMO x direction rule x step rule, batched over the rows of a layer.
 
-Everything is in pruned indicators ``u``. For each row the objective is ``h(u) = uᵀ(Q - D)u + dᵀu`` with
-``Q = diag(w) G diag(w)``, ``D = diag(d)``; ``d = 0`` is the plain error. The gradient is carried along, so an iteration
+Everything is in pruned indicators ``u``. For each row the objective is ``h(u) = uᵀ(Q - D)u + (d + c)ᵀu`` with
+``Q = diag(w) G diag(w)``, ``D = diag(d)``; ``d = 0`` is the plain error, ``c`` the linear term of a problem that has a
+target, whose offset is added where a value or bound is told. The gradient is carried along, so an iteration
 costs one Gram product, that of the direction.
 
 Three executions of one loop: fused numba kernels on the CPU (``loop_numba``), fused Triton kernels on CUDA for vanilla
@@ -171,6 +172,8 @@ def _minimise_rows(layer: Objective, u: torch.Tensor, options: LoopOptions, cont
         lipschitz,
         W=flat(layer.W),
         d=flat(layer.d),
+        c=flat(layer.c),
+        offset=np.zeros(rows) if isinstance(layer.offset, float) else layer.offset.numpy()[:, 0],
         scale=flat(layer.scale() if direction.scaled else None),
         fixed=np.empty((rows, 0), bool) if options.fixed is None else flat(options.fixed),
         vanilla=options.variant == "vanilla",
@@ -180,7 +183,8 @@ def _minimise_rows(layer: Objective, u: torch.Tensor, options: LoopOptions, cont
 
     unit = layer.unit if isinstance(layer.unit, float) else layer.unit.numpy()[:, 0]
 
-    def report(t: int, value: np.ndarray, lower: np.ndarray) -> None:
+    def report(t: int, value: np.ndarray, best: np.ndarray) -> None:
+        lower = np.maximum(best, layer.floor)
         upper = layer.rounded_error(torch.from_numpy(work.iterate_u().reshape(shape))) if options.rounded else None
         trace.append(context.point(upper, float((lower * unit).sum()), t, float((value * unit).sum())))
 

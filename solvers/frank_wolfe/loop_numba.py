@@ -33,10 +33,11 @@ WHOLE, FACE = 0, 1  # the oracle of the polytope, and that of the current face
 
 
 class Fields(NamedTuple):
-    """What the loop carries for some rows, ``(rows, n)`` unless said; ``d`` and ``fixed`` may be empty."""
+    """What the loop carries for some rows, ``(rows, n)`` unless said; ``d``, ``c`` and ``fixed`` may be empty."""
 
     W: np.ndarray
     d: np.ndarray
+    c: np.ndarray  # the linear term
     u: np.ndarray
     g: np.ndarray  # gradient
     delta: np.ndarray  # direction; empty for vanilla
@@ -48,7 +49,8 @@ class Fields(NamedTuple):
     fixed: np.ndarray  # bool
     counts: np.ndarray  # (rows, groups) int64
     guess: np.ndarray  # (rows, 2, 2) thresholds of the last oracles: WHOLE, FACE
-    lipschitz: np.ndarray  # (rows,) and so are the rest, float64
+    offset: np.ndarray  # (rows,) and so are the rest, float64; what a target adds to the value
+    lipschitz: np.ndarray
     slope: np.ndarray
     rho: np.ndarray  # of the conjugate direction
     most: np.ndarray  # longest step along the direction
@@ -63,7 +65,7 @@ class Fields(NamedTuple):
     def begin(
         cls, u: np.ndarray, counts: np.ndarray, lipschitz: np.ndarray, *, vanilla: bool, **given: np.ndarray
     ) -> Fields:
-        """At the start ``u``, with ``W``, ``d``, ``scale`` and ``fixed`` as given."""
+        """At the start ``u``, with ``W``, ``d``, ``c``, ``offset``, ``scale`` and ``fixed`` as given."""
         rows, n = u.shape
         own = {name: np.zeros(rows) for name in ("slope", "rho", "most", "mode", "gap", "value", "drops", "done")}
         return cls(
@@ -163,11 +165,12 @@ def advance(t, method, check, f, a):
                 f.most[r], f.mode[r] = active.active_direction(variant, r, w, u, g, v, gap, f.counts[r], a, delta, P)
                 f.slope[r] = -kernels.dot(g, delta)
         if check:
-            f.gap[r], f.value[r] = gap, kernels.value(d, u, g)
+            f.gap[r], f.value[r] = gap, kernels.value(d, f.c[r], u, g) + f.offset[r]
             if f.value[r] - gap > f.best[r]:
                 f.best[r] = f.value[r] - gap
                 f.best_u[r] = u
-            if method.gap > 0 and gap <= method.gap * max(f.value[r], 0.0):
+            size = abs(f.value[r]) if f.c.size else max(f.value[r], 0.0)
+            if method.gap > 0 and gap <= method.gap * size:
                 f.done[r] = 1
 
 
@@ -214,6 +217,8 @@ class LoopState:
         np.multiply(f.W, f.u, out=f.P)
         self.multiply(f.P, f.T)
         refresh(f)
+        if f.c.size:
+            np.add(f.g, f.c, out=f.g)
         advance(-1, self.method, True, f, a)
 
     def iterate(self, block: tuple[Fields, Atoms], first: int, last: int, expired: Callable[[], bool]) -> int:
@@ -281,7 +286,7 @@ def run(
         rows.products += 1
         while True:
             busy = rows.collect()
-            report(t, rows.out["value"], np.maximum(rows.out["best"], 0))
+            report(t, rows.out["value"], rows.out["best"])
             if not busy or t >= steps:
                 break
             if expired():

@@ -35,15 +35,15 @@ def minimise_torch(layer: Objective, u: torch.Tensor, options: LoopOptions, cont
         stopped = ""
         if t % CHECK_EVERY == 0 or t == options.steps:
             gap = layer.total(g * (u - vertex))
-            value = layer.total(g * u if layer.d is None else (g + layer.d) * u) / 2
+            value = layer.value(u, g)
             bound = value - gap
             best_u = torch.where(bound > best, u, best_u)
             best = torch.maximum(best, bound)
-            total, lower = layer.summed(value), layer.summed(best.clamp(min=0))
+            total, lower = layer.summed(value), layer.summed(best.clamp(min=layer.floor))
             upper = layer.rounded_error(u) if options.rounded else None
             trace.append(context.point(upper, lower, t, total))
             if options.gap > 0:
-                done |= gap <= options.gap * value.clamp(min=0)
+                done |= gap <= options.gap * layer.size(value)
             if t < options.steps and context.expired() and not bool(done.all()):
                 stopped = "deadline"
             if stopped or t == options.steps or bool(done.all()):

@@ -105,11 +105,11 @@ def _smallest_of_groups(x, k, SIZE: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["offset"])
 def _iterate(
-    w_, d_, fixed_, counts_, u_, g_, v_, p_, t_, slope_, value_, best_, best_u_, done_, began_, guess_, spacing_,
-    n, offset, ell, gap,
-    HAS_D: tl.constexpr, HAS_FIXED: tl.constexpr, MOVE: tl.constexpr, CHECK: tl.constexpr, RULE: tl.constexpr,
-    SIZE: tl.constexpr, LOWEST: tl.constexpr, HIGHEST: tl.constexpr, FARTHEST: tl.constexpr, EPS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    w_, d_, c_, base_, fixed_, counts_, u_, g_, v_, p_, t_, slope_, value_, best_, best_u_, done_, began_, guess_,
+    spacing_, n, offset, ell, gap,
+    HAS_D: tl.constexpr, HAS_C: tl.constexpr, HAS_FIXED: tl.constexpr, MOVE: tl.constexpr, CHECK: tl.constexpr,
+    RULE: tl.constexpr, SIZE: tl.constexpr, LOWEST: tl.constexpr, HIGHEST: tl.constexpr, FARTHEST: tl.constexpr,
+    EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Step along the direction whose product is in ``t_`` (if ``MOVE``), then the next direction, its slope and ``p_``.
 
@@ -160,12 +160,17 @@ def _iterate(
     tl.store(p_ + at, w * (v - u), inside)
     if CHECK:
         h = (g + d) * u if HAS_D else g * u
+        if HAS_C:
+            h += tl.load(c_ + at, inside, other=0) * u
         value = tl.sum(tl.where(inside, h, 0.0), axis=0) / 2
+        if HAS_C:
+            value += tl.load(base_ + row)
         tl.store(value_ + row, value)
         if value - slope > tl.load(best_ + row):
             tl.store(best_ + row, value - slope)
             tl.store(best_u_ + at, u, inside)
-        tl.store(done_ + row, ((done != 0) | ((gap > 0) & (slope <= gap * tl.maximum(value, 0.0)))).to(tl.uint8))
+        size = tl.abs(value) if HAS_C else tl.maximum(value, 0.0)
+        tl.store(done_ + row, ((done != 0) | ((gap > 0) & (slope <= gap * size))).to(tl.uint8))
 
 
 class Loop:
@@ -187,10 +192,12 @@ class Loop:
         self.began = torch.zeros((), dtype=torch.int32, device=device)
         self.guess = torch.zeros(rows, dtype=key, device=device)
         self.spacing = torch.full((rows,), 2.0 ** (torch.iinfo(key).bits // 2), dtype=torch.float64, device=device)
+        self.base = torch.as_tensor(layer.offset, dtype=kind, device=device).expand(rows, 1).contiguous()
         self.scalars = (n, float(options.ell), float(options.gap))
         block = max(triton.next_power_of_2(n), size)
         self.constants = {
             "HAS_D": self.layer.d is not None,
+            "HAS_C": self.layer.c is not None,
             "HAS_FIXED": self.fixed is not None,
             "RULE": RULES[options.step],
             "SIZE": size,
@@ -249,12 +256,13 @@ class Loop:
     def launch(self, offset: int, move: bool, check: bool) -> None:
         """The kernel: the step ``began + offset`` if ``move``, then the next direction."""
         n, ell, gap = self.scalars
-        W, d = self.layer.W, self.layer.W if self.layer.d is None else self.layer.d
+        W = self.layer.W
+        d, c = (W if x is None else x for x in (self.layer.d, self.layer.c))
         fixed = self.v if self.fixed is None else self.fixed
         _iterate[(len(W),)](
-            W, d, fixed, self.counts, self.u, self.g, self.v, self.P, self.T, self.slope, self.value, self.best,
-            self.best_u, self.done, self.began, self.guess, self.spacing, n, offset, ell, gap, MOVE=move, CHECK=check,
-            **self.constants,
+            W, d, c, self.base, fixed, self.counts, self.u, self.g, self.v, self.P, self.T, self.slope, self.value,
+            self.best, self.best_u, self.done, self.began, self.guess, self.spacing, n, offset, ell, gap, MOVE=move,
+            CHECK=check, **self.constants,
         )  # fmt: skip
 
 
@@ -268,7 +276,7 @@ def minimise_triton(layer: Objective, u: torch.Tensor, options: LoopOptions, con
     trace: list[TracePoint] = []
     t, products, stopped = 0, 1, ""
     while True:
-        total, lower = layer.summed(loop.value[:, None]), layer.summed(loop.best[:, None].clamp(min=0))
+        total, lower = layer.summed(loop.value[:, None]), layer.summed(loop.best[:, None].clamp(min=layer.floor))
         upper = layer.rounded_error(loop.u) if options.rounded else None
         trace.append(context.point(upper, lower, t, total))
         finished = t >= options.steps or (options.gap > 0 and bool(loop.done.all()))

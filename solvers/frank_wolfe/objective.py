@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ REFRESH = 250  # iterations after which the gradient is computed afresh, so that
 
 @dataclass
 class Objective:
-    """Tensors of one problem on one device; ``d`` is None for the plain error.
+    """Tensors of one problem on one device; ``d`` is None for the plain error, ``c`` where there is no target.
 
-    ``unit (rows, 1)``, or ``(1, 1)`` where rows are not independent: the problem's error where the layer's is 1.
+    ``unit (rows, 1)``, or ``(1, 1)`` where rows are not independent: the problem's error where the layer's is 1;
+    ``offset``, of the same shape, float64, in the layer's unit: what the target adds to every error.
     """
 
     W: torch.Tensor  # (rows, n)
@@ -31,28 +32,46 @@ class Objective:
     d: torch.Tensor | None  # (rows, n)
     pattern: Pattern
     unit: torch.Tensor | float = 1.0
+    c: torch.Tensor | None = None  # (rows, n), the linear term
+    offset: torch.Tensor | float = 0.0
 
     @classmethod
     def of(cls, problem: Problem, context: Context, d: np.ndarray | None = None) -> Objective:
         """The layer in the context's precision and its range, on its device; ``d = w²∘e (rows, n)``."""
-        W, G = problem.W, problem.G
+        W, G, c = problem.W, problem.G, problem.linear
         unit: torch.Tensor | float = 1.0
-        rows, columns = in_range(W, G.diagonal(), problem.pattern.separable, d)
+        rows, columns = in_range(W, G.diagonal(), problem.pattern.separable, d, c)
         if (rows != 1).any() or (columns != 1).any():
             back = np.where(columns > 0, columns, 1.0)
             W, G, d = W * rows * columns, G / back / back[:, None], None if d is None else d * rows**2
+            c = None if c is None else c * rows**2
             unit = torch.from_numpy(1 / (rows if problem.pattern.separable else rows[:1]) ** 2).to(context.device)
 
         def tensor(x: np.ndarray) -> torch.Tensor:
             return torch.tensor(x, dtype=getattr(torch, context.dtype), device=context.device)
 
-        return cls(tensor(W), tensor(G), None if d is None else tensor(d), problem.pattern, unit)
+        layer = cls(tensor(W), tensor(G), None if d is None else tensor(d), problem.pattern, unit)
+        if c is None or problem.offset is None:
+            return layer
+        offset = torch.from_numpy(problem.offset[:, None] * rows**2).to(context.device)
+        return replace(layer, c=tensor(c), offset=offset if problem.pattern.separable else offset.sum(0, keepdim=True))
 
     def rows(self, part: slice) -> Objective:
         """Some rows, as a layer of their own, where rows are independent."""
         pattern = Rows(self.pattern.pruned[part]) if isinstance(self.pattern, Rows) else self.pattern
         unit = self.unit if isinstance(self.unit, float) else self.unit[part]
-        return Objective(self.W[part], self.G, None if self.d is None else self.d[part], pattern, unit)
+        d, c = (None if x is None else x[part] for x in (self.d, self.c))
+        offset = self.offset if isinstance(self.offset, float) else self.offset[part]
+        return Objective(self.W[part], self.G, d, pattern, unit, c, offset)
+
+    @property
+    def floor(self) -> float:
+        """What no error is below; see ``Problem.floor``."""
+        return 0.0 if self.c is None else -math.inf
+
+    def size(self, value: torch.Tensor) -> torch.Tensor:
+        """What a gap is compared with at this value of the objective: with a target it may be negative."""
+        return value.clamp(min=0) if self.c is None else value.abs()
 
     def summed(self, x: torch.Tensor) -> float:
         """Sum of ``x``, which broadcasts with ``unit``, in the units of the problem."""
@@ -74,16 +93,22 @@ class Objective:
 
     def gradient(self, u: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
         g = 2 * self.W * S
-        return g if self.d is None else g.addcmul_(self.d, 1 - 2 * u)
+        g = g if self.d is None else g.addcmul_(self.d, 1 - 2 * u)
+        return g if self.c is None else g.add_(self.c)
 
-    def value(self, u: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
-        h = self.W * u * S
-        return self.total(h if self.d is None else h.addcmul_(self.d, u - u * u))
+    def value(self, u: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """From the gradient: ``h = (g + d + c)ᵀu / 2``, and the offset."""
+        for origin in (self.d, self.c):
+            g = g if origin is None else g + origin
+        return self.total(g * u) / 2 + self.offset
 
     def rounded_error(self, u: torch.Tensor) -> float:
         """Error of the mask that prunes the largest ``u`` of each group."""
         mask = self.pattern.prune(-u).to(u.dtype)
-        return self.summed(self.W * mask * self.product(mask))
+        error = self.W * mask * self.product(mask)
+        if self.c is None:
+            return self.summed(error)
+        return self.summed(error + self.c * mask) + self.summed(torch.as_tensor(self.offset))
 
     def scale(self) -> torch.Tensor:
         """Inverse of the diagonal of ``Q - D``, kept within 1e6 of its largest entry's; where none is positive, equal.

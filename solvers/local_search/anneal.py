@@ -34,9 +34,9 @@ RESERVE = 0.9  # part of the time left that is planned
 class Anneal(Stage):
     """Simulated annealing with swaps, in rounds of doubling length, merging the best masks of each row.
 
-    ``hot`` and ``cold`` are temperatures in units of a row's error / n. Without ``seconds`` there are ``rounds``
-    rounds and the result depends on the seed alone; with it, rounds go on until the time is used up or all rows are
-    settled.
+    ``hot`` and ``cold`` are temperatures in units of a row's error / n, a target left out of it. Without ``seconds``
+    there are ``rounds`` rounds and the result depends on the seed alone; with it, rounds go on until the time is used
+    up or all rows are settled.
     """
 
     name: ClassVar[str] = "anneal"
@@ -106,7 +106,7 @@ class Annealing:
             G,
             pruned,
             pruned.copy(),
-            kernel.errors(W, G, pruned),
+            kernel.errors(W, G, pruned, problem.T, problem.offset),
             np.zeros((problem.rows, ELITES, problem.n), dtype=bool),
             np.full((problem.rows, ELITES), np.inf),
             np.zeros(problem.rows, dtype=np.int64),
@@ -163,7 +163,8 @@ class Annealing:
         from fwbench.solvers.local_search import anneal_numba as kernel
 
         random = kernel.keys(self.context.seed, rows, run)
-        walk = kernel.AnnealState.begin(self.W[rows], self.G, pruned, free, self.group, random)
+        target = self._target(rows)
+        walk = kernel.AnnealState.begin(self.W[rows], self.G, pruned, free, self.group, random, *target)
         step = max(1, STEP // (len(rows) * self.problem.n))
         for first in range(0, sweeps, step):
             if first and self._out_of_time():
@@ -174,12 +175,17 @@ class Annealing:
             self.counts["swap_evaluations"] += (stop - first) * int((walk.movable > 0).sum()) * self.problem.n
         found = walk.best
         self._descend(rows, found)
-        self._keep(rows, found, kernel.errors(walk.W, self.G, found), run % 2 == 0)
+        self._keep(rows, found, kernel.errors(walk.W, self.G, found, *target), run % 2 == 0)
+
+    def _target(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        T, offset = self.problem.T, self.problem.offset
+        return (None, None) if T is None or offset is None else (T[rows], offset[rows])
 
     def _descend(self, rows: np.ndarray, pruned: np.ndarray) -> None:
         from fwbench.solvers.local_search import swap_numba
 
-        descent = swap_numba.Descent(self.W[rows], self.G, self.group, self.context.threads)
+        linear = None if self.problem.linear is None else self.problem.linear[rows]
+        descent = swap_numba.Descent(self.W[rows], self.G, self.group, self.context.threads, linear=linear)
         done, evaluated, _ = descent.descend_all(pruned, np.iinfo(np.int64).max, self.context.expired)
         self.counts["swaps"] += done
         self.counts["swap_evaluations"] += evaluated
@@ -191,16 +197,17 @@ class Annealing:
         rows = np.arange(self.problem.rows)
         self._descend(rows, self.best)
         self.start = self.best.copy()
-        self.error = kernel.errors(self.W, self.G, self.best)
+        self.error = kernel.errors(self.W, self.G, self.best, self.problem.T, self.problem.offset)
         self.trace.append(self.context.point(float(self.error.sum())))
 
     def _keep(self, rows: np.ndarray, found: np.ndarray, error: np.ndarray, independent: bool) -> None:
         """Enter masks among the elites (best first, no error twice) and update the best."""
         for row, mask, value in zip(rows, found, error, strict=True):
-            better = value < self.error[row] * (1 - SAME)
+            same = SAME * abs(self.error[row])
+            better = value < self.error[row] - same
             if better:
                 self.best[row], self.error[row], self.again[row] = mask, value, 0
-            elif independent and value <= self.error[row] * (1 + SAME):
+            elif independent and value <= self.error[row] + same:
                 self.again[row] += 1
             if not better and self.elite_errors[row, 0] == np.inf:  # an input this good is worth merging with
                 self._enter(row, self.best[row], self.error[row])
@@ -208,7 +215,7 @@ class Annealing:
 
     def _enter(self, row: int, mask: np.ndarray, value: float) -> None:
         held = self.elite_errors[row]
-        if np.any(np.abs(held - value) <= SAME * value):
+        if np.any(np.abs(held - value) <= SAME * abs(value)):
             return
         at = int(np.searchsorted(held, value))
         if at < ELITES:
@@ -221,7 +228,8 @@ class Annealing:
         if not self.problem.pattern.separable and not self.context.expired():
             from fwbench.solvers.local_search import swap_numba
 
-            rows = swap_numba.Descent(self.W, self.G, self.group, self.context.threads)
+            linear = self.problem.linear
+            rows = swap_numba.Descent(self.W, self.G, self.group, self.context.threads, linear=linear)
             done, evaluated, cut = rows.exchange(self.best, np.iinfo(np.int64).max, self.context.expired)
             self.counts["swaps"] += done
             self.counts["swap_evaluations"] += evaluated

@@ -1,7 +1,8 @@
 """The numba kernel of ``anneal``: Metropolis swaps of many rows, each resumable after any number of sweeps.
 
-Per row it holds ``y = G (w∘u)``. With it the exchange of pruned ``i`` and kept ``j`` changes the error by
-``Q_ii + Q_jj + 2 w_j (y_j - w_i G_ij) - 2 w_i y_i``: one entry of ``G`` a proposal, two of its lines once accepted.
+Per row it holds ``y = G (w∘u) + t``, ``t`` the target's or 0. With it the exchange of pruned ``i`` and kept ``j``
+changes the error by ``Q_ii + Q_jj + 2 w_j (y_j - w_i G_ij) - 2 w_i y_i``: one entry of ``G`` a proposal, two of its
+lines once accepted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class AnnealState(NamedTuple):
     G: np.ndarray  # float64 (n, n)
     now: np.ndarray  # bool (rows, n), True = pruned
     best: np.ndarray  # bool (rows, n), the best of the cold half
-    y: np.ndarray  # float64 (rows, n)
+    y: np.ndarray  # float64 (rows, n), with the target's ``T``
     slots: np.ndarray  # uint64 (rows, n): indices by group, in each the pruned first
     groups: np.ndarray  # uint64 (rows, groups, 3): FIRST, PRUNED and KEPT of the groups where something can move
     movable: np.ndarray  # int64 (rows,), number of such groups
@@ -39,11 +40,20 @@ class AnnealState(NamedTuple):
 
     @classmethod
     def begin(
-        cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, free: np.ndarray, group: int, random: np.ndarray
+        cls,
+        W: np.ndarray,
+        G: np.ndarray,
+        pruned: np.ndarray,
+        free: np.ndarray,
+        group: int,
+        random: np.ndarray,
+        T: np.ndarray | None = None,
+        offset: np.ndarray | None = None,
     ) -> AnnealState:
         """Start from masks ``pruned``; only weights marked ``free (rows, n)`` take part, within groups of neighbours.
 
-        ``random (rows,)``, of :func:`keys`, fixes all random choices.
+        ``random (rows,)``, of :func:`keys`, fixes all random choices. ``T`` and ``offset`` are the rows' of a problem
+        that has a target; the unit of temperatures leaves both out.
         """
         rows, n = W.shape
         walk = cls(
@@ -63,6 +73,9 @@ class AnnealState(NamedTuple):
             G.diagonal().copy(),
         )
         _begin(walk, free, group)
+        np.divide(walk.error, n, out=walk.unit)
+        if T is not None:
+            add_target(W, T, offset, pruned, walk.y, walk.error)
         return walk
 
     def cool(self, hot: float, cold: float, first: int, stop: int, total: int) -> int:
@@ -70,10 +83,25 @@ class AnnealState(NamedTuple):
         return _cool(self, TABLE, hot, cold, first, stop, total)
 
 
-def errors(W: np.ndarray, G: np.ndarray, pruned: np.ndarray) -> np.ndarray:
+def add_target(
+    W: np.ndarray, T: np.ndarray, offset: np.ndarray | None, pruned: np.ndarray, y: np.ndarray, error: np.ndarray
+) -> None:
+    """Add a target to ``y = G (w∘u) (rows, n)`` and ``error = uᵀQu (rows,)``, in place.
+
+    ``w∘t`` is half of the linear term: with ``y + t`` for ``y`` every change of the error has its part of it.
+    """
+    error += 2 * (W * pruned * T).sum(axis=1) + offset
+    y += T
+
+
+def errors(
+    W: np.ndarray, G: np.ndarray, pruned: np.ndarray, T: np.ndarray | None = None, offset: np.ndarray | None = None
+) -> np.ndarray:
     """Error of each row, the same to the last bit whatever the other rows and the threads."""
     out = np.empty(len(W))
     _errors(W, G, pruned, out)
+    if T is not None:
+        add_target(W, T, offset, pruned, np.zeros_like(W), out)
     return out
 
 
@@ -164,8 +192,6 @@ def _cool_row(walk, r, table, hot, cold, first, stop, total):
     w, G, now, best, y = walk.W[r], walk.G, walk.now[r], walk.best[r], walk.y[r]
     slots, groups, count, diagonal = walk.slots[r], walk.groups[r], walk.movable[r], walk.diagonal
     x, error, least, behind = walk.random[r], walk.error[r], walk.least[r], walk.behind[r]
-    if first == 0:
-        walk.unit[r] = error / w.size
     unit, swaps = walk.unit[r], 0
     several = np.uint64(count)
     mask = np.uint64(0x3FFFF)

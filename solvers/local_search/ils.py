@@ -37,17 +37,19 @@ class IteratedLocalSearch(Stage):
             raise ValueError("seconds must be positive, and finite where rounds is 0")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        from fwbench.solvers.local_search import swap_numba
-        from fwbench.solvers.local_search.anneal_numba import errors
+        from fwbench.solvers.local_search import anneal_numba, swap_numba
 
         end = context.seconds() + self.seconds
         group = problem.group
-        descent = swap_numba.Descent(problem.W, problem.G, group, context.threads)
+        descent = swap_numba.Descent(problem.W, problem.G, group, context.threads, linear=problem.linear)
         unlimited = np.iinfo(np.int64).max
         counts = {"iterations": 0, "swaps": 0, "swap_evaluations": 0}
 
         def late() -> bool:
             return context.expired() or context.seconds() >= end
+
+        def errors(pruned: np.ndarray) -> np.ndarray:
+            return anneal_numba.errors(descent.W, problem.G, pruned, problem.T, problem.offset)
 
         def descend(pruned: np.ndarray, expired: Callable[[], bool]) -> bool:
             done, evaluated, cut = descent.descend_all(pruned, unlimited, expired)
@@ -57,14 +59,14 @@ class IteratedLocalSearch(Stage):
 
         best = ~state.mask
         descend(best, context.expired)
-        error = errors(descent.W, problem.G, best)
+        error = errors(best)
         trace = [context.point(float(error.sum()))]
         for number in range(self.rounds or MOST):
             found = kicked(best, group, self.kicks, [context.seed, number])
             if late() or not descend(found, late):
                 break
             counts["iterations"] += problem.rows
-            reached = errors(descent.W, problem.G, found)
+            reached = errors(found)
             better = reached < error
             best[better], error[better] = found[better], reached[better]
             trace.append(context.point(float(error.sum())))

@@ -18,6 +18,7 @@ from fwbench.solvers.numerics.jit import njit
 KNOTS = 6  # values of c at which φ is computed
 LEVEL, SLOPE = 0, 1  # of a chord: its value at 0, and its slope
 FAST = {"contract", "nnan", "nsz"}  # not infinities: they mark what cannot move
+MOST = 1e30  # of a linear term in a row's units: beyond, float32 would overflow
 ROUNDING = 1e-6  # relative; some four times what a handful of operations in float32 may come to
 
 

@@ -47,9 +47,8 @@ class Swap(Stage):
         limit = self.limit or np.iinfo(np.int64).max
         if context.device.startswith("cuda"):
             descend = descent_on_device(problem.n, group)
-            swaps, evaluated, stopped = descend(
-                problem.W, problem.G, pruned, group, limit, self.enough, context.device, context.expired
-            )
+            rest = (self.enough, context.device, context.expired, problem.linear)
+            swaps, evaluated, stopped = descend(problem.W, problem.G, pruned, group, limit, *rest)
         else:
             rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough, problem.linear)
             swaps, evaluated, stopped = rows.descend_all(pruned, limit, context.expired)

@@ -23,7 +23,7 @@ from fwbench.solvers.numerics.threads import numba_threads
 
 # A gain below this part of the row's error is rounding, not improvement: float64 products of length n
 RELATIVE_GAIN = 1e-11
-ABSOLUTE_GAIN = 1e-15  # the same in units of the largest entry of Q: of a row without error every gain is rounding
+ABSOLUTE_GAIN = 1e-15  # the same in units of the largest entry of Q, c: of a row without error every gain is rounding
 RECENT = 8  # pairs remembered from one search to the next
 PRUNED, KEPT = 0, 1  # of such a pair
 BLOCK_ROWS, BLOCK_COLUMNS = 8, 512  # of the first products: what the nearest cache holds
@@ -91,6 +91,7 @@ class Descent:
         half = self.half if self.half.size else np.zeros_like(self.W)
         products = self.W * ((self.W * u) @ self.G) + half
         diagonal = self.W**2 * self.G.diagonal()
+        largest = max(diagonal.max(), 2 * np.abs(half).max())
         best_a, at_a, best_b, at_b = (np.empty(len(pruned), dtype) for dtype in (float, int, float, int))
         errors = ((products + half) * u).sum(axis=1)
 
@@ -114,8 +115,7 @@ class Descent:
             evaluated += len(pruned)
             if (
                 frees < 0
-                or not best_a[frees] + best_b[takes]
-                < -RELATIVE_GAIN * max(errors.sum(), 0.0) - ABSOLUTE_GAIN * diagonal.max()
+                or not best_a[frees] + best_b[takes] < -RELATIVE_GAIN * max(errors.sum(), 0.0) - ABSOLUTE_GAIN * largest
             ):
                 break
             pruned[frees, at_a[frees]], pruned[takes, at_b[takes]] = False, True
@@ -158,19 +158,21 @@ def _descend(w, G, half, g, pruned, group, gram, gain_fraction, limit):
         if pruned[j]:
             error += g[j]
     error = max(error, 0.0)
+    largest = q.max()
+    row = screens.row_of(w, gram)
+    by_pairs = group < n or n <= SMALL_ROW
     for j in range(half.size):
         g[j] += half[j]
         if pruned[j]:
             error += 2 * abs(half[j])  # what rounding is measured by
+        largest = max(largest, 2 * abs(half[j]))
+        by_pairs = by_pairs or not abs(half[j]) < screens.MOST * row.unit
     a = np.empty(n)  # change when i is kept again, infinite if it is kept
     b = np.empty(n)  # change when j is pruned, infinite if it is pruned
     no_a = np.where(pruned, 0.0, np.inf)  # added instead of chosen: branches on a mask are mispredicted
     no_b = np.where(pruned, np.inf, 0.0)
-    largest = q.max()
     recent = np.full((RECENT, 2), -1)  # pairs that were the best for a while: likely to be so again
-    row = screens.row_of(w, gram)
     candidates = np.empty(n + 1, np.int64)
-    by_pairs = group < n or n <= SMALL_ROW
     swaps = 0
     evaluated = 0
     while swaps < limit:

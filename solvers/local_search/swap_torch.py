@@ -29,6 +29,7 @@ def descend(
     gain_fraction: float,
     device: str,
     expired: Callable[[], bool],
+    linear: np.ndarray | None = None,
 ) -> tuple[int, int, str]:
     """Best 1-swaps in each row of ``pruned (rows, n)``, in place, in float64 on the device.
 
@@ -41,6 +42,7 @@ def descend(
         gain_fraction: part of the largest gain with which an exchange is taken, in (0, 1]; 1 for the best.
         device: a CUDA device, or ``cpu``.
         expired: asked before every swap.
+        linear: ``c (rows, n)`` float64 of the problem, None where it has none.
 
     Returns:
         Numbers of swaps and of pairs evaluated (whole lines, kept and pruned alike), and ``"deadline"`` if
@@ -59,6 +61,7 @@ def descend(
             pruned[part],
             group,
             gain_fraction,
+            None if linear is None else linear[part],
         )
         late = False
         for _ in range(limit):
@@ -81,6 +84,23 @@ def strongest(G: torch.Tensor) -> torch.Tensor:
     return strength.fill_diagonal_(0.0).amax(dim=1)
 
 
+def at_start(
+    W: torch.Tensor, G: torch.Tensor, u: torch.Tensor, linear: np.ndarray | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each row ``Qu`` and half of the linear term ``(rows, n)``, and what rounding is measured by ``(rows,)`` twice.
+
+    That is the error, ``cᵀu`` by its size, and the largest entry of ``Q`` and ``c``.
+    """
+    g = W * ((W * u) @ G)
+    error, largest = (g * u).sum(dim=1).clamp(min=0), (W**2 * G.diagonal()).amax(dim=1)
+    if linear is not None:
+        half = torch.tensor(linear / 2, dtype=W.dtype, device=W.device)
+        g += half
+        error += (2 * half.abs() * u).sum(dim=1)
+        largest = torch.maximum(largest, 2 * half.abs().amax(dim=1))
+    return g, error, largest
+
+
 class _Batch:
     """Rows under descent; those that are at their optimum are left out of the work."""
 
@@ -92,12 +112,12 @@ class _Batch:
         pruned: np.ndarray,
         group: int,
         gain_fraction: float,
+        linear: np.ndarray | None = None,
     ) -> None:
         self.W, self.G, self.group, self.gain_fraction = W, G, group, gain_fraction
         self.u = torch.tensor(pruned, device=W.device)
         self.q = W**2 * G.diagonal()
-        self.g = W * ((W * self.u) @ G)
-        self.error = (self.g * self.u).sum(dim=1).clamp(min=0)
+        self.g, self.error, self.largest = at_start(W, G, self.u, linear)
         self.active = torch.arange(len(W), device=W.device)
         self.score = self.q.sqrt()
         self.coupling = W.abs() * strongest
@@ -108,7 +128,7 @@ class _Batch:
         w, u, g, q = self.W[rows], self.u[rows], self.g[rows], self.q[rows]
         a = torch.where(u, q - 2 * g, torch.inf)
         b = torch.where(u, torch.inf, q + 2 * g)
-        least = -RELATIVE_GAIN * self.error[rows] - ABSOLUTE_GAIN * q.amax(dim=1)
+        least = -RELATIVE_GAIN * self.error[rows] - ABSOLUTE_GAIN * self.largest[rows]
         find = self._in_row if self.group == w.shape[1] else self._in_groups
         change, at, evaluated = find(w, a, b, rows, least)
         gains = at >= 0
@@ -142,7 +162,7 @@ class _Batch:
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """The same where the whole row is one group, examining lines as long as one may win."""
         n = w.shape[1]
-        slack = 1e-12 * self.error[rows] + 1e-14 * self.q[rows].amax(dim=1)
+        slack = 1e-12 * self.error[rows] + 1e-14 * self.largest[rows]
         bound, order = (a + self._best_partner(b, self.coupling[rows], self.score[rows])).sort(dim=1)
         best, at = least.clone(), torch.full_like(rows, n * n)
         evaluated = 0

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from fwbench.solvers.local_search.swap_numba import ABSOLUTE_GAIN, RELATIVE_GAIN
-from fwbench.solvers.local_search.swap_torch import strongest
+from fwbench.solvers.local_search.swap_torch import at_start, strongest
 
 KNOTS = 8  # values of c between which φ is bounded by chords
 SWAPS = 64  # of a row in one launch: between two looks at the clock
@@ -91,8 +91,8 @@ def _best_in_groups(
 
 @triton.jit(do_not_specialize=["limit"])
 def _descend(
-    w_, G_, diagonal_, strongest_, u_, g_, error_, swaps_, lines_, n, limit, relative, absolute, gain_fraction,
-    SIZE: tl.constexpr, KNOTS: tl.constexpr, BLOCK: tl.constexpr,
+    w_, G_, diagonal_, strongest_, u_, g_, error_, largest_, swaps_, lines_, n, limit, relative, absolute,
+    gain_fraction, SIZE: tl.constexpr, KNOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """At most ``limit`` swaps in one row; fewer mean that it is at its optimum."""
     row = tl.program_id(0)
@@ -106,7 +106,7 @@ def _descend(
     u = tl.load(u_ + at, inside, other=0) != 0
     g = tl.load(g_ + at, inside, other=0)
     error = tl.load(error_ + row)
-    largest = tl.max(q, axis=0)
+    largest = tl.load(largest_ + row)
     pruned = tl.sum(u.to(tl.int32), axis=0)
     swaps = 0
     lines = 0
@@ -162,13 +162,13 @@ def descend(
     gain_fraction: float,
     device: str,
     expired: Callable[[], bool],
+    linear: np.ndarray | None = None,
 ) -> tuple[int, int, str]:
     """As ``swap_torch.descend``, which says what the arguments are; the clock is asked before every ``SWAPS`` swaps."""
     rows, n = W.shape
     weights, gram = (torch.tensor(x, dtype=torch.float64, device=device) for x in (W, G))
     u = torch.tensor(pruned, dtype=torch.uint8, device=device)
-    g = weights * ((weights * u) @ gram)
-    error = (g * u).sum(dim=1).clamp(min=0)
+    g, error, largest = at_start(weights, gram, u, linear)
     diagonal, coupling = gram.diagonal().contiguous(), strongest(gram)
     size = group if group < n else 1
     block = max(triton.next_power_of_2(n), size)
@@ -182,7 +182,7 @@ def descend(
         part_w, part_u, part_g, part_error = (x[active].contiguous() for x in (weights, u, g, error))
         done, lines = (torch.zeros(len(active), dtype=torch.int32, device=device) for _ in range(2))
         _descend[(len(active),)](
-            part_w, gram, diagonal, coupling, part_u, part_g, part_error, done, lines, n, at_most,
+            part_w, gram, diagonal, coupling, part_u, part_g, part_error, largest[active], done, lines, n, at_most,
             RELATIVE_GAIN, ABSOLUTE_GAIN, gain_fraction, SIZE=size, KNOTS=KNOTS, BLOCK=block,
             num_warps=max(1, min(16, block // 128)),
         )  # fmt: skip

@@ -72,10 +72,19 @@ def _states(
     if on_device:
         from fwbench.solvers.local_search import tabu_triton
 
-        return [tabu_triton.TabuState.begin(problem.W, problem.G, pruned, group, random, context.device)], LAUNCH
+        target = problem.T, problem.offset
+        return [
+            tabu_triton.TabuState.begin(problem.W, problem.G, pruned, group, random, context.device, *target)
+        ], LAUNCH
     W = problem.W.astype(np.float64)
     chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, problem.rows, CHUNK_ROWS)]
-    states = [tabu_numba.TabuState.begin(W[part], problem.G, pruned[part], group, random[part]) for part in chunks]
+    targets: list[tuple] = [()] * len(chunks)
+    if problem.T is not None and problem.offset is not None:
+        targets = [(problem.T[part], problem.offset[part]) for part in chunks]
+    states = [
+        tabu_numba.TabuState.begin(W[part], problem.G, pruned[part], group, random[part], *target)
+        for part, target in zip(chunks, targets, strict=True)
+    ]
     return states, STEP // (CHUNK_ROWS * problem.n)
 
 
@@ -87,7 +96,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
     on_device = _runs_on(context.device, problem.n, group)
     unlimited = np.iinfo(np.int64).max
     pruned = ~state.mask
-    rows = None if on_device else Descent(problem.W, problem.G, group, context.threads)
+    rows = None if on_device else Descent(problem.W, problem.G, group, context.threads, linear=problem.linear)
     counts = {"iterations": 0, "swaps": 0, "swap_evaluations": 0}
 
     def add(swaps: int, evaluated: int, iterations: int = 0) -> None:
@@ -98,7 +107,8 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
     def descend() -> None:
         if rows is None:
             descent = descent_on_device(problem.n, group)
-            found = descent(problem.W, problem.G, pruned, group, unlimited, 1.0, context.device, context.expired)
+            rest = (context.device, context.expired, problem.linear)
+            found = descent(problem.W, problem.G, pruned, group, unlimited, 1.0, *rest)
         else:
             found = rows.descend_all(pruned, unlimited, context.expired)
         add(*found[:2])
@@ -123,7 +133,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
     pruned = np.concatenate([part.best for part in states])
     descend()
     if not problem.pattern.separable and not context.expired():
-        between = rows or Descent(problem.W, problem.G, group, context.threads)
+        between = rows or Descent(problem.W, problem.G, group, context.threads, linear=problem.linear)
         done, evaluated, cut = between.exchange(pruned, unlimited, context.expired)
         add(done, evaluated)
         stopped = stopped or cut

@@ -1,9 +1,9 @@
 """The numba kernel of ``tabu``: best non-tabu swaps of many rows, each resumable after any number of iterations.
 
-Per row it holds ``y = G (w∘u)`` and the change of the error when one weight changes side by itself. In patterns that
-count a whole row, the weights within a margin of the best of each side are candidates, and all their pairs are
-evaluated; the margin follows the wanted number of candidates, so nothing is sorted. Within the small groups of N:M all
-pairs are evaluated.
+Per row it holds ``y = G (w∘u) + t``, ``t`` the target's or 0, and the change of the error when one weight changes side
+by itself. In patterns that count a whole row, the weights within a margin of the best of each side are candidates, and
+all their pairs are evaluated; the margin follows the wanted number of candidates, so nothing is sorted. Within the
+small groups of N:M all pairs are evaluated.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from fwbench.solvers.local_search.anneal_numba import add_target
 from fwbench.solvers.local_search.swap_numba import RELATIVE_GAIN
 from fwbench.solvers.numerics.extremes import smallest
 from fwbench.solvers.numerics.jit import njit
@@ -27,7 +28,7 @@ class TabuState(NamedTuple):
     G: np.ndarray  # float64 (n, n)
     now: np.ndarray  # bool (rows, n), True = pruned
     best: np.ndarray  # bool (rows, n)
-    y: np.ndarray  # float64 (rows, n)
+    y: np.ndarray  # float64 (rows, n), with the target's ``T``
     barred: np.ndarray  # int64 (rows, n), last iteration in which the weight is tabu
     error: np.ndarray  # float64 (rows,), of ``now``
     least: np.ndarray  # float64 (rows,), of ``best``
@@ -37,14 +38,29 @@ class TabuState(NamedTuple):
     group: int
 
     @classmethod
-    def begin(cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray) -> TabuState:
-        """Start from masks ``pruned (rows, n)``, swapping within groups of neighbours; ``random (rows,)`` seeds."""
+    def begin(
+        cls,
+        W: np.ndarray,
+        G: np.ndarray,
+        pruned: np.ndarray,
+        group: int,
+        random: np.ndarray,
+        T: np.ndarray | None = None,
+        offset: np.ndarray | None = None,
+    ) -> TabuState:
+        """Start from masks ``pruned (rows, n)``, swapping within groups of neighbours; ``random (rows,)`` seeds.
+
+        ``T`` and ``offset`` are the rows' of a problem that has a target.
+        """
         rows, n = W.shape
         y, barred = np.zeros((rows, n)), np.full((rows, n), -1)
         error, least, margin_in, margin_out = np.zeros((4, rows))
         now, best = pruned.copy(), pruned.copy()
         state = cls(W, G, now, best, y, barred, error, least, margin_in, margin_out, random.copy(), group)
         _begin(state)
+        if T is not None:
+            add_target(W, T, offset, pruned, y, error)
+            least[:] = error
         return state
 
     def walk(self, first: int, stop: int, candidates: int, tenure: int, spread: int) -> tuple[int, int]:
@@ -119,7 +135,7 @@ def _walk_row(state, r, first, stop, candidates, tenure, spread):
             else:
                 shut[1 if now[t] else 0, t] = 0.0
         listed = still
-        aspired = least - error - RELATIVE_GAIN * least
+        aspired = least - error - RELATIVE_GAIN * abs(least)
         if group == n:
             low_in = _least_sum(change, shut[1], values) + margin_in
             low_out = _least_sum(change, shut[0], values) + margin_out
@@ -171,7 +187,7 @@ def _walk_row(state, r, first, stop, candidates, tenure, spread):
             random[0] = x
             barred[t] = iteration + tenure + np.int64(((x >> np.uint64(32)) * np.uint64(spread + 1)) >> np.uint64(32))
             shut[:, t] = np.inf
-        if error < least - RELATIVE_GAIN * least:
+        if error < least - RELATIVE_GAIN * abs(least):
             least = error
             best[:] = now
     state.error[r], state.least[r], state.margin_in[r], state.margin_out[r] = error, least, margin_in, margin_out

@@ -114,7 +114,7 @@ def _walk(
         sign = tl.where(now, w, -w)
         change = own - 2 * sign * y
         free = barred < iteration
-        aspired = least - error - relative * least
+        aspired = least - error - relative * tl.abs(least)
         if SIZE == 1:
             low_in = tl.min(tl.where(inside & now & free, change, float("inf")), axis=0) + margin_in
             low_out = tl.min(tl.where(inside & (~now) & free, change, float("inf")), axis=0) + margin_out
@@ -146,7 +146,7 @@ def _walk(
             x = _next(x)
             held = tenure + (((x >> 32) * (spread + 1).to(tl.uint64)) >> 32).to(tl.int32)
             barred = tl.where(column == j, iteration + held, barred)
-            record = error < least - relative * least
+            record = error < least - relative * tl.abs(least)
             best = tl.where(record, now, best)
             least = tl.where(record, error, least)
         iteration += 1
@@ -182,7 +182,15 @@ class TabuState:
 
     @classmethod
     def begin(
-        cls, W: np.ndarray, G: np.ndarray, pruned: np.ndarray, group: int, random: np.ndarray, device: str
+        cls,
+        W: np.ndarray,
+        G: np.ndarray,
+        pruned: np.ndarray,
+        group: int,
+        random: np.ndarray,
+        device: str,
+        T: np.ndarray | None = None,
+        offset: np.ndarray | None = None,
     ) -> TabuState:
         """As ``tabu_numba.TabuState.begin``; ``swap_triton.fits`` says which rows fit."""
         weights, gram = (torch.tensor(x, dtype=torch.float64, device=device) for x in (W, G))
@@ -190,6 +198,10 @@ class TabuState:
         y = (weights * now) @ gram
         error = (weights * now * y).sum(dim=1)
         margin = 1e-3 * error / W.shape[1]
+        if T is not None:
+            shift, constant = (torch.tensor(x, dtype=torch.float64, device=device) for x in (T, offset))
+            error = error + (2 * (weights * now * shift).sum(dim=1) + constant)
+            y += shift
         barred = torch.full(W.shape, -1, dtype=torch.int32, device=device)
         bits = torch.tensor(random.view(np.int64), device=device)
         return cls(

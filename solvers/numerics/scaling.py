@@ -25,7 +25,7 @@ def scale_for(size: float) -> float:
 
 
 def in_range(
-    W: np.ndarray, diagonal: np.ndarray, separable: bool, d: np.ndarray | None = None
+    W: np.ndarray, diagonal: np.ndarray, separable: bool, *terms: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Powers of two ``rows (rows, 1)`` and ``columns (n,)`` that bring a layer into the range of float32.
 
@@ -36,12 +36,13 @@ def in_range(
     Args:
         diagonal: of ``G``, ``(n,)``.
         separable: rows are independent; else they are scaled alike.
-        d: ``(rows, n)``, what convexifies each row, if that has to be in range as well.
+        terms: ``(rows, n)`` each, what else has to be in range: what convexifies each row, its linear term.
     """
     root = np.sqrt(np.maximum(diagonal, 0.0))
     sizes = np.array([float((np.abs(w) * root).max()) ** 2 for w in W])  # one by one: a layer in float64 is large
-    if d is not None:
-        sizes = np.maximum(sizes, np.abs(d).max(axis=1))
+    for term in terms:
+        if term is not None:
+            sizes = np.maximum(sizes, np.abs(term).max(axis=1))
     rows = np.array([[scale_for(size)] for size in (sizes if separable else np.full(len(W), sizes.max()))])
     columns = np.array([1 / scale_for(size) for size in diagonal])
     dead = np.flatnonzero(diagonal <= 0)

@@ -1,12 +1,13 @@
 """Rounding by conditional expectation: a fractional point, pair by pair, to a mask with the exact counts.
 
 Rounding each ``u_i`` up with chance ``u_i``, independently, has the mean error ``F(u) = uᵀQu + Σ Q_ii u_i(1 - u_i)``.
-Moving ``t`` from ``u_j`` to ``u_i`` keeps the count and changes ``F`` by ``t(∂_iF - ∂_jF) - 2 Q_ij t²``. A move that is
-random with mean 0, to where one of the two becomes integral (``t = h`` or ``-l``), changes its mean by ``-2 Q_ij h l``,
-and the better of both ends by no more: pipage rounding (Ageev and Sviridenko, J. Comb. Optim. 8, 2004). That needs
-``Q_ij ≥ 0``; here the choice of ``i`` stands in for it. As ``Q ⪰ 0``, of the ``m`` fractional weights of a group one
-has ``Q_ii + Σ_j Q_ij ≥ 0`` over the others, thus a partner with ``Q_ij ≥ -Q_ii / (m - 1)``; as ``h l ≤ 1/4``, the pair
-with the least ``F`` raises it by at most ``Q_ii / (2m - 2)``. With ``M`` fractional weights in each group, in all
+Moving ``t`` from ``u_j`` to ``u_i`` keeps the count and changes ``F`` by ``t(∂_iF - ∂_jF) - 2 Q_ij t²`` (a target's
+linear term is the same in ``F``, and part of ``∂F`` alone). A move that is random with mean 0, to where one of the two
+becomes integral (``t = h`` or ``-l``), changes its mean by ``-2 Q_ij h l``, and the better of both ends by no more:
+pipage rounding (Ageev and Sviridenko, J. Comb. Optim. 8, 2004). That needs ``Q_ij ≥ 0``; here the choice of ``i``
+stands in for it. As ``Q ⪰ 0``, of the ``m`` fractional weights of a group one has ``Q_ii + Σ_j Q_ij ≥ 0`` over the
+others, thus a partner with ``Q_ij ≥ -Q_ii / (m - 1)``; as ``h l ≤ 1/4``, the pair with the least ``F`` raises it by at
+most ``Q_ii / (2m - 2)``. With ``M`` fractional weights in each group, in all
 
     f(mask)  ≤  F(u) + ½ max_i Q_ii (1 + 1/2 + ... + 1/(M - 1))        for each group.
 """
@@ -31,6 +32,8 @@ def pipage(problem: Problem, u: np.ndarray, threads: int = 1) -> np.ndarray:
     """
     W, u = problem.W.astype(np.float64), np.array(u, np.float64)
     gradient = 2 * W * ((W * u) @ problem.G) + W**2 * problem.G.diagonal() * (1 - 2 * u)
+    if problem.linear is not None:
+        gradient += problem.linear
     with numba_threads(threads):
         _round_rows(W, problem.G, u, gradient, problem.group)
     if not problem.pattern.separable:

@@ -1,7 +1,8 @@
 """Greedy pruning with interactions: remove the weight that now costs least, one after another.
 
-From ``u = 0`` the removal of weight ``i`` of a row costs ``f(u + e_i) - f(u) = Q_ii + 2 (Qu)_i``, exactly. Removing
-``k`` changes the cost of every other ``i`` in its row by ``2 Q_ik``, so a step is one axpy with row ``k`` of ``G``.
+From ``u = 0`` the removal of weight ``i`` of a row costs ``f(u + e_i) - f(u) = Q_ii + 2 (Qu)_i``, exactly; a target
+adds its ``c_i``. Removing ``k`` changes the cost of every other ``i`` in its row by ``2 Q_ik``, so a step is one axpy
+with row ``k`` of ``G``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Greedy(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         W = problem.W.astype(np.float64)
         cost = W * W * problem.G.diagonal()
+        if problem.linear is not None:
+            cost += problem.linear
         pruned = np.zeros(problem.shape, dtype=bool)
         walk = _by_rows if problem.pattern.separable else _whole_layer
         with numba_threads(context.threads):

@@ -1,4 +1,4 @@
-"""Masks from a saliency score of each weight: no interaction between weights is seen.
+"""Masks from a saliency score of each weight: neither interactions nor a target are seen, as published.
 
 A score function takes ``W (rows, n)`` and ``G (n, n)`` and returns float64 ``(rows, n)``, larger = more worth keeping.
 ``sqrt(G_jj)`` is ``‖X_j‖ / sqrt(tokens)``: the common factor changes no ranking.

@@ -3,6 +3,7 @@
 With inputs scaled to norm 1 (``G' = G / (s sᵀ)``, ``W' = W s``, ``s_j = ‖X_j‖``), damped, each iteration prunes the
 smallest ``|W' + U|``, projects ``Z = (W' + U)∘m``, and solves ``W' ← (W'_0 G' + ρ(Z - U)) (G' + ρI)⁻¹``; in the first
 iterations the pruned count rises to the pattern's by a cubic law. (Boža, arXiv 2401.02938, algorithms 1 and 2.)
+A target adds ``T' = T / s`` to ``W'_0 G'``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,6 @@ class ADMM(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         import torch
 
-        problem = problem.moved()
         norm = np.sqrt(np.maximum(problem.G.diagonal(), 0.0))
         alive = norm > 0
         scale = np.where(alive, norm, 1.0)
@@ -53,21 +53,30 @@ class ADMM(Stage):
         start = torch.from_numpy(problem.W * norm).to(context.device)  # float64
         G += self.damping * float(alive.mean()) * torch.eye(problem.n, dtype=G.dtype, device=G.device)
         given = torch.from_numpy(~state.keep).to(context.device) if state.keep is not None else None
-        pruned, W, stopped = self._iterate(problem, G, start, given, context)
+        target = start @ G  # the right-hand side of the weights' least squares
+        if problem.T is not None:
+            target += torch.from_numpy(problem.T / scale).to(context.device)
+        pruned, W, stopped = self._iterate(problem, G, start, target, given, context)
         keep = ~pruned.cpu().numpy()
         new = np.where(alive, W.cpu().numpy() / scale, problem.W)  # a dead input's weight is as good as any
         weights = np.where(keep, new, 0).astype(np.float32)
         return replace(state, keep=keep, relaxed=None, weights=weights, stopped=stopped)
 
     def _iterate(
-        self, problem: Problem, G: torch.Tensor, start: torch.Tensor, given: torch.Tensor | None, context: Context
+        self,
+        problem: Problem,
+        G: torch.Tensor,
+        start: torch.Tensor,
+        target: torch.Tensor,
+        given: torch.Tensor | None,
+        context: Context,
     ) -> tuple[torch.Tensor, torch.Tensor, str]:
         """Pruned mask, ``W' + U`` at the end, and why it ended early."""
         import torch
 
         eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(G + self.rho * eye))
-        target, W, U = start @ G, start, torch.zeros_like(start)
+        W, U = start, torch.zeros_like(start)
         counts = problem.counts
         pruned, share, stopped = given, 0.0, ""
         for number in range(self.iterations):

@@ -1,8 +1,8 @@
 """Least-squares refit: the kept weights that answer best for the pruned ones, on a mask that is given.
 
 For one row with kept columns S and pruned columns P the change ``δ`` of the kept weights minimises
-``‖(w - ŵ) X‖² / tokens + λ‖δ‖²``: ``(G_SS + λI) δ = G_SP w_P``. At ``δ = 0`` this is the error of the mask alone,
-so the refit never raises it, whatever ``λ``.
+``‖(w - ŵ) X‖² / tokens + λ‖δ‖²``: ``(G_SS + λI) δ = G_SP w_P``; a target adds ``t_S`` on the
+right. At ``δ = 0`` this is the error of the mask alone, so the refit never raises it, whatever ``λ``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class Refit(Stage):
             raise ValueError(f"ridge must be a number of at least 0, got {self.ridge!r}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        problem = problem.moved()
         keep = state.mask
         parts = _one_by_one if context.device == "cpu" else _in_batches
         weights, stopped = np.where(keep, problem.W, 0).astype(np.float64), ""
@@ -61,6 +60,8 @@ def _one_by_one(problem: Problem, keep: np.ndarray, ridge: float, _: str) -> Ite
         change = np.zeros(problem.n)
         if mean > 0 and support.size:
             right = problem.G[support] @ np.where(kept, 0, problem.W[row].astype(np.float64))
+            if problem.T is not None:
+                right += problem.T[row, support]
             change[support] = _solve(problem.G, support, right, ridge, mean)
         yield row, change
 
@@ -94,16 +95,19 @@ def _in_batches(
 
     G, W = (torch.from_numpy(x.astype(np.float64)).to(device) for x in (problem.G, problem.W))
     mask = torch.from_numpy(keep.copy()).to(device)
+    T = None if problem.T is None else torch.from_numpy(problem.T.copy()).to(device)
     order = np.argsort(keep.sum(1), kind="stable")
     most = int(keep.sum(1).max(initial=1)) or 1
     size = max(1, CHUNK_BYTES // (8 * most * most))
     for start in range(0, problem.rows, size):
         rows = order[start : start + size]
         here = torch.from_numpy(rows).to(device)
-        yield rows, change(G, W[here], mask[here], ridge).cpu().numpy()
+        yield rows, change(G, W[here], mask[here], ridge, None if T is None else T[here]).cpu().numpy()
 
 
-def change(G: torch.Tensor, W: torch.Tensor, keep: torch.Tensor, ridge: float) -> torch.Tensor:
+def change(
+    G: torch.Tensor, W: torch.Tensor, keep: torch.Tensor, ridge: float, T: torch.Tensor | None = None
+) -> torch.Tensor:
     """Best change of the kept weights, float64 ``(rows, n)``, zero where pruned.
 
     Args:
@@ -111,6 +115,7 @@ def change(G: torch.Tensor, W: torch.Tensor, keep: torch.Tensor, ridge: float) -
         W: float64 ``(rows, n)``, the trained weights.
         keep: bool ``(rows, n)``.
         ridge: relative to the mean diagonal of ``G``; raised tenfold until every row's system can be factorised.
+        T: float64 ``(rows, n)``, of a problem that has a target.
 
     Raises:
         ValueError: no ridge below the diagonal itself is enough.
@@ -126,7 +131,8 @@ def change(G: torch.Tensor, W: torch.Tensor, keep: torch.Tensor, ridge: float) -
     pairs = valid[:, :, None] & valid[:, None, :]
     A = torch.where(pairs, G[index[:, :, None], index[:, None, :]], 0)
     A.diagonal(dim1=1, dim2=2)[~valid] = mean  # padding
-    right = torch.gather(torch.where(keep, 0, W) @ G, 1, index) * valid
+    answer = torch.where(keep, 0, W) @ G
+    right = torch.gather(answer if T is None else answer + T, 1, index) * valid
     while True:
         damped = A.clone()
         damped.diagonal(dim1=1, dim2=2).add_(ridge * mean)

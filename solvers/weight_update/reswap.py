@@ -25,7 +25,8 @@ class Reswap(Stage):
     Ends, row by row, at a mask that no exchange improves: partial swap inescapable, as Hazimeh and Mazumder call it for
     subset selection. Begins from the mask at hand, from Wanda's where there is none. ``n³`` operations for each row and
     ``n²`` for each exchange; on CUDA rows descend side by side. A row that time does not reach keeps its mask. Counts
-    over the layer stay those of each row.
+    over the layer stay those of each row. A target moves the weights to begin with, by ``T (G + λI)⁻¹``; on the mask at
+    the end they are ``refit``'s.
     """
 
     ridge: float = 1e-3  # relative to the mean diagonal of G, towards the trained weights; as ``refit``'s
@@ -47,30 +48,34 @@ class Reswap(Stage):
 
         from fwbench.solvers.numerics.threads import workers
 
-        problem = problem.moved()
         keep, weights = np.array(state.mask), np.where(state.mask, problem.W, 0).astype(np.float64)
         mean = float(problem.G.diagonal().mean())
         swaps, late = 0, False
         size = problem.group
         most = self.limit or np.iinfo(np.int64).max
         shared = Shared(torch.from_numpy(problem.G.copy()), mean, self.ridge) if mean > 0 else None
+        W = problem.W if shared is None or problem.T is None else problem.W + problem.T @ shared.C.numpy()
         if shared is not None and context.device.startswith("cuda"):
             from fwbench.solvers.weight_update import reswap_torch
 
             rest = (shared.G, shared.C, shared.penalty, size, most, context.device, context.expired)
-            keep, weights, swaps, late = reswap_torch.solve(problem.W, keep, *rest)
+            keep, weights, swaps, late = reswap_torch.solve(W, keep, *rest)
         elif shared is not None:
 
             def one(row: int) -> int:
                 """Exchanges in one row; -1 if there was no time."""
                 if context.expired():
                     return -1
-                done, keep[row], weights[row] = shared.solve(problem.W[row].astype(np.float64), keep[row], size, most)
+                done, keep[row], weights[row] = shared.solve(W[row].astype(np.float64), keep[row], size, most)
                 return done
 
             with workers(context.threads, problem.rows) as over:
                 found = over(one, range(problem.rows))
             swaps, late = sum(max(done, 0) for done in found), -1 in found
+        if problem.T is not None:  # exchanges take the ridge's λ|w|² of what is pruned at the moved weights
+            trained = np.where(state.mask, problem.W, 0)
+            worse = problem.weight_errors(weights) > problem.weight_errors(trained)
+            keep[worse], weights[worse] = state.mask[worse], trained[worse]
         after = replace(state, keep=keep, relaxed=None, weights=weights.astype(np.float32))
         return replace(after, stopped="deadline" if late else "").count(swaps=swaps)
 

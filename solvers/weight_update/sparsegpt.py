@@ -3,6 +3,7 @@
 With ``U`` the upper Cholesky factor of the inverse, ``(G + λI)⁻¹ = Uᵀ U``, pruning column ``j`` of a row costs
 ``w_j² / U_jj²`` and moves the columns after it by ``-(w_j / U_jj) U_j,j+1:`` (Frantar and Alistarh, arXiv 2301.00774,
 algorithm 1). The kept weights change too, so its errors stand on the board of weight updates.
+A target's linear term only moves the weights to begin with: by ``T (G + λI)⁻¹``.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class SparseGPT(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         import torch
 
-        problem = problem.moved()
         G = torch.from_numpy(problem.G.copy()).to(context.device)
         W, U = problem.W.astype(np.float64), inverse_factor(G, self.damping)
+        if problem.T is not None:
+            factor = U.cpu().numpy()
+            W += (problem.T @ factor.T) @ factor
         given = ~state.keep if state.keep is not None else None
         if context.device == "cpu":  # numpy: torch would start its threads for each small column
             pruned, new = _sweep(W, U.numpy(), problem, self.blocksize, given)

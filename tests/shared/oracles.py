@@ -27,24 +27,25 @@ def linear_minimum(pattern: Pattern, g: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def gradient(problem: Problem, u: np.ndarray) -> np.ndarray:
-    """Of the error at ``u (rows, n)``: ``2 w∘((w∘u) G)`` (SparseFW, arXiv 2510.13713, eq. 5)."""
+    """Of the error at ``u (rows, n)``: ``2 w∘((w∘u) G)`` (SparseFW, arXiv 2510.13713, eq. 5), and ``2 w∘t``."""
     W = problem.W.astype(float)
-    return 2 * W * ((W * u) @ problem.G)
+    return 2 * W * ((W * u) @ problem.G + (0 if problem.T is None else problem.T))
 
 
 def relaxed_minimum(problem: Problem, e: np.ndarray | float = 0.0) -> tuple[float, np.ndarray]:
-    """``min uᵀ(Q - D)u + dᵀu`` over the polytope by Clarabel, and a point ``(rows, n)`` that has it."""
+    """``min uᵀ(Q - D)u + (d + c)ᵀu + offset`` over the polytope by Clarabel, and a point ``(rows, n)`` that has it."""
     W = problem.W.astype(float)
     scale = float((W**2 * problem.G.diagonal()).mean()) or 1.0
     e = np.broadcast_to(e, problem.n)
     Q = sp.block_diag([np.outer(w, w) * (problem.G - np.diag(e)) for w in W], format="csc") / scale
-    d = (W**2 * e).ravel() / scale
+    d = (W**2 * e + (0 if problem.T is None else 2 * W * problem.T)).ravel() / scale
+    offset = 0.0 if problem.offset is None else float(problem.offset.sum())
     sums, counts = sp.csc_matrix(group_sums(problem.pattern, problem.shape)), problem.counts
     size = d.size
     program = qpsolvers.Problem(2 * Q, d, None, None, sums, counts.astype(float), np.zeros(size), np.ones(size))
     tight = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
     u = np.clip(qpsolvers.solve_problem(program, "clarabel", **tight).x, 0, 1)
-    return float(u @ (Q @ u) + d @ u) * scale, u.reshape(problem.shape)
+    return float(u @ (Q @ u) + d @ u) * scale + offset, u.reshape(problem.shape)
 
 
 def exactly(x: np.ndarray) -> np.ndarray:

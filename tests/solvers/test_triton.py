@@ -12,7 +12,7 @@ if not torch.cuda.is_available():  # read when the kernels are decorated
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="needs Triton")
 
-from layers import hostile_layers, integer_layer, random_layer
+from layers import arriving, hostile_layers, integer_layer, random_layer
 from test_swap_torch import starts
 
 from fwbench.judge import count_reason
@@ -59,6 +59,21 @@ def test_iterates_equal_the_torch_loop_s(pattern, step):
         assert float(mine.bound.sum()) <= float(mine.trace[-1].relaxed) + 1e-9
         value = problem.row_errors(mine.u.cpu().numpy()).sum() if not more else None
         assert value is None or mine.trace[-1].relaxed == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize("pattern", KINDS)
+def test_a_target_s_iterates_equal_the_torch_loop_s(pattern):
+    problem, _, _ = arriving(pattern, rows=2, n=16)
+    e = np.full(problem.n, 0.5 * np.linalg.eigvalsh(problem.G)[0])
+    for more in ({}, {"e": e}, {"gap": 0.3}):
+        theirs, mine = both(problem, step="linesearch", steps=6, **more)
+        assert torch.allclose(mine.u, theirs.u, rtol=0, atol=1e-12)
+        assert torch.allclose(mine.bound, theirs.bound, rtol=1e-12)
+        for moment in (0, -1):
+            one, two = mine.trace[moment], theirs.trace[moment]
+            assert (one.lower, one.relaxed) == pytest.approx((two.lower, two.relaxed), rel=1e-12)
+        if not more:
+            assert mine.trace[-1].relaxed == pytest.approx(problem.row_errors(mine.u.cpu().numpy()).sum(), rel=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the slope, which is not looked at
@@ -160,12 +175,17 @@ def test_what_does_not_fit_is_left_to_torch():
 def descended(problem, start, limit=10**9, enough=1.0, expired=lambda: False, descend=swap_triton.descend):
     pruned = ~start.keep
     group = problem.group
-    found = descend(problem.W, problem.G, pruned, group, limit, enough, DEVICE, expired)
+    found = descend(problem.W, problem.G, pruned, group, limit, enough, DEVICE, expired, problem.linear)
     return ~pruned, *found
 
 
+def arriving_layer(pattern, rows, n, seed):
+    """One that has a target."""
+    return arriving(pattern, rows, n, seed)[0]
+
+
 @pytest.mark.parametrize("limit", [1, 0])
-@pytest.mark.parametrize("make", [integer_layer, random_layer])
+@pytest.mark.parametrize("make", [integer_layer, random_layer, arriving_layer])
 @pytest.mark.parametrize("pattern", KINDS)
 def test_swaps_equal_the_kernel_s_swap_by_swap_ties_included(pattern, make, limit):
     problem = make(pattern, rows=2, n=24, seed=3)
@@ -219,12 +239,13 @@ def memories(problem, seed=0):
     group = problem.group
     random = keys(seed, np.arange(problem.rows), 0)
     W = problem.W.astype(float)
-    theirs = tabu_numba.TabuState.begin(W, problem.G, pruned, group, random)
-    return theirs, tabu_triton.TabuState.begin(W, problem.G, pruned, group, random, DEVICE)
+    target = problem.T, problem.offset
+    theirs = tabu_numba.TabuState.begin(W, problem.G, pruned, group, random, *target)
+    return theirs, tabu_triton.TabuState.begin(W, problem.G, pruned, group, random, DEVICE, *target)
 
 
 @pytest.mark.parametrize("candidates", [1, 2, 50])
-@pytest.mark.parametrize("make", [integer_layer, random_layer])
+@pytest.mark.parametrize("make", [integer_layer, random_layer, arriving_layer])
 @pytest.mark.parametrize("pattern", [*KINDS, "20:40"])
 def test_tabu_moves_as_the_kernel_does(pattern, make, candidates):
     problem = make("0.5", rows=2, n=40 if pattern == "20:40" else 16, seed=3)
@@ -307,7 +328,7 @@ for real, bits in (("fp32", 31), ("fp64", 63)):
     known = dict(LOWEST=-(1 << bits), HIGHEST=(1 << bits) - 1, FARTHEST=2.0**bits - 2.0 ** (bits - 24))
     known |= dict(EPS=1e-6, BLOCK=1024)
     for size, rule, on in ((1, 0, True), (1, 1, False), (4, 1, True)):
-        known |= dict(SIZE=size, RULE=rule, HAS_D=on, HAS_FIXED=on, MOVE=on, CHECK=not on)
+        known |= dict(SIZE=size, RULE=rule, HAS_D=on, HAS_C=not on, HAS_FIXED=on, MOVE=on, CHECK=not on)
         build(loop_triton._iterate, arrays | narrow | small, **known)
 arrays |= {"u_": "*u8"}
 for size in (1, 4):
