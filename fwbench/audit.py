@@ -214,7 +214,8 @@ class _Taking:
                 self.certificates[problem.hash] = certificate
             elif held := registry.proof_size(self.entries.get(problem.hash), self.folder, new):
                 known = self.entries[problem.hash]
-                if size < held and checked.bound >= (known.verified or 0.0) * (1 - ROUNDING):
+                verified = known.verified or 0.0
+                if size < held and checked.bound >= verified - ROUNDING * abs(verified):
                     self.certificates[problem.hash] = certificate
                     known = replace(known, verified=checked.bound, verified_by=certificate.source)
                     after = {**self.entries, problem.hash: known}

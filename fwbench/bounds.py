@@ -49,6 +49,15 @@ def group_bounds(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -
     return np.array([origin.sum() + chosen.sum()])
 
 
+def linear_bounds(problem: Problem) -> np.ndarray:
+    """What the linear term alone says of the blocks of :func:`group_bounds`, as ``uᵀQu ≥ 0``: 0 where there is none."""
+    blocks = problem.rows if problem.pattern.separable else 1
+    if problem.linear is None:
+        return np.zeros(blocks)
+    chosen = np.where(problem.pattern.prune(problem.linear), problem.linear, 0.0)
+    return (chosen.sum(axis=1) + problem.offset).reshape(blocks, -1).sum(axis=1)
+
+
 def lower_bound(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> float:
     """Lower bound on the error of every mask of the pattern, if ``G - diag(e) ⪰ 0``; ``Problem.floor`` if better."""
     bounds = group_bounds(problem, u, e)

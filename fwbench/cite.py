@@ -229,6 +229,8 @@ def sentence(found: Sequence[Claim], write: _Markdown | _Latex) -> str:
     parts = [f"On {len(found)} problems of {write.plain(' and '.join(sorted(names)))} in {suite}"]
     if not gaps:
         return f"{parts[0]}, no lower bound is verified."
+    if max(gaps) >= 1:
+        return f"{parts[0]}, not every verified bound is above 0: cite those problems one by one."
     optimal = sum(claim.optimal and claim.proof is Proof.VERIFIED for claim in found)
     parts.append(f"{optimal} of the best masks are optimal")
     parts.append(f"and no mask has an error lower than theirs by more than {write.plain(percent(max(gaps)))}")
@@ -248,6 +250,8 @@ def _of_one(claim: Claim, write: _Markdown | _Latex, suite: str) -> str:
     if claim.lower is None or claim.proof is Proof.NONE:
         return f"In {suite}, {mask} {error}; no lower bound is known."
     best = "and is optimal" if claim.optimal else f"and none is better by more than {write.plain(percent(claim.gap))}"
+    if claim.gap is None or claim.gap >= 1:  # of a bound that is not above 0
+        best = "and how much better another may be is open"
     lower = f"no mask has an error below {write.plain(downward(claim.lower))}"
     by = write.code(claim.bound_by) + write.cite(papers(claim.bound_by)[0])
     if claim.proof is Proof.VERIFIED:

@@ -21,6 +21,7 @@ def optimality_gap(upper: float | None, lower: float | None) -> float | None:
 
     ``None`` if either is unknown or not finite. ``UB = 0`` gives 0 if ``LB = 0`` (nothing beats an error of zero), and
     ``None`` if the bound is negative (the quotient has no value). Negative if ``LB > UB``: a contradiction, not hidden.
+    Above 1 if the bound is negative, as one of a problem with a target may be: what is proved excludes nothing then.
     """
     return _ratio(upper, lower, upper)
 

@@ -189,10 +189,10 @@ class Problem:
         """What :meth:`mask_errors` found, by the mask's shape and hash."""
         return {}
 
-    def row_errors(self, u: np.ndarray) -> np.ndarray:
-        """Error of each row, float64 ``(rows,)``, at ``u (rows, n)`` (1 = pruned), relaxed or not."""
+    def row_errors(self, u: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """Error of each row, float64 ``(rows,)``, at ``u (rows, n)`` (1 = pruned), relaxed or not; or of some rows."""
         u = np.asarray(u, dtype=np.float64)
-        return self._target_errors(self.W * u)
+        return self._target_errors(self.W[rows] * u, rows)
 
     def mask_errors(self, keep: np.ndarray) -> np.ndarray:
         """Error of each row for a mask, float64 ``(rows,)``; those of a mask are computed once."""
@@ -227,12 +227,12 @@ class Problem:
         """``‖(w - ŵ) X‖² / tokens`` of each row, float64 ``(rows,)``, for changed weights ``Ŵ (rows, n)``."""
         return self._target_errors(self.W.astype(np.float64) - weights)
 
-    def _target_errors(self, change: np.ndarray) -> np.ndarray:
-        """``δGδᵀ + 2tδᵀ + offset`` of each row, float64 ``(rows,)``, for ``δ = w - ŵ`` in ``change (rows, n)``."""
+    def _target_errors(self, change: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """``δGδᵀ + 2tδᵀ + offset`` of some rows, float64 ``(rows,)``, for ``δ = w - ŵ`` in ``change (rows, n)``."""
         errors = row_errors(self.G, change)
         if self.T is None or self.offset is None:
             return errors
-        return errors + (2 * (self.T * change).sum(-1) + self.offset)
+        return errors + (2 * (self.T[rows] * change).sum(-1) + self.offset[rows])
 
     def error_of_weights(self, weights: np.ndarray) -> float:
         """The same for the layer, ``‖(W - Ŵ) X‖² / tokens``, float64."""

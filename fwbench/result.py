@@ -290,9 +290,10 @@ class Answer:
             return [head, f"  {row.status}: {row.reason or row.verdict}"]
         parts = ", ".join(f"{record.stage} {record.seconds:.3g}" for record in row.stages)
         gap = self.gap()
-        proof = (
-            "no lower bound from this run" if gap is None else f"no mask is better by more than {gap:.2%} ({row.proof})"
-        )
+        proof = "no lower bound from this run"
+        if gap is not None and self.lower_bound is not None:
+            known = f"no mask is better by more than {gap:.2%}" if gap < 1 else f"lower bound {self.lower_bound:.6g}"
+            proof = f"{known} ({row.proof})"
         return [
             head,
             f"  error {row.error:.6g}, {row.ratio_to_wanda:.4g} times Wanda's, {row.relative_error:.4g} of all pruned",

@@ -60,7 +60,9 @@ class BestKnown:
     @property
     def proof(self) -> Proof:
         """Of the better lower bound; a claim within rounding of what is verified is verified."""
-        if self.claimed is not None and (self.verified is None or self.claimed > self.verified * (1 + MARGIN)):
+        if self.claimed is not None and (
+            self.verified is None or self.claimed > self.verified + MARGIN * abs(self.verified)
+        ):
             return Proof.CLAIMED
         return Proof.NONE if self.verified is None else Proof.VERIFIED
 

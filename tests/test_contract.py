@@ -20,6 +20,8 @@ CAUGHT = {
     "bad_count": (FIRST, "wrong count in 1 of 3 groups"),
     "bad_lies": ("honest error and bound", "it claims an error of"),
     "bad_bound": ("honest error and bound", "exceeds the optimum"),
+    "bad_untargeted_error": ("honest error and bound", "with a target: it claims an error of"),
+    "bad_untargeted_bound": ("honest error and bound", "with a target: its lower bound"),
     "bad_worse": (FIRST, "made the mask worse"),
     "bad_mutates": ("purity", "it wrote into problem.W"),
     "bad_mutates_state": ("purity", "it wrote into state.keep (by bad_mutates_state)"),

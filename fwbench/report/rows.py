@@ -41,6 +41,15 @@ class Bound:
     kind: str  # a name of RELAXATIONS, exact, registry, or the stage that claims it: what the figure of gaps calls it
     source: str
 
+    @property
+    def least(self) -> float:
+        """The value as it is shown: a claim below 0 says that an error is at least 0.
+
+        ``G`` proves that where a problem has no target, and the checker adds it to what it proves. Of a target it is
+        not proved, so a bound that is verified below 0 stays there.
+        """
+        return self.value if self.proof is Proof.VERIFIED else max(self.value, 0.0)
+
 
 def load(store_paths: Path | str | Iterable[Path | str], best_known: Mapping[str, Any] | None = None) -> list[Row]:
     """Read stores and join them into rows.
@@ -185,13 +194,13 @@ def _bounded(error: float | None, best: float | None, bounds: Sequence[Bound]) -
     row: Row = {"best_known": best, "gap_to_best_known": metrics.gap_to_best(error, best)}
     kinds: dict[str, float] = {}
     for bound in bounds:
-        kinds[bound.kind] = max(kinds.get(bound.kind, 0.0), bound.value)
+        kinds[bound.kind] = max(kinds.get(bound.kind, -math.inf), bound.least)
     row["bounds"] = kinds
     proven = [b for b in bounds if b.proof is Proof.VERIFIED] or [b for b in bounds if b.proof is Proof.CLAIMED]
     if not proven:
         return row
     bound = max(proven, key=lambda b: b.value)
-    lower = max(bound.value, 0.0)  # an error is at least zero, proven by G itself
+    lower = bound.least
     gap = metrics.optimality_gap(error, lower)
     if gap is not None and gap < 0 and _same(error, lower):
         gap = 0.0

@@ -329,7 +329,7 @@ def record_table(rows: Sequence[Row], registry: Mapping[str, Any] | None) -> Tab
                     clip(summary.label(row), 200),
                 )
             )
-        if lower is not None and row["proof"] == "verified" and row["lower_bound"] > lower * (1 + 1e-9):
+        if lower is not None and row["proof"] == "verified" and row["lower_bound"] > lower + 1e-9 * abs(lower):
             lines.append(
                 (
                     clip(row["problem"], 200),

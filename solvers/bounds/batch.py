@@ -52,7 +52,8 @@ class Device:
         """Shor's bounds; seconds are each row's share."""
         began = time.monotonic()
         C = torch.from_numpy(np.stack(list(self.map(max_cut, forms)))).to(self.device)
-        found = interior_points(C, START_MARGIN / 4, self.tolerance, deadline)
+        offset = torch.tensor([form.offset / form.unit for form in forms], dtype=C.dtype, device=self.device)
+        found = interior_points(C, START_MARGIN / 4, self.tolerance, deadline, offset)
         proofs = self.map(proof_of, forms, found.y.cpu().numpy(), found.border.cpu().numpy())
         parts = (proofs, found.X.cpu().numpy(), found.steps.tolist(), found.converged.tolist())
         share = (time.monotonic() - began) / len(forms)

@@ -92,7 +92,7 @@ class Bound(Stage):
 
     def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
         shared, proofs = parts["shared"], {row: proof for row, proof in parts.items() if row != "shared"}
-        lower = np.maximum(bounds.group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
+        lower = np.maximum(bounds.group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), problem.floor)
         for row, proof in proofs.items():
             lower[row] = proof.lower
         certificate = row_certificate(shared, proofs, float(lower.sum()), f"bound(kind={self.kind})")
@@ -150,7 +150,7 @@ class _RowBounds:
     def __init__(self, problem: Problem, shared: Certificate, state: State, context: Context, rows: list[int]) -> None:
         self.problem, self.shared, self.context = problem, shared, context
         e, u = shared.arrays["e"], shared.arrays["u"]
-        self.recorder = BoundsRecorder(context, np.maximum(bounds.group_bounds(problem, u, e), 0.0))
+        self.recorder = BoundsRecorder(context, np.maximum(bounds.group_bounds(problem, u, e), problem.floor))
         self.lower = self.recorder.lower
         pruned = u if state.keep is None else ~state.keep
         self.upper = problem.row_errors(pruned)

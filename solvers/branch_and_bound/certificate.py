@@ -26,7 +26,7 @@ class Tree:
     diagonals: list[np.ndarray] = field(default_factory=list)
 
     def nothing(self) -> None:
-        """The state at hand is bounded by 0."""
+        """The state at hand is bounded by its linear term, or by 0 where there is none."""
         self.steps.append(bytes([proof.NOTHING]))
 
     def leaf(self, point: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +19,10 @@ import numpy as np
 from fwbench.solvers.branch_and_bound import search_numba as kernel
 from fwbench.solvers.branch_and_bound.certificate import Tree, safe_diagonal
 from fwbench.solvers.branch_and_bound.relaxation_numba import FINE
+from fwbench.solvers.semidefinite.row import RowForm, tangent_bound
 from fwbench.solvers.semidefinite.search_diagonal import PENALTY, best_diagonal
 from fwbench.verify import tree as proof
+from fwbench.verify.rounding import EPS
 
 CLOSE = 3e-10  # relative: a bound this close to the incumbent prunes; the checker has room for its rounding up to 1e-9
 EFFORT = 30  # steps of a node's relaxation, in multiples of its variables
@@ -36,10 +39,30 @@ class UnprovableError(ArithmeticError):
 
 @dataclass(frozen=True)
 class BinaryProgram:
-    """``min vᵀQv`` over masks of ``m`` variables, ``counts[g]`` ones in each of the equal groups."""
+    """``min vᵀQv + lᵀv + constant`` over masks of ``m`` variables, ``counts[g]`` ones in each of the equal groups."""
 
-    Q: np.ndarray  # (m, m)
+    Q: np.ndarray  # (m, m), positive semidefinite
     counts: np.ndarray  # (groups,)
+    linear: np.ndarray | None = None  # l (m,); None: 0, and no mask is below 0
+    constant: float = 0.0
+
+    @property
+    def least(self) -> float:
+        """What ``l`` and the constant alone say: no mask is below it, as ``vᵀQv ≥ 0``."""
+        if self.linear is None:
+            return 0.0
+        groups = np.sort(self.linear.reshape(len(self.counts), -1), axis=1)
+        return float(groups[np.arange(groups.shape[1]) < self.counts[:, None]].sum()) + self.constant
+
+    def terms(self, pruned: np.ndarray) -> tuple[float, float]:
+        """What a mask costs, bool ``(m,)``, and the sum of the absolute values of its terms."""
+        chosen = np.flatnonzero(pruned)
+        Q = self.Q[np.ix_(chosen, chosen)]
+        if self.linear is None:
+            return float(Q.sum()), float(np.abs(Q).sum())
+        linear = self.linear[chosen]
+        size = float(np.abs(Q).sum() + np.abs(linear).sum()) + abs(self.constant)
+        return float(Q.sum() + linear.sum()) + self.constant, size
 
 
 @dataclass
@@ -84,26 +107,40 @@ class Search:
     def __post_init__(self) -> None:
         m = self.pruned.size
         self.size = m // len(self.block.counts)
-        self.value = self._value(self.pruned)
+        self.value, terms = self.block.terms(self.pruned)
         self.nodes = self.diagonals = self.serial = 0
         self.psc, self.seen, self.split = np.zeros((3, 2, m))
         self.open: list[tuple[float, int, Node]] = []
         self.root: Node | None = None
         self.unprovable = False  # what is left to prove is less than float64 rounds off
-        if self.value <= 0:
+        if self._trivial:
             return
+        self.hidden, linear = HIDDEN, self.block.linear
         self.scale = self.value
+        if linear is not None:  # then terms may cancel, and a mask's error be anything
+            self.hidden = max(HIDDEN, m * EPS)
+            if not abs(self.value) > self.hidden * terms:
+                terms = float(self.block.Q.diagonal().sum() + np.abs(linear).sum())
+            self.scale = max(abs(self.value), self.hidden * terms)
         self.Q = self.block.Q / self.scale
+        self.linear = np.zeros(m) if linear is None else linear / self.scale
+        self.constant = self.block.constant / self.scale
         self.rho = PENALTY * float(self.Q.diagonal().mean())
         self.tolerance = max(CLOSE, self.gap)
 
     @property
     def done(self) -> bool:
-        return self.value <= 0 or (self.root is not None and not self.open)
+        return self._trivial or (self.root is not None and not self.open)
 
     @property
     def target(self) -> float:
-        return self.value / self.scale * (1 - self.tolerance)
+        value = self.value / self.scale
+        return value * (1 - math.copysign(self.tolerance, value))
+
+    @property
+    def _trivial(self) -> bool:
+        """Whether no search is needed: nothing costs less than nothing, and the linear term."""
+        return self.value - CLOSE * abs(self.value) <= self.block.least
 
     def _start(self, stop: np.ndarray) -> None:
         """A better incumbent by perturbed descent; where its terms cancel to their last bits there is none to prove."""
@@ -111,21 +148,21 @@ class Search:
         starts = np.arange(len(self.block.counts) + 1) * self.size
         v = self.pruned.astype(np.float64)
         rounds = max(20, min(RESTARTS * m, int(PAIRS / m**2)))
-        kernel.perturbed(self.Q, np.zeros(m), starts, v, rounds, self.seed, stop)
+        kernel.perturbed(self.Q, self.linear, starts, v, rounds, self.seed, stop)
         self._improve(v > 0.5)
-        chosen = np.flatnonzero(self.pruned)
-        self.unprovable = self.value <= HIDDEN * float(np.abs(self.block.Q[np.ix_(chosen, chosen)]).sum())
+        _, terms = self.block.terms(self.pruned)
+        self.unprovable = (self.value if self.block.linear is None else abs(self.value)) <= self.hidden * terms
 
     def _plant(self) -> None:
         """The root alone."""
         u = np.repeat(self.block.counts / self.size, self.size)
         fixed = np.where((u == 0) | (u == 1), u, -1).astype(np.int8)
-        self.root = Node(fixed, u, 0.0)
-        self.open = [(0.0, 0, self.root)]
+        self.root = Node(fixed, u, self.block.least / self.scale)
+        self.open = [(self.root.bound, 0, self.root)]
 
     def run(self, left: Callable[[], float], nodes: int) -> None:
         """Search until done, out of time (``left`` tells the seconds), past so many nodes, or at rounding's end."""
-        if self.value <= 0:
+        if self._trivial:
             return
         stop = np.zeros(1, dtype=bool)  # the kernel looks at it before each node, and within it
         self.deadline = time.monotonic() + left()
@@ -173,9 +210,10 @@ class Search:
 
     def lower(self) -> float:
         """The block's bound now, as ``tree`` proves it."""
-        if self.root is None or self.root.steps is None:
-            return 0.0
-        return max(0.0, min([self.target, *(bound for bound, _, _ in self.open)]) * self.scale)
+        if self._unsearched:
+            return self._simplest()[0]
+        lower = min([self.target, *(bound for bound, _, _ in self.open)]) * self.scale
+        return max(0.0, lower) if self.block.linear is None else lower
 
     def _expand(self, budget: int, stop: np.ndarray) -> None:
         """Search the open subtree of the least bound; what it leaves open joins the others."""
@@ -194,8 +232,8 @@ class Search:
         start = np.append(first, free.size).astype(np.int64)
         need = (self.block.counts - (node.fixed.reshape(-1, self.size) == 1).sum(axis=1))[groups].astype(np.int64)
         Q = np.ascontiguousarray(self.Q[np.ix_(free, free)])
-        b = 2 * self.Q[np.ix_(free, ones)].sum(axis=1)
-        constant = float(self.Q[np.ix_(ones, ones)].sum())
+        b = 2 * self.Q[np.ix_(free, ones)].sum(axis=1) + self.linear[free]
+        constant = float(self.Q[np.ix_(ones, ones)].sum() + self.linear[ones].sum()) + self.constant
         node.diagonal = self._diagonal(Q, b, free, start, need, constant)
         d = node.diagonal.astype(np.float64) / self.scale
         Q[np.diag_indices_from(Q)] -= d
@@ -240,7 +278,7 @@ class Search:
         if free.size == 0:
             return np.zeros(0, np.float32)
         self.diagonals += 1
-        target = self.target * (1 + 1e-6) - constant
+        target = self.target * (1 + math.copysign(1e-6, self.target)) - constant
         if not self.unprovable:
             d = best_diagonal(Q, b, start, need, self.rho, target, self._deeper(free), self.deadline)
             with contextlib.suppress(ValueError):
@@ -255,20 +293,40 @@ class Search:
         return np.ones(free.size) if mean == 0 else (seen / mean + EVEN) / (1 + EVEN)
 
     def _improve(self, pruned: np.ndarray) -> None:
-        value = self._value(pruned)
+        value, _ = self.block.terms(pruned)
         if value < self.value:
             self.value, self.pruned = value, pruned.copy()
 
-    def _value(self, pruned: np.ndarray) -> float:
-        chosen = np.flatnonzero(pruned)
-        return float(self.block.Q[np.ix_(chosen, chosen)].sum())
+    @property
+    def _unsearched(self) -> bool:
+        """Whether there is no tree, or none that says more than what is known without one."""
+        simple = self._trivial and self.block.linear is not None
+        return self.root is None or self.root.steps is None or simple
+
+    def _simplest(self) -> tuple[float, Tree]:
+        """A bound without a search and its proof: of the linear term, or if that is better the incumbent's tangent."""
+        nothing = Tree(0.0)
+        nothing.nothing()
+        if self.block.linear is None:
+            return 0.0, nothing
+        block, choice = self.block, (self.block.counts > 0) & (self.block.counts < self.size)
+        free, d = np.flatnonzero(np.repeat(choice, self.size)), np.zeros(self.pruned.size)
+        with contextlib.suppress(ValueError):
+            own = safe_diagonal(block.Q, free, self.size, d[free], 0.0)
+            d[free] = own
+            form = RowForm(block.Q, block.counts, block.linear, offset=block.constant)
+            lower = tangent_bound(form, d, 0.0, self.pruned)
+            if lower > block.least:
+                tangent, steps = Tree(0.0), np.array([proof.POINT, proof.LEAF], np.uint8)
+                tangent.subtree(own, steps, np.zeros(0, np.uint16), (self.pruned[free] * FINE).astype(np.uint16))
+                return lower, tangent
+        return block.least, nothing
 
     def tree(self) -> Tree:
         """The proof of ``lower()``; open nodes become leaves with the bounds they have."""
-        if self.root is None or self.root.steps is None:
-            tree = Tree(0.0)
-            tree.nothing()
-            return tree
+        if self._unsearched:
+            return self._simplest()[1]
+        assert self.root is not None
         tree = Tree(self.rho * self.scale)
         stack = [self.root]
         while stack:

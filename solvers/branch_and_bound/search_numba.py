@@ -191,7 +191,7 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
     Args:
         mask: ``(r,)`` receives a better mask than ``best``, if one is found.
         constant: what the fixed part of the whole mask costs.
-        tolerance: a bound on the whole mask of ``(best + constant)(1 - tolerance)`` is enough.
+        tolerance: a bound on the whole mask that is less than ``best + constant`` by this part of it is enough.
         effort: most steps of a node's relaxation, in multiples of r.
         psc, seen: ``(2, r)`` pseudocosts: sums and numbers of gains by branching down and up, in place.
         split: ``(2, r)`` SUM of ``4u(1 - u)`` over pruned nodes, and their NUMBER, in place.
@@ -214,7 +214,7 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
     us[0] = first
     top, nodes = 1, 0
     most_steps = effort * r
-    target = best - tolerance * (best + constant)
+    target = best - tolerance * abs(best + constant)
     while top > 0 and nodes < budget and not stop[0]:
         top -= 1
         low, high, u = lows[top].copy(), highs[top].copy(), us[top].copy()
@@ -231,7 +231,7 @@ def explore(A, b, start, need, first, mask, best, constant, tolerance, budget, e
                 found = _round(A, b, start, need, u, v, vg)
                 if found < best:
                     best = found
-                    target = best - tolerance * (best + constant)
+                    target = best - tolerance * abs(best + constant)
                     mask[:] = v
             if fresh and came[top, VARIABLE] >= 0 and before[top, WIDTH] > 0.05:
                 k, side, width = came[top, VARIABLE], came[top, SIDE], before[top, WIDTH]

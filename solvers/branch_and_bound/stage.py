@@ -14,13 +14,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fwbench.problem import Problem, row_errors
+from fwbench.bounds import linear_bounds
+from fwbench.problem import Problem
 from fwbench.result import TracePoint
 from fwbench.solvers.branch_and_bound.certificate import Tree, certificate
 from fwbench.solvers.branch_and_bound.search import BinaryProgram, Search
 from fwbench.solvers.numerics.recorder import BoundsRecorder
 from fwbench.solvers.numerics.scaling import scale_for
 from fwbench.solvers.numerics.threads import rows_pool
+from fwbench.solvers.semidefinite.row import centred
 from fwbench.stage import Context, Role, Stage, State, register
 from fwbench.verify.rounding import block_matrix
 
@@ -66,17 +68,18 @@ class BranchAndBound(Stage):
         pruned = (~state.mask).reshape(blocks, -1)
         clock = _Clock(context, context.seconds() + context.left(self.seconds), blocks, max(1, context.threads))
         errors = problem.row_errors(pruned.reshape(problem.shape)).reshape(blocks, -1).sum(axis=1)
-        recorder = BoundsRecorder(context, np.zeros(blocks), errors)
+        known = linear_bounds(problem)
+        recorder = BoundsRecorder(context, known.copy(), errors)
         context.hand_in("start", pruned)
 
         def solve(block: int) -> _Solution:
             end = clock.share()
             if context.seconds() >= end:
-                answer = _Solution.unsolved(pruned[block])
+                answer = _Solution.unsolved(pruned[block], float(known[block]))
             else:
-                scale = scale_for(float(errors[block]))
+                program, scale = _program(problem, block, counts[block], float(errors[block]))
                 search = Search(
-                    BinaryProgram(block_matrix(problem, block, scale), counts[block]),
+                    program,
                     pruned[block],
                     self.gap,
                     (context.seed + block) % 2**32,
@@ -100,7 +103,8 @@ class BranchAndBound(Stage):
 
     def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
         start = parts["start"]
-        answers = [parts.get(block) or _Solution.unsolved(pruned) for block, pruned in enumerate(start)]
+        known = linear_bounds(problem).tolist()
+        answers = [parts.get(block) or _Solution.unsolved(pruned, known[block]) for block, pruned in enumerate(start)]
         return self._joined(problem, state, answers, ())
 
     def _joined(self, problem: Problem, state: State, answers: list[_Solution], trace: tuple[TracePoint, ...]) -> State:
@@ -134,10 +138,11 @@ class _Solution:
     stopped: str
 
     @classmethod
-    def unsolved(cls, pruned: np.ndarray) -> _Solution:
+    def unsolved(cls, pruned: np.ndarray, lower: float) -> _Solution:
+        """``lower``: what the linear term says."""
         tree = Tree(0.0)
         tree.nothing()
-        return cls(pruned, 0.0, tree, 0, 0, "deadline")
+        return cls(pruned, lower, tree, 0, 0, "deadline")
 
 
 @dataclass
@@ -158,5 +163,19 @@ class _Clock:
 
 def _error(problem: Problem, block: int, pruned: np.ndarray) -> float:
     """Of a block under a mask, bool ``(m,)``."""
-    W = problem.W[block : block + 1] if problem.pattern.separable else problem.W
-    return float(row_errors(problem.G, W.astype(np.float64) * pruned.reshape(-1, problem.n)).sum())
+    rows = slice(block, block + 1) if problem.pattern.separable else slice(None)
+    return float(problem.row_errors(pruned.reshape(-1, problem.n), rows).sum())
+
+
+def _program(problem: Problem, block: int, counts: np.ndarray, error: float) -> tuple[BinaryProgram, float]:
+    """A block with its weights times a power of two, and that; ``error`` is its incumbent's."""
+    if problem.linear is None or problem.offset is None:
+        scale = scale_for(error)
+        return BinaryProgram(block_matrix(problem, block, scale), counts), scale
+    rows = slice(block, block + 1) if problem.pattern.separable else slice(None)
+    w, linear = problem.W[rows].astype(np.float64), problem.linear[rows].ravel()
+    diagonal = w * w * problem.G.diagonal()
+    scale = scale_for(max(abs(error), float(diagonal.max()), float(np.abs(linear).max())))
+    linear, constant = centred(linear * scale**2, counts, float(diagonal.mean()) * scale**2)
+    constant += float(problem.offset[rows].sum()) * scale**2
+    return BinaryProgram(block_matrix(problem, block, scale), counts, linear, constant), scale

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fwbench.problem import Problem, row_errors
+from fwbench.bounds import linear_bounds
+from fwbench.problem import Problem
 from fwbench.solvers.external.blocks import QuadraticBlock, blocks
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.numerics.recorder import BoundsRecorder
@@ -79,26 +80,27 @@ class External(Stage):
         context = replace(context, deadline=time.monotonic() + context.left(self.seconds))
         keep = state.mask
         e, own = self._diagonals(problem, keep, context)
-        pruned, lower, proven, stopped, nodes = ~keep, 0.0, True, "", 0
+        pruned, proven, stopped, nodes = ~keep, True, "", 0
+        lower = linear_bounds(problem)  # of each block, until it is solved
         context.hand_in("start", keep)
         parts = problem.rows if problem.pattern.separable else 1
         errors = problem.row_errors(pruned).reshape(parts, -1).sum(axis=1)
-        recorder = BoundsRecorder(context, np.zeros(parts), errors)
+        recorder = BoundsRecorder(context, lower.copy(), errors)
         for part, block in enumerate(blocks(problem, e, own)):
             share = context.left() / (parts - part)
             if share <= 0:
                 proven, stopped = False, "deadline"
                 break
             incumbent = block_error(problem, block, pruned[block.rows])
-            progress = BlockProgress(recorder, part, incumbent)
+            progress = BlockProgress(recorder, part, incumbent, float(lower[part]))
             answer, value = self._answer(problem, block, pruned[block.rows], share, progress, context)
             recorder.note(part, answer.lower, value, always=False)
             pruned[block.rows] = answer.pruned
-            lower += answer.lower
+            lower[part] = answer.lower
             proven, nodes = proven and answer.proven, nodes + answer.nodes
             stopped = stopped or answer.stopped
             context.hand_in(block.rows.start, answer.pruned)
-            context.hand_in("lower", lower)
+            context.hand_in("lower", _total(lower))
         after = replace(
             state,
             keep=~pruned,
@@ -108,14 +110,16 @@ class External(Stage):
             stopped=stopped,
             trace=(*state.trace, *recorder.trace),
         )
-        return after.bound(lower).count(nodes=nodes)
+        return after.bound(_total(lower)).count(nodes=nodes)
 
     def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
         keep = parts["start"].copy()
         for row, pruned in parts.items():
             if isinstance(row, int):
                 keep[row : row + len(pruned)] = ~pruned
-        return replace(state, keep=keep, relaxed=None, weights=None).bound(parts.get("lower", 0.0))
+        return replace(state, keep=keep, relaxed=None, weights=None).bound(
+            parts.get("lower", _total(linear_bounds(problem)))
+        )
 
     def _diagonals(
         self, problem: Problem, keep: np.ndarray, context: Context
@@ -140,16 +144,18 @@ class External(Stage):
     ) -> tuple[Solution, float]:
         """``solve``, its claims checked against the problem's own objective; and the error of its mask."""
         incumbent = progress.incumbent
-        if incumbent <= 0:  # nothing costs less than nothing
-            return Solution(start, proven=True), incumbent
+        if incumbent <= progress.least:  # nothing costs less
+            return Solution(start, progress.least, proven=True), incumbent
+        if problem.T is not None and not block.choice:  # where terms cancel, no tolerance would do
+            return Solution(start, incumbent, proven=True), incumbent
         answer = self.solve(problem, block, start, seconds, progress, context)
         if incumbent * scaling(block, incumbent) < LEAST:
             reason = answer.stopped or f"the tolerances of {self.name} do not suffice"
-            answer = replace(answer, lower=0.0, proven=False, stopped=reason)
+            answer = replace(answer, lower=progress.least, proven=False, stopped=reason)
         value = block_error(problem, block, answer.pruned)
         if not value < incumbent:
             answer, value = replace(answer, pruned=start), incumbent
-        return replace(answer, lower=min(value, max(0.0, answer.lower))), value
+        return replace(answer, lower=min(value, max(progress.least, answer.lower))), value
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,7 @@ class BlockProgress:
     recorder: BoundsRecorder
     part: int
     incumbent: float  # error of the mask that it began with
+    least: float = 0.0  # what the linear term says of every mask's error
 
     @property
     def due(self) -> bool:
@@ -168,14 +175,19 @@ class BlockProgress:
     def note(self, best: float, bound: float) -> None:
         """The solver's own bounds of the block's error."""
         best = min(self.incumbent, best)
-        self.recorder.note(self.part, min(best, max(0.0, bound)), best)
+        self.recorder.note(self.part, min(best, max(self.least, bound)), best)
 
 
 def block_error(problem: Problem, block: QuadraticBlock, pruned: np.ndarray) -> float:
     """The error of a block's rows under a mask, by the problem's own objective."""
-    return float(row_errors(problem.G, problem.W[block.rows].astype(np.float64) * pruned).sum())
+    return float(problem.row_errors(pruned, block.rows).sum())
+
+
+def _total(lower: np.ndarray) -> float:
+    """The sum of the blocks' bounds, one after the other."""
+    return float(lower.cumsum()[-1])
 
 
 def scaling(block: QuadraticBlock, incumbent: float) -> float:
     """What to multiply the objective with: the incumbent's becomes ``OBJECTIVE``, coefficients stay below 1e8."""
-    return OBJECTIVE / max(incumbent, 1e-6 * float(block.Q.diagonal().sum()))
+    return OBJECTIVE / max(incumbent, 1e-6 * max(float(block.Q.diagonal().sum()), float(np.abs(block.c).sum())))

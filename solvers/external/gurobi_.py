@@ -32,7 +32,8 @@ class Gurobi(External):
     ``seconds``: for the whole layer, shared out evenly among the rows still to do. ``gap``: relative, 0 for a proof.
     ``threads``: 0 for the context's. ``convexify``: solve ``uᵀ(Q - D)u + dᵀu`` with the shared ``e`` (``shared``) or
     each row's own ``d``, that of ``bnb``'s search (``row``).
-    The bound is Gurobi's own claim, to its tolerances; a row that was not reached counts as 0.
+    The bound is Gurobi's own claim, to its tolerances; a row that was not reached counts as 0 (as what its
+    linear term says, where there is one).
     """
 
     threads: int = 0

@@ -84,9 +84,10 @@ BACKENDS = {
 class QuadraticProgram(Stage):
     """Solve the relaxation by a general-purpose QP solver, row by row (over the layer where rows do not separate).
 
-    ``eps``: the back end's tolerance, for an objective whose Q has unit mean diagonal. Rows that a back end ends
-    without reaching it are used as they are and counted (``inaccurate``). clarabel, cvxpy (which calls Clarabel),
-    highs, osqp and scs stop within a row at the deadline, proxqp and piqp between rows.
+    ``eps``: the back end's tolerance, for an objective whose Q has unit mean diagonal (or whose linear term has unit
+    mean, if that is larger). Rows that a back end ends without reaching it are used as they are and counted
+    (``inaccurate``). clarabel, cvxpy (which calls Clarabel), highs, osqp and scs stop within a row at the deadline,
+    proxqp and piqp between rows.
     """
 
     backend: str = "clarabel"
@@ -122,7 +123,7 @@ class QuadraticProgram(Stage):
             if context.expired():
                 stopped = "deadline"
                 break
-            if not block.Q.diagonal().any():
+            if not (block.Q.diagonal().any() or block.c.any()):
                 continue  # nothing to choose between
             x, accurate = self._solve(block, u[block.rows].ravel(), context)
             if not accurate and context.expired():
@@ -142,7 +143,7 @@ class QuadraticProgram(Stage):
     def _solve(self, block: QuadraticBlock, start: np.ndarray, context: Context) -> tuple[np.ndarray | None, bool]:
         """A block's solution ``(m,)``, if there is one, and whether it is one to the tolerance."""
         backend = BACKENDS[self.backend]
-        scale = block.Q.diagonal().mean()
+        scale = max(block.Q.diagonal().mean(), np.abs(block.c).mean())
         dense = backend.dense and not sp.issparse(block.Q)
         P = 2 * block.Q / scale if dense else sp.csc_matrix(2 * block.Q / scale)
         A = block.sums().toarray() if dense else sp.csc_matrix(block.sums())

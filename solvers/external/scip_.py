@@ -37,7 +37,8 @@ class Scip(External):
     ``convexify``: solve ``uᵀ(Q - D)u + dᵀu`` with ``d = 0`` (``none``), the shared ``e`` (``shared``) or each row's own
     ``d``, that of ``bnb``'s search (``row``). ``largest``: variables of a block (a row); beyond it the stage declines
     unless told otherwise. One thread. The bound is SCIP's own claim, to its tolerances; a row that was not reached
-    counts as 0, and nothing is called proven where SCIP's optimum is not its mask's error to 1e-6.
+    counts as 0 (as what its linear term says, where there is one), and nothing is called proven where SCIP's optimum is
+    not its mask's error to 1e-6.
     """
 
     largest: int = 400

@@ -154,12 +154,12 @@ def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:
     With one penalty for all entries an ill-conditioned row wanders for hundreds of iterations. The arrays are ``t``,
     the cost, the orthonormal basis of the counts, Shor's ``Y`` and multiplier, and the unit of the cost.
     """
-    scale = float(form.Q.diagonal().mean())
+    scale = form.unit
     t = np.r_[BORDER, np.maximum(form.Q.diagonal() / scale, SMALLEST) ** 0.25]
     outer = np.outer(t, t)
     face = np.linalg.qr(counts(form) / t[:, None])[0]
     priced = cost(form, scale)
-    slack = dual_slack(start.proof, scale)
+    slack = dual_slack(form, start.proof, scale)
     L = -(priced + slack) / outer  # exactly consistent: no ρ in it
     single = (array.astype(np.float32) for array in (t, priced / outer, face, pruned_products(start.X) * outer, L))
     return (*single, np.array(scale))
@@ -247,9 +247,9 @@ def pruned_products(X: np.ndarray) -> np.ndarray:
     return Y
 
 
-def dual_slack(proof: RowProof, scale: float) -> np.ndarray:
+def dual_slack(form: RowForm, proof: RowProof, scale: float) -> np.ndarray:
     """``Z`` of the Shor proof less the cost, in ``u``: ``Σ d u (1 - u) - bound`` as a bordered matrix."""
     d = proof.d / scale
-    slack = np.diag(np.r_[-proof.bound / scale, -d])
+    slack = np.diag(np.r_[-(proof.bound - form.offset) / scale, -d])
     slack[0, 1:] = slack[1:, 0] = d / 2
     return slack

@@ -29,16 +29,20 @@ class InteriorPoints:
     converged: torch.Tensor  # (programs,) bool
 
 
-def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: float = math.inf) -> InteriorPoints:
+def interior_points(
+    C: torch.Tensor, margin: float, tolerance: float, deadline: float = math.inf, offset: torch.Tensor | None = None
+) -> InteriorPoints:
     """Solve ``min ⟨C, X⟩, diag X = 1, X ⪰ 0`` for each ``C``, to a gap of ``tolerance`` relative to the dual's value.
 
     Args:
         C: float64 ``(programs, n, n)``, symmetric.
         margin: how far inside the plain relaxation to begin, in units of ``C``.
         deadline: of ``time.monotonic()``; what is returned earlier is feasible too.
+        offset: ``(programs,)``, what each dual's value is added to before it is the measure of the gap; None for 0.
     """
     programs, n = C.shape[:2]
     y = torch.zeros_like(C[:, 0])
+    offset = y[:, 0] if offset is None else offset
     factor = _started(C, y, margin)
     inverse = _inverse(factor)
     root = _diagonal(inverse).rsqrt()
@@ -58,7 +62,7 @@ def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: 
 
     for step in range(MAX_STEPS + 1):
         gap = (X * C).sum(dim=(1, 2)) - (_diagonal(X) * y).sum(dim=1)
-        ended = gap <= tolerance * y.sum(dim=1).abs()
+        ended = gap <= tolerance * (y.sum(dim=1) + offset).abs()
         leave(ended, step, True)
         if step == MAX_STEPS or time.monotonic() >= deadline:
             leave(~ended, step, False)
@@ -69,7 +73,7 @@ def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: 
         if bool((ended | stuck).any()):
             stay = ~(ended | stuck)
             live, C, y, X, inverse, schur = (item[stay] for item in (live, C, y, X, inverse, schur))
-            gap, last, reach = gap[stay], last[stay], reach[stay]
+            gap, last, reach, offset = gap[stay], last[stay], reach[stay], offset[stay]
         if not len(live):
             return out
         dy = _solve(schur, torch.ones_like(y))
@@ -85,7 +89,7 @@ def interior_points(C: torch.Tensor, margin: float, tolerance: float, deadline: 
         if bool(stuck.any()):
             leave(stuck, step, False)
             live, C, y, X, inverse, dy, dX = (item[~stuck] for item in (live, C, y, X, inverse, dy, dX))
-            last, reach, factor = last[~stuck], reach[~stuck], factor[~stuck]
+            last, reach, factor, offset = last[~stuck], reach[~stuck], factor[~stuck], offset[~stuck]
         X = X.add_(dX * reach[:, None, None])
         y = y + last[:, None] * dy
         inverse = _inverse(factor)

@@ -120,7 +120,7 @@ class McCormick:
 def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:
     """A row's parts of the lift, cost, cost and multiplier together, products to start from, and unit of the cost."""
     n = len(form.Q)
-    scale = float(form.Q.diagonal().mean())
+    scale = form.unit
     t = np.maximum(form.Q.diagonal() / scale, dnn.SMALLEST) ** 0.25
     c = COMPLEMENT * t
     diagonal = np.sqrt(t**2 + c**2)
@@ -135,7 +135,7 @@ def _prepared(form: RowForm, start: Shor) -> tuple[np.ndarray, ...]:
     held = np.zeros((2 * n + 1, 2 * n + 1))
     held[1 + i + n * (kind > 1), 1 + j + n * (kind % 2)] = proof.multiplier / scale
     held += held.T
-    held[: n + 1, : n + 1] -= dnn.dual_slack(proof, scale)
+    held[: n + 1, : n + 1] -= dnn.dual_slack(form, proof, scale)
     cost, t = dnn.cost(form, scale), np.r_[dnn.BORDER, t, c]
     parts = (t, np.array([corner]), border, diagonal, np.linalg.qr(z)[0], cost / np.outer(t[: n + 1], t[: n + 1]), held)
     single = (array.astype(np.float32) for array in (*parts, dnn.pruned_products(start.X)))

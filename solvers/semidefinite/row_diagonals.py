@@ -58,7 +58,7 @@ def layer_certificate(
     shared = bounds.certificate(problem, u, e, source)
     if not proofs:
         return shared
-    lower = np.maximum(bounds.group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), 0.0)
+    lower = np.maximum(bounds.group_bounds(problem, shared.arrays["u"], shared.arrays["e"]), problem.floor)
     own = {}
     for row, proof in proofs.items():
         point = shared.arrays["u"][row]

@@ -76,10 +76,11 @@ def row_diagonals(problem: Problem, keep: np.ndarray, context: Context) -> dict[
     incumbents = problem.row_errors(~keep)
 
     def diagonal(row: int, form: RowForm, deadline: float) -> np.ndarray:
-        n, scale = len(form.Q), float(form.Q.diagonal().mean())
+        n, scale = len(form.Q), form.unit
         start = np.arange(0, n + 1, n // len(form.counts))
-        target = (1 + 1e-6) * (incumbents[row] * form.scale**2) / scale
-        rest = (np.zeros(n), start, form.counts, PENALTY, target, np.ones(n), deadline)
+        target = (1 + 1e-6) * (incumbents[row] * form.scale**2) / scale - form.offset / scale
+        linear = np.zeros(n) if form.linear is None else form.linear / scale
+        rest = (linear, start, form.counts, PENALTY, target, np.ones(n), deadline)
         return scale * best_diagonal(form.Q / scale, *rest) / form.scale**2
 
     return each_row(problem, context, diagonal)

@@ -48,8 +48,12 @@ def shor(form: RowForm, *, tolerance: float = 1e-4, rho: float | None = None, de
         deadline: of ``time.monotonic()``; what is returned earlier is valid too.
     """
     began = time.monotonic()
-    C = torch.tensor(max_cut(form, rho))
-    found = interior_point(C, START_MARGIN / 4, lambda y, gap: gap <= tolerance * abs(float(y.sum())), deadline)
+    C, offset = torch.tensor(max_cut(form, rho)), form.offset / form.unit
+
+    def done(y: torch.Tensor, gap: float) -> bool:
+        return gap <= tolerance * abs(float(y.sum()) + offset)
+
+    found = interior_point(C, START_MARGIN / 4, done, deadline)
     proof = proof_of(form, found.y.numpy(), found.inverse[0].numpy(), rho)
     return Shor(proof, found.X.numpy(), found.steps, found.converged, time.monotonic() - began)
 
@@ -75,7 +79,7 @@ def _near_masks(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float) ->
     certificate may hold, ``-1 ≤ u ≤ 2``, prove next to nothing.
     """
     lower = SHIFT * abs(float(y.sum())) / len(y)
-    while np.abs(border).max() > FAR * abs(border[0]) and lower <= abs(float(y.sum())):
+    while np.abs(border).max() > FAR * abs(border[0]) and 0 < lower <= abs(float(y.sum())):
         y = y - lower
         Z = torch.from_numpy(max_cut(form, rho) - np.diag(y))
         one = torch.zeros(len(y), dtype=torch.float64)
@@ -90,14 +94,14 @@ def _safe(form: RowForm, d: np.ndarray, rho: float) -> np.ndarray:
     """Lower ``d`` by what the checker's verified Cholesky needs, and some more."""
     n, groups = len(form.Q), len(form.counts)
     A = form.Q + np.kron(np.eye(groups), np.full((n // groups,) * 2, rho))
-    spread = float(np.linalg.norm(form.Q)) + rho * n
+    spread = max(float(np.linalg.norm(form.Q)) + rho * n, float(np.linalg.norm(d)) / 4)
     margin = 4 * (n + 2) * EPS * (float(np.abs(form.Q.diagonal()).sum()) + rho * n) + 64 * EPS * spread + 1e-300
     return lowered(d, lambda d: proves_positive(A - np.diag(d), 32 * EPS * spread), margin, margin)
 
 
 def _units(form: RowForm, rho: float | None) -> tuple[float, float]:
     """Mean diagonal, and the weight of the count in its units; by itself, enough to lose less than a thousandth."""
-    return float(form.Q.diagonal().mean()), 2.5 + 200 / len(form.Q) if rho is None else rho
+    return form.unit, 2.5 + 200 / len(form.Q) if rho is None else rho
 
 
 def max_cut(form: RowForm, rho: float | None = None) -> np.ndarray:

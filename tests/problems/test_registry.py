@@ -59,6 +59,15 @@ def test_gap(problem):
     assert improve({}, planted, "x", keep=keep, lower=0.0, proof=Proof.VERIFIED)[planted.hash].gap == 0.0
 
 
+def test_bounds_below_zero(problem):
+    """As of a problem with a target: the same claim adds nothing, and a higher bound is higher."""
+    entries = improve({}, problem, "bnb", lower=-1.0, proof=Proof.VERIFIED)
+    same = improve(entries, problem, "gurobi", lower=-1.0, proof=Proof.CLAIMED)[problem.hash]
+    assert (same.lower, same.proof) == (-1.0, Proof.VERIFIED)
+    assert improve(entries, problem, "x", lower=-2.0, proof=Proof.VERIFIED) == entries
+    assert improve(entries, problem, "x", lower=-0.5, proof=Proof.VERIFIED)[problem.hash].verified == -0.5
+
+
 def test_contradictions_are_refused(problem):
     good, bad = masks(problem)
     entries = improve({}, problem, "wanda", keep=good)

@@ -50,6 +50,16 @@ def test_a_bound_counts_for_every_mask_of_its_problem():
     assert [row["gap_to_best_known"] for row in joined] == pytest.approx([0, 0.25, 0.25])
 
 
+def test_a_verified_bound_below_zero_stays_and_a_claimed_one_says_zero():
+    """Of a problem with a target no error is proved to be at least 0; a claim needs no proof for that."""
+    (verified,) = rows.join([bound_of(-0.5)])
+    assert (verified["lower_bound"], verified["gap"], verified["proof"]) == (-0.5, 1.5, "verified")
+    assert verified["bounds"] == {"plain": -0.5}
+    (claimed,) = rows.join([bound_of(-0.5, Proof.CLAIMED)])
+    assert (claimed["lower_bound"], claimed["gap"], claimed["proof"]) == (0.0, 1.0, "claimed")
+    assert claimed["bounds"] == {"plain": 0.0}
+
+
 def test_verified_before_claimed():
     claimed = bound_of(0.9, Proof.CLAIMED, solver="gurobi")
     (first, _) = rows.join([claimed, bound_of(0.5)])

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fwbench.contract import enumerated
 from fwbench.problem import Problem
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -111,6 +112,36 @@ class Bound(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         mask = honest(problem)
         return replace(mask, lower=problem.error(mask.keep), proven=True)
+
+
+def untargeted(problem: Problem) -> Problem:
+    """The problem as those see it who have not heard of targets."""
+    return replace(problem, T=None, offset=None)
+
+
+@register
+@dataclass(frozen=True)
+class UntargetedError(Stage):
+    """Claims the error that its mask has without the target."""
+
+    name: ClassVar[str] = "bad_untargeted_error"
+    role: ClassVar[Role] = Role.START
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        mask = honest(problem)
+        return replace(mask, claimed_error=untargeted(problem).error(mask.keep))
+
+
+@register
+@dataclass(frozen=True)
+class UntargetedBound(Stage):
+    """Claims the optimum without the target as a bound, where it can enumerate it."""
+
+    name: ClassVar[str] = "bad_untargeted_bound"
+    role: ClassVar[Role] = Role.START
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        return replace(honest(problem), lower=enumerated(untargeted(problem)) if problem.n <= 8 else 0.0)
 
 
 @register

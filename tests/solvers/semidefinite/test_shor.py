@@ -14,7 +14,7 @@ import torch
 from brute import best_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import hostile_layers, integer_layer, odd_layer, random_layer, repelling_layer
+from layers import arriving, hostile_layers, integer_layer, odd_layer, random_layer, repelling_layer
 
 from fwbench import verify
 from fwbench.problem import Problem
@@ -63,8 +63,9 @@ def relaxation(form: RowForm, nonnegative: bool, all_products: bool = False, all
     for i, j, k in combinations(range(n), 3) if all_triangles else ():
         constraints.append(1 - u[i] - u[j] - u[k] + U[i, j] + U[i, k] + U[j, k] >= 0)
         constraints += [u[a] - U[a, b] - U[a, c] + U[b, c] >= 0 for a, b, c in ((i, j, k), (j, i, k), (k, i, j))]
-    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.trace((form.Q / scale) @ U)), constraints)
-    return float(problem.solve(solver=cvxpy.CLARABEL)) * scale
+    linear = np.zeros(n) if form.linear is None else form.linear
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.trace((form.Q / scale) @ U) + (linear / scale) @ u), constraints)
+    return float(problem.solve(solver=cvxpy.CLARABEL)) * scale + form.offset
 
 
 def forms(problem: Problem) -> list[RowForm]:
@@ -83,6 +84,18 @@ def test_shor_is_the_semidefinite_relaxation(pattern, seed):
         assert found.converged
         assert exact * (1 - 5e-3) <= found.proof.bound <= exact * (1 + 1e-5)
         assert exact * (1 - 1e-4) <= shor(form, tolerance=1e-6, rho=2500.0).proof.bound <= exact * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("wrong", [0.1, 1.0, 10.0])
+def test_shor_of_a_target_is_the_semidefinite_relaxation(wrong):
+    for form in forms(arriving("0.5", rows=2, n=8, seed=4, wrong=wrong)[0]):
+        found = shor(form, tolerance=1e-6)
+        exact = relaxation(form, nonnegative=False)
+        assert found.converged
+        assert exact * (1 - 5e-3) <= found.proof.bound <= exact * (1 + 1e-5)
+        assert exact * (1 - 1e-4) <= shor(form, tolerance=1e-6, rho=2500.0).proof.bound <= exact * (1 + 1e-5)
+        products = relaxation(form, nonnegative=True)
+        assert found.proof.bound <= row_bound("dnn", form, iterations=300).proof.bound <= products * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("pattern", ["0.5", "2:4"])
