@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import tempfile
@@ -90,6 +91,15 @@ def load_model(name: str | Path, trust_remote_code: bool = False) -> Model:
         label = _label(path.name)
     network, tokenizer = load(name, name, folder, trust_remote_code, **options)
     return Model(label, network, tokenizer, source, license, folder)
+
+
+def fingerprint(network: Any) -> str:
+    """sha256 (hex) of all parameters, by which a model is known again."""
+    digest = hashlib.sha256()
+    for name, parameter in network.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _label(name: str) -> str:

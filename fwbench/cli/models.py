@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -51,7 +50,12 @@ from fwbench.cli.progress import progress
 )
 @click.option("--time-limit", type=SECONDS, help="Seconds for each layer.")
 @options.seed
-@click.option("--evaluate", default="lee-heldout", show_default=True, help="Text of the perplexities, or 'none'.")
+@click.option(
+    "--evaluate",
+    default="lee-heldout",
+    show_default=True,
+    help="Text of the perplexities, PROTOCOL=TEXT such as wikitext2=test.parquet, or 'none'.",
+)
 @options.trust
 def prune(
     model: str,
@@ -113,40 +117,45 @@ def prune(
 
 @click.command()
 @click.argument("model")
-@click.option("--text", default="lee-heldout", show_default=True, help="A file, folder, pypi: resource or name.")
-@click.option("--length", default=512, show_default=True, type=click.IntRange(min=2), help="Tokens of a window.")
+@click.option(
+    "--text", help="A file, folder, pypi: resource or name. [default: lee-heldout, or the protocol's, from the hub]"
+)
+@click.option("--protocol", help="Text, windows and count as the field has them: wikitext2, c4 or lm-eval-wikitext.")
+@click.option("--length", type=click.IntRange(min=2), help="Tokens of a window. [default: 512, or the protocol's]")
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens between two windows. [default: the length]")
-@click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=2), help="Evaluated at most.")
+@click.option("--tokens", type=click.IntRange(min=2), help="Evaluated at most. [default: 16384]")
+@click.option("--dense", default="", help="Model to show beside it. [default: that from which the folder was pruned]")
+@options.device
 @click.option("--json", "as_json", is_flag=True, help="All that is known of the measurement, as one JSON object.")
 @options.trust
 def perplexity(
     model: str,
-    text: str,
-    length: int,
+    text: str | None,
+    protocol: str | None,
+    length: int | None,
     stride: int | None,
-    tokens: int,
+    tokens: int | None,
+    dense: str,
+    device: str,
     as_json: bool,
     trust_remote_code: bool,
 ) -> None:
-    """Measure a model's perplexity on a text: whole windows only, each token scored once, always the same number."""
-    from fwbench.perplexity import perplexity as measure
-    from fwbench.problems.models import load_model
-    from fwbench.problems.text import load_text
+    """Measure a model's perplexity on a text: whole windows only, each token scored once, always the same number.
 
-    source = load_text(text)
+    A protocol makes it a figure that others have, such as --protocol wikitext2. Of a folder that fwbench pruned, the
+    dense model's is shown beside it.
+    """
+    from fwbench.pruning import beside
+
+    if protocol and (stride or tokens):
+        raise click.UsageError("a protocol says which tokens are evaluated; --stride and --tokens are for other texts")
     said: list[str] = []
     with progress() as report, notes.heard(said.append), contextlib.redirect_stdout(sys.stderr):  # a model's prints
-        found = measure(
-            load_model(model, trust_remote_code),
-            source,
-            length,
-            stride,
-            tokens,
-            report,
-        )
+        measure = beside.measure(text, protocol, length, stride, tokens, device, report)
+        found, other = beside.perplexities(model, measure, dense, trust_remote_code)
     if as_json:
-        details = asdict(found)
-        known = {"model": model, "perplexity": details.pop("value"), **details, "notes": said}
+        known = {"model": model, **beside.as_json(found), "dense": other and beside.as_json(other), "notes": said}
         click.echo(json.dumps(known, indent=1))
     else:
-        click.echo(f"{model}: perplexity {found}")
+        for line in beside.said(model, found, other):
+            click.echo(line)
