@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -382,10 +381,20 @@ def _download(protocol: Protocol, source: str) -> Path:
     if not ON_HUB.fullmatch(dataset):
         raise TextError(f"{source}: no such file, folder or data set; {protocol.name} is {protocol.about}")
     try:
-        options: dict[str, Any] = {"repo_type": "dataset", "etag_timeout": 10}
-        return Path(huggingface_hub.hf_hub_download(dataset, protocol.file, **options))
+        huggingface_hub.dataset_info(dataset, timeout=10)  # asked once, where a download asks for half a minute
     except Exception as error:  # offline, a gate, no such data set: each in a way of its own
-        raise TextError(
-            f"{dataset}: {protocol.file} cannot be had from the hub ({reason_of(error)}); download it where there is a "
-            "network, and give the file or its folder by --text"
-        ) from None
+        known = huggingface_hub.try_to_load_from_cache(dataset, protocol.file, repo_type="dataset")
+        if isinstance(known, str):
+            return Path(known)
+        raise _nothing(protocol, dataset, error) from None
+    try:
+        return Path(huggingface_hub.hf_hub_download(dataset, protocol.file, repo_type="dataset"))
+    except Exception as error:
+        raise _nothing(protocol, dataset, error) from None
+
+
+def _nothing(protocol: Protocol, dataset: str, error: Exception) -> TextError:
+    return TextError(
+        f"{dataset}: {protocol.file} cannot be had from the hub ({reason_of(error)}); download it where there is a "
+        "network, and give the file or its folder by --text"
+    )

@@ -224,15 +224,21 @@ def test_refused(tmp_path, name, make, reason):
 
 
 def test_the_hub(tmp_path, monkeypatch):
-    path, asked = wikitext(tmp_path, "parquet"), []
+    path, asked, kept = wikitext(tmp_path, "parquet"), [], []
 
-    def download(dataset, file, **options):
-        asked.append((dataset, file, options["repo_type"]))
+    def ask(dataset, timeout):
         if dataset == "gone/gone":
             raise OSError("offline")
+
+    def download(dataset, file, repo_type):
+        asked.append((dataset, file, repo_type))
+        if dataset == "empty/empty":
+            raise OSError("no such file")
         return str(path)
 
+    monkeypatch.setattr(huggingface_hub, "dataset_info", ask)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, repo_type: kept and kept[0])
     assert protocols.load("wikitext2") == protocols.load("wikitext2", path)
     protocols.load("wikitext2", "mirror/wikitext")
     file = "wikitext-2-raw-v1/test-00000-of-00001.parquet"
@@ -241,6 +247,10 @@ def test_the_hub(tmp_path, monkeypatch):
         TextError, match=r"gone/gone: .* cannot be had from the hub \(offline\); download it .* by --text"
     ):
         protocols.load("wikitext2", "gone/gone")
+    with pytest.raises(TextError, match=r"empty/empty: .* \(no such file\)"):
+        protocols.load("wikitext2", "empty/empty")
+    kept.append(str(path))  # downloaded before
+    assert protocols.load("wikitext2", "gone/gone") == protocols.load("wikitext2", path)
 
 
 def test_windows_that_the_model_does_not_take(folder, tmp_path):
