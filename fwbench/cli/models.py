@@ -78,8 +78,8 @@ def prune(
 ) -> None:
     """Prune a causal language model into a folder that transformers loads as it is.
 
-    The folder appears when it is complete; a run that was killed goes on where it was. Zero-shot tasks are for lm-eval:
-    lm_eval --model hf --model_args pretrained=FOLDER --tasks hellaswag,arc_easy
+    The folder appears when it is complete; a run that was killed goes on where it was. Zero-shot tasks: fwbench
+    evaluate FOLDER --tasks hellaswag,arc_easy
     """
     from fwbench.pruning import Options
     from fwbench.pruning import prune as run
@@ -158,4 +158,45 @@ def perplexity(
         click.echo(json.dumps(known, indent=1))
     else:
         for line in beside.said(model, found, other):
+            click.echo(line)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--tasks", required=True, help="Of lm-eval, such as hellaswag,arc_easy.")
+@click.option("--limit", type=click.IntRange(min=1), help="Samples of each task. [default: all]")
+@click.option("--fewshot", type=click.IntRange(min=0), help="Examples before each sample. [default: the task's own]")
+@click.option("--batch-size", default="1", show_default=True, help="Sequences at a time, or auto.")
+@options.device
+@click.option("--include-path", type=click.Path(exists=True), help="Folder of tasks of your own, as lm-eval has them.")
+@click.option("--dense", default="", help="Model to show beside it. [default: that from which the folder was pruned]")
+@click.option("--json", "as_json", is_flag=True, help="All that is known of the tasks, as one JSON object.")
+@options.trust
+def evaluate(
+    model: str,
+    tasks: str,
+    limit: int | None,
+    fewshot: int | None,
+    batch_size: str,
+    device: str,
+    include_path: str | None,
+    dense: str,
+    as_json: bool,
+    trust_remote_code: bool,
+) -> None:
+    """Measure tasks of lm-eval, with standard errors: pip install 'fwbench[eval]'.
+
+    Of a folder that fwbench pruned, the dense model is measured beside it, and what is found is kept in the folder:
+    tasks.json and the report.
+    """
+    from fwbench.pruning import tasks as measuring
+
+    names = [name for name in tasks.split(",") if name]
+    asked = measuring.Asked(names, limit, fewshot, batch_size, device, include_path)
+    with progress() as report:
+        found = measuring.evaluate(model, asked, dense, trust_remote_code, report)
+    if as_json:
+        click.echo(json.dumps({"model": model, "tasks": found}, indent=1))
+    else:
+        for line in measuring.said(found, Path(model).name):
             click.echo(line)

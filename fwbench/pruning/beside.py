@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,61 +35,75 @@ def summary_of(model: Path | str) -> dict[str, Any] | None:
         raise PruneError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
 
 
-def dense_name(folder: Path | str, summary: Mapping[str, Any], name: str = "", trust: bool = False) -> str | None:
-    """What to load for the model that a folder was pruned from; a note says why there is nothing.
+def dense_model(
+    folder: Path | str, summary: Mapping[str, Any] | None, name: str = "", trust_remote_code: bool = False
+) -> Model | None:
+    """The model that a folder was pruned from, loaded; None, and a note, where it is not to be had.
 
     Args:
+        summary: of the folder, from :func:`summary_of`; None where it is no folder of ``fwbench prune``.
         name: as a person gave it, which is taken, with a note if it is another model; empty to look for it: beside the
             folder, here, and on the hub.
+
+    Raises:
+        ModelError, ResourceError: the one that was named cannot be loaded.
     """
+    if summary is None:
+        return load_model(name, trust_remote_code) if name else None
     path, source = Path(folder), str(summary["model"])
     if name:
         places = [name]
     elif source in {resource.spec for resource in resources.KNOWN.values()}:
         places = [key for key, resource in resources.KNOWN.items() if resource.spec == source]
     else:
-        near = [path.absolute().parent / source, Path(source)]
-        places = [str(place) for place in near if place.exists()]
+        places = [str(place) for place in (path.absolute().parent / source, Path(source)) if place.exists()]
         places += [source.partition("@")[0]] if "/" in source else []
     for place in places:
         try:
-            same = fingerprint(load_model(place, trust).network) == summary["model_sha256"]
+            model = load_model(place, trust_remote_code)
         except (ModelError, resources.ResourceError):
             if name:
                 raise
             continue
-        finally:
-            machine.release_memory()
+        same = fingerprint(model.network) == summary["model_sha256"]
         if name and not same:
             note(f"{name}: not the model that {folder} was pruned from, which is {source}")
         if name or same:
-            return place
+            return model
+        del model
+        machine.release_memory()
     note(f"{folder}: {source}, from which it was pruned, is not to be had here, so its line is missing; give --dense")
     return None
 
 
 def perplexities(
-    name: str, measure: Callable[[Model], Perplexity], dense: str = "", trust: bool = False
+    name: str, measure: Callable[[Model], Perplexity], dense: str = "", trust_remote_code: bool = False
 ) -> tuple[Perplexity, Perplexity | None]:
     """Of a model, and of the dense one beside it if it was pruned, or if one is named.
 
     Args:
         name: of the model, as :func:`fwbench.problems.models.load_model` takes it.
         measure: of a loaded model.
-        dense: see :func:`dense_name`.
+        dense: see :func:`dense_model`.
 
     Raises:
         PruneError, ModelError, TextError: one line, what is wrong.
     """
-    summary = summary_of(name)
-    found = measure(load_model(name, trust))
+    summary, other = summary_of(name), None
+    if dense:  # first, so that what is wrong with the name is said before the work
+        other = _of(dense_model(name, summary, dense, trust_remote_code), measure)
+    found = measure(load_model(name, trust_remote_code))
     machine.release_memory()
-    if summary is None:
-        return found, measure(load_model(dense, trust)) if dense else None
-    if not dense and (known := _recorded(summary, found)):
-        return found, known
-    place = dense_name(name, summary, dense, trust)
-    return found, measure(load_model(place, trust)) if place else None
+    if summary is not None and not dense:
+        other = _recorded(summary, found) or _of(dense_model(name, summary, "", trust_remote_code), measure)
+    return found, other
+
+
+def _of(model: Model | None, measure: Callable[[Model], Perplexity]) -> Perplexity | None:
+    found = measure(model) if model else None
+    del model
+    machine.release_memory()
+    return found
 
 
 def _recorded(summary: Mapping[str, Any], found: Perplexity) -> Perplexity | None:
@@ -144,7 +158,8 @@ def said(name: str, found: Perplexity, dense: Perplexity | None) -> Iterator[str
     figures = {"token": "value", "word": "word_perplexity", "byte": "byte_perplexity"}
     shown = {f"perplexity a {unit}": key for unit, key in figures.items() if getattr(found, key) is not None}
     rows = {name: found} | ({"dense": dense} if dense else {})
-    yield from table({who: {c: shortest(getattr(row, key)) for c, key in shown.items()} for who, row in rows.items()})
+    lines = [[who, *(shortest(getattr(row, key)) for key in shown.values())] for who, row in rows.items()]
+    yield from aligned([["", *shown], *lines])
 
 
 def shortest(value: float) -> str:
@@ -152,10 +167,9 @@ def shortest(value: float) -> str:
     return f"{value:.4f}" if value < 1e6 else f"{value:.2e}"
 
 
-def table(rows: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Lines of a table, a row for each model, columns aligned."""
-    columns, first = list(next(iter(rows.values()))), max(map(len, rows))
-    widths = {column: max(len(column), *(len(row[column]) for row in rows.values())) for column in columns}
-    yield " " * first + "".join(f"  {column:>{widths[column]}}" for column in columns)
-    for name, row in rows.items():
-        yield f"{name:<{first}}" + "".join(f"  {row[column]:>{widths[column]}}" for column in columns)
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table, the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
+        yield "  ".join([f"{first:<{widths[0]}}", *cells]).rstrip()
