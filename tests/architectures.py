@@ -39,7 +39,8 @@ line for each name in its mapping for causal models, {count} in all. `python tes
 
 - *exact* under perplexity: equal to the loss of the whole logits in float64. Under extract: every weight is the
   model's, and every Gram matrix that of the inputs that forward hooks see. Under prune, one-shot and sequential: every
-  mask is Wanda's by such inputs, and everything else in the saved folder is the model's.
+  mask is Wanda's by such inputs, its error that of the pruned weights on them, and everything else in the saved folder is the
+  model's.
 - *refused*: fwbench says the sentence and stops before the work. Where the sentence names a `--skip`, the cell says
   what comes with it.
 - *left out*: weights that text runs through and that lie outside of the blocks' linear layers, besides embeddings and
@@ -245,9 +246,13 @@ def _check_pruned(folder: Path, pruned: dict, masks: dict, records: list[dict], 
             path = record["parameter"].removesuffix(".weight")
             layer, keep = model.network.get_submodule(path), masks[record["parameter"]]
             score = dense[record["parameter"]].abs().numpy()
-            norm = torch.cat(inputs[path]).norm(dim=0).numpy()
+            X = torch.cat(inputs[path])
+            norm = X.norm(dim=0).numpy()
+            W = torch.tensor(dense[record["parameter"]].numpy() * ~keep, dtype=torch.float64)  # what goes
             if isinstance(layer, Conv1D):
-                score, keep = score.T, keep.T
+                score, keep, W = score.T, keep.T, W.T
+            error = float((X @ W.T).square().sum()) / len(X)
+            assert math.isclose(record["error"], error, rel_tol=1e-3), (path, record["error"], error)
             score = score * norm
             assert (keep.sum(1) == keep.shape[1] - round(0.5 * keep.shape[1])).all(), path
             least, most = np.where(keep, score, np.inf).min(1), np.where(keep, -np.inf, score).max(1)
