@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ CHUNK = 1 << 18  # logits in float64 at a time: positions x vocabulary
 CAUSAL = 1e-3  # relative to the largest logit: what later tokens may change, by rounding
 
 Progress = Callable[[int, int, str], None]  # done, total, what
-Through = Callable[[torch.Tensor], Iterable[contextlib.AbstractContextManager[None]]]  # windows to one context for each
+Through = Callable[
+    [Sequence[torch.Tensor]], Iterable[contextlib.AbstractContextManager[None]]
+]  # windows to one context for each
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ def perplexity(
     contexts = (contextlib.nullcontext() for _ in rows) if through is None else through(rows)
     for number, (context, ids) in enumerate(zip(contexts, rows, strict=False)):
         first = max((0 if number == 0 else length - stride - 1), given - 1, 0)  # position whose successor is new
+        ids = ids.to(device)
         with context:
-            total += _scored(model.network, ids.to(device), first)
+            total += negative_log_likelihood(model.network, ids, ids[1:], first)
         scored += length - 1 - first
         if progress:
             progress(number + 1, len(rows), f"{model.label}: perplexity on {text.name}")
@@ -131,17 +134,30 @@ def check_causal(network: Any) -> None:
         )
 
 
-def _scored(network: Any, ids: torch.Tensor, first: int) -> float:
-    """Negative log-likelihood of the successors of a window's positions from ``first`` on. Raises ModelError."""
+def negative_log_likelihood(network: Any, ids: torch.Tensor, wanted: torch.Tensor, first: int = 0) -> float:
+    """Of the successors of a window's positions from ``first`` on.
+
+    Args:
+        network: a causal model of transformers.
+        ids: int64 ``(length,)``, what the model reads, on its device.
+        wanted: int64 ``(length,)`` or one fewer: the successor of each position that has one.
+        first: the first position whose successor is scored.
+
+    Returns:
+        the sum, in nats, in float64 from float32 logits.
+
+    Raises:
+        ModelError: the forward pass fails.
+    """
     with on_text(network, ids):
-        total = _in_pieces(network, ids, first)
+        total = _in_pieces(network, ids, wanted, first)
         if total is None:
             logits = network(input_ids=ids[None], use_cache=False).logits[0]
-            total = _negative_log_likelihood(logits[first:-1], ids[1 + first :])
+            total = _negative_log_likelihood(logits[first : len(wanted)], wanted[first:])
     return total
 
 
-def _in_pieces(network: Any, ids: torch.Tensor, first: int) -> float | None:
+def _in_pieces(network: Any, ids: torch.Tensor, wanted: torch.Tensor, first: int) -> float | None:
     """The same without the logits of a whole window, which are larger than many a layer.
 
     The body runs once, and then the model's own forward is called on a few positions at a time, with a body that hands
@@ -165,12 +181,12 @@ def _in_pieces(network: Any, ids: torch.Tensor, first: int) -> float | None:
 
     try:
         body.forward = stub
-        for start in range(first, len(ids) - 1, step):
-            piece, called = slice(start, min(start + step, len(ids) - 1)), False
+        for start in range(first, len(wanted), step):
+            piece, called = slice(start, min(start + step, len(wanted))), False
             logits = network(input_ids=ids[None, piece], use_cache=False).logits[0]
             if not called:
                 return None
-            total += _negative_log_likelihood(logits, ids[1:][piece])
+            total += _negative_log_likelihood(logits, wanted[piece])
     except Exception:  # it reads more of its body's output than hidden states (ProphetNet)
         return None
     finally:

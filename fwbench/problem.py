@@ -154,10 +154,10 @@ class Problem:
         digest = hashlib.sha256(f"fwbench-1 {self.rows} {self.n} {self.pattern.group_size(self.shape)} ".encode())
         for array in (self.W, self.G, self.pattern.counts(self.shape)):
             digest.update(np.ascontiguousarray(array).data)
-        for key, array in (("T", self.T), ("offset", self.offset)):
-            if array is not None:
+        for key, part in (("T", self.T), ("offset", self.offset)):
+            if part is not None:
                 digest.update(key.encode())
-                digest.update(array.data)
+                digest.update(part.data)
         return digest.hexdigest()
 
     @cached_property

@@ -10,11 +10,19 @@ with ``β = 1`` the dense model's output: what no map of ``X̂`` explains is par
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 PANEL = 256  # columns of one product
+
+
+class Target(NamedTuple):
+    """What a problem holds of its target, float64; nothing where the target is what its own weights give."""
+
+    T: np.ndarray | None = None  # (rows, n)
+    offset: np.ndarray | None = None  # (rows,)
 
 
 @dataclass(frozen=True)
@@ -26,8 +34,8 @@ class Arrived:
     H: np.ndarray | None = None
     E: np.ndarray | None = None
 
-    def target(self, W: np.ndarray, strength: float, ridge: float = 0.0) -> dict[str, np.ndarray]:
-        """``T (rows, n)`` and ``offset (rows,)`` of a layer's problem; nothing where nothing arrives wrong.
+    def target(self, W: np.ndarray, strength: float, ridge: float = 0.0) -> Target:
+        """The target of a layer's problem; none where nothing arrives wrong.
 
         Args:
             W: float32 ``(rows, n)``.
@@ -35,15 +43,15 @@ class Arrived:
             ridge: ``r``, relative to the mean diagonal of ``G``; 0 needs exact sums.
         """
         if self.H is None or not strength or not self.H.any():
-            return {}
+            return Target()
         W = W.astype(np.float64)
         if not ridge:
             assert self.E is not None
-            return {"T": strength * (W @ self.H), "offset": strength**2 * ((W @ self.E) * W).sum(axis=1)}
+            return Target(strength * (W @ self.H), strength**2 * ((W @ self.E) * W).sum(axis=1))
         damped = self.G + ridge * float(self.G.diagonal().mean()) * np.eye(len(self.G))
         S = np.linalg.solve(damped, self.H.T @ W.T).T
         T = strength * (S @ self.G)
-        return {"T": T, "offset": strength * (T * S).sum(axis=1)}
+        return Target(T, strength * (T * S).sum(axis=1))
 
 
 class ArrivingSum:

@@ -21,7 +21,7 @@ from fwbench.problem import Problem
 from fwbench.problems.arriving import Arrived
 from fwbench.problems.gram import Recorder
 from fwbench.problems.models import Model
-from fwbench.problems.structure import FEW, ModelError, find_blocks, find_layers, left_out, weight_of
+from fwbench.problems.structure import FEW, ModelError, find_blocks, find_layers, left_out, outside, weight_of
 from fwbench.problems.text import EXTRACTION, SEQUENCE, TOKENS, Text, opening_words, sequences
 
 BATCH = 2048  # tokens; with more the products slow down, with fewer the forward pass
@@ -98,7 +98,8 @@ def extract(
         with (against or model).holding(own):
             W = weight_of(own)
         more = {**meta, "layer": name.partition(".")[2]}
-        yield Problem(name, W, arrived.G, pattern, more, **arrived.target(W, 1.0))
+        target = arrived.target(W, 1.0)
+        yield Problem(name, W, arrived.G, pattern, more, T=target.T, offset=target.offset)
 
 
 def _beside(
@@ -119,8 +120,12 @@ def _beside(
     return against.network, found
 
 
-def named_layers(model: Model, blocks: Sequence[int] | None = None) -> dict[str, nn.Module]:
-    """Linear layers of the blocks asked for (None = all) by problem name, ``LABEL.BLOCK.LAYER``. Raises ModelError."""
+def named_layers(model: Model, blocks: Sequence[int] | None = None, skip: str = "") -> dict[str, nn.Module]:
+    """Linear layers of the blocks asked for (None = all) by problem name, ``LABEL.BLOCK.LAYER``. Raises ModelError.
+
+    ``skip`` finds weights that are no linear layer's and stay dense, see ``find_layers``.
+    """
+    paths = {id(module): path for path, module in model.network.named_modules()}
     every = find_blocks(model.network)
     digits = max(2, len(str(len(every) - 1)))
     chosen = range(len(every)) if blocks is None else sorted(set(blocks))
@@ -129,7 +134,7 @@ def named_layers(model: Model, blocks: Sequence[int] | None = None) -> dict[str,
     return {
         f"{model.label}.{block:0{digits}}.{name}": layer
         for block in chosen
-        for name, layer in find_layers(every[block]).items()
+        for name, layer in find_layers(every[block], skip, f"{paths.get(id(every[block]), '')}.").items()
     }
 
 
@@ -146,16 +151,19 @@ def chosen_layers(
     Raises:
         ModelError: an expression that is none, that finds no layer, or both leave none.
     """
-    every = named_layers(model, blocks)
-    paths = {id(module): f"{path}.weight" for path, module in model.network.named_modules()}
-
-    def found(option: str, expression: str) -> set[str]:
+    for option, expression in (("--layers", layers), ("--skip", skip)):
         try:
-            search = re.compile(expression).search
+            re.compile(expression)
         except re.error as error:
             raise ModelError(f"{option} {expression!r} is not a regular expression ({error})") from None
+    every = named_layers(model, blocks, skip)
+    paths = {id(module): f"{path}.weight" for path, module in model.network.named_modules()}
+    others = [path for block in find_blocks(model.network) for path, _, _ in outside(block)] if skip else []
+
+    def found(option: str, expression: str) -> set[str]:
+        search = re.compile(expression).search
         names = {name for name, layer in every.items() if search(name) or search(paths[id(layer)])}
-        if not names:
+        if not names and not (option == "--skip" and any(map(search, others))):
             name, layer = next(iter(every.items()))
             raise ModelError(
                 f"{model.label}: {option} {expression!r} finds no layer; one is {name}, in the model "

@@ -20,7 +20,7 @@ import torch
 from fwbench.patterns import parse
 from fwbench.problem import Problem
 from fwbench.problems import files
-from fwbench.problems.arriving import Arrived
+from fwbench.problems.arriving import Arrived, Target
 from fwbench.problems.collections import CALIBRATION, MINI, smollm2
 from fwbench.problems.text import SEQUENCE, load_text, sequences
 
@@ -109,12 +109,12 @@ def build(part: Part, layer: Problem, arrived: Arrived | None = None) -> Problem
     if stores_as_float32(G):
         G = G.astype(np.float32).astype(np.float64)
     recipe = f"fwbench.problems.mini: {layer.meta['layer']}, rows {_ranges(rows)}, columns {_ranges(columns)}"
-    meta, target = {**layer.meta, "source": f"{layer.meta['source']}; {recipe}"}, {}
+    meta, target = {**layer.meta, "source": f"{layer.meta['source']}; {recipe}"}, Target()
     if arrived is not None and arrived.H is not None and arrived.E is not None:
         own = np.ix_(columns, columns)
         target = Arrived(G, arrived.H[own], arrived.E[own]).target(W, 1.0)
         meta["target"] = "output of the dense model; the blocks before pruned by Wanda to 0.5, one-shot"
-    return Problem(part.name, W, G, parse(part.pattern), meta, **target)
+    return Problem(part.name, W, G, parse(part.pattern), meta, T=target.T, offset=target.offset)
 
 
 def most_correlated(G: np.ndarray, n: int, first: int) -> np.ndarray:
@@ -169,7 +169,7 @@ def in_pruned_model(names: Sequence[str]) -> dict[str, Arrived]:
     for problem in smollm2(before, progress=_report):
         score = np.abs(problem.W) * np.sqrt(problem.G.diagonal())
         lost = torch.from_numpy(parse("0.5").prune(score))
-        layers[problem.name].weight.data[lost] = 0  # type: ignore[index, operator]
+        layers[problem.name].weight.data[lost] = 0  # type: ignore[operator]
     batches = batch(sequences(dense.tokenizer, load_text(CALIBRATION), TOKENS, SEQUENCE))
     beside = dense.network, {name: own[name] for name in names}
     return arriving(pruned.network, {name: layers[name] for name in names}, batches, beside=beside)

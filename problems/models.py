@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import tempfile
@@ -108,6 +109,16 @@ def load_model(name: str | Path, trust_remote_code: bool = False, stream: bool |
         label = _label(path.name)
     network, tokenizer, streamed = load(name, name, folder, trust_remote_code, stream, **options)
     return Model(label, network, tokenizer, source, license, folder, streamed)
+
+
+def fingerprint(model: Model) -> str:
+    """sha256 (hex) of all parameters, by which a model is known again."""
+    digest, own = hashlib.sha256(), {name for name, _ in model.network.named_parameters()}
+    for name, tensor in model.tensors():
+        if name in own:
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _label(name: str) -> str:

@@ -8,6 +8,7 @@ modules in a block. Embeddings and head lie outside.
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Container, Iterator
 from typing import Any
@@ -132,10 +133,14 @@ def find_blocks(network: nn.Module) -> list[nn.Module]:
     ]
 
 
-def find_layers(block: nn.Module) -> dict[str, nn.Module]:
+def find_layers(block: nn.Module, skip: str = "", prefix: str = "") -> dict[str, nn.Module]:
     """Linear layers of a block by name, in the order of definition.
 
     The name is the last part of the module's path, or the whole path where two layers end alike (GPT-2's ``c_proj``).
+
+    Args:
+        skip: regular expression: weights outside of linear layers whose path it finds are known to stay dense.
+        prefix: of the block's paths in the model.
 
     Raises:
         ModelError: quantised weights, or most weights outside of linear layers as in a mixture of experts.
@@ -149,7 +154,7 @@ def find_layers(block: nn.Module) -> dict[str, nn.Module]:
             paths[path] = module
         elif hasattr(module, "qweight"):
             raise ModelError(f"layer {path} ({kind}) is quantised; load the model unquantised")
-    _check_outside(block, sum(layer.weight.numel() for layer in paths.values()))
+    _check_outside(block, sum(layer.weight.numel() for layer in paths.values()), skip, prefix)
     ends = [path.rpartition(".")[2] for path in paths]
     return {end if ends.count(end) == 1 else path: paths[path] for path, end in zip(paths, ends, strict=True)}
 
@@ -168,7 +173,7 @@ def left_out(network: Any) -> list[str]:
     found = [f"{path}.weight" for path in ran if path not in inside and path != head]
     for block in blocks:
         if any(paths.get(id(layer)) in ran for layer in block.modules()):
-            found += [names[id(parameter)] for _, _, parameter in _outside(block) if id(parameter) in names]
+            found += [names[id(parameter)] for _, _, parameter in outside(block) if id(parameter) in names]
     return found
 
 
@@ -247,7 +252,7 @@ def _stacks(lists: dict[str, nn.ModuleList], ran: list[str]) -> list[list[str]]:
     return stacks
 
 
-def _outside(block: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+def outside(block: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
     """Weights of two dimensions and more that are no linear layer's: path, module, parameter."""
     for path, module in block.named_modules():
         if not isinstance(module, nn.Linear | Conv1D | nn.Embedding | nn.modules.conv._ConvNd):
@@ -256,14 +261,22 @@ def _outside(block: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
                     yield f"{path}.{name}".lstrip("."), module, parameter
 
 
-def _check_outside(block: nn.Module, linear: int) -> None:
-    found = list(_outside(block))
-    weights = sum(parameter.numel() for _, _, parameter in found)
-    if weights > OUTSIDE * (weights + linear):
-        path, module, parameter = max(found, key=lambda item: item[2].numel())
-        shape = " x ".join(map(str, parameter.shape))
-        raise ModelError(
-            f"{path} ({shape}, of {type(module).__name__}) is no linear layer's weight, and such hold "
-            f"{weights / (weights + linear):.0%} of its block; such models, mixtures of experts among them, are not "
-            "supported"
-        )
+def _check_outside(block: nn.Module, linear: int, skip: str, prefix: str) -> None:
+    found = [item for item in outside(block) if not (skip and re.search(skip, prefix + item[0]))]
+    found.sort(key=lambda item: -item[2].numel())
+    weights = rest = sum(parameter.numel() for _, _, parameter in found)
+    if weights <= OUTSIDE * (weights + linear):
+        return
+    places: dict[str, None] = {skip: None} if skip else {}  # the fewest that leave a block of linear layers
+    for path, _, parameter in found:
+        if rest > OUTSIDE * (rest + linear):
+            places[re.escape(path.rpartition(".")[0] or path)] = None
+            rest -= parameter.numel()
+    way_out = f"; --skip '{'|'.join(places)}' leaves such layers out" if linear else ""
+    path, module, parameter = found[0]
+    shape = " x ".join(map(str, parameter.shape))
+    raise ModelError(
+        f"{path} ({shape}, of {type(module).__name__}) is no linear layer's weight, and such hold "
+        f"{weights / (weights + linear):.0%} of its block; such models, mixtures of experts among them, are not "
+        f"supported{way_out}"
+    )

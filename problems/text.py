@@ -179,7 +179,7 @@ def _joined(pieces: Iterable[str]) -> tuple[str, bool]:
 
 def _files(folder: Path) -> list[Path]:
     """The files of a folder that are its text, in the order of their paths."""
-    every = sorted(_walk(folder))
+    every = sorted(walk(folder))
     if not every:
         raise TextError(f"{folder}: no file in this folder")
     rank = {path: 2 if PAPERS.match(path.name) else 0 if kind_of(path) else 1 for path in every}
@@ -197,7 +197,7 @@ def _files(folder: Path) -> list[Path]:
     return chosen
 
 
-def _walk(folder: Path) -> Iterable[Path]:
+def walk(folder: Path) -> Iterable[Path]:
     """Files below a folder, but hidden ones and metadata; links are followed, once."""
 
     def unreadable(error: OSError) -> None:

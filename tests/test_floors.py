@@ -19,7 +19,7 @@ FLOORS = (
     "bounds stage",
     "solvers problems",
     "pipeline store isolate perplexity live",
-    "job contract audit solutions report",
+    "job contract audit solutions protocols report",
     "runner pruning cite",
     "cli api",
 )

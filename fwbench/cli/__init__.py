@@ -33,6 +33,7 @@ COMMANDS = {
     "check-solver": "solvers",
     "prune": "models",
     "perplexity": "models",
+    "evaluate": "models",
 }
 
 

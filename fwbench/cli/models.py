@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -65,7 +64,12 @@ from fwbench.cli.progress import progress
 )
 @click.option("--time-limit", type=SECONDS, help="Seconds for each layer.")
 @options.seed
-@click.option("--evaluate", default="lee-heldout", show_default=True, help="Text of the perplexities, or 'none'.")
+@click.option(
+    "--evaluate",
+    default="lee-heldout",
+    show_default=True,
+    help="Text of the perplexities, PROTOCOL=TEXT such as wikitext2=test.parquet, or 'none'.",
+)
 @options.trust
 @options.stream
 def prune(
@@ -92,8 +96,8 @@ def prune(
 ) -> None:
     """Prune a causal language model into a folder that transformers loads as it is.
 
-    The folder appears when it is complete; a run that was killed goes on where it was. Zero-shot tasks are for lm-eval:
-    lm_eval --model hf --model_args pretrained=FOLDER --tasks hellaswag,arc_easy
+    The folder appears when it is complete; a run that was killed goes on where it was. Zero-shot tasks: fwbench
+    evaluate FOLDER --tasks hellaswag,arc_easy
     """
     from fwbench.pruning import Options
     from fwbench.pruning import prune as run
@@ -134,38 +138,88 @@ def prune(
 
 @click.command()
 @click.argument("model")
-@click.option("--text", default="lee-heldout", show_default=True, help="A file, folder, pypi: resource or name.")
-@click.option("--length", default=512, show_default=True, type=click.IntRange(min=2), help="Tokens of a window.")
+@click.option(
+    "--text", help="A file, folder, pypi: resource or name. [default: lee-heldout, or the protocol's, from the hub]"
+)
+@click.option("--protocol", help="Text, windows and count as the field has them: wikitext2, c4 or lm-eval-wikitext.")
+@click.option("--length", type=click.IntRange(min=2), help="Tokens of a window. [default: 512, or the protocol's]")
 @click.option("--stride", type=click.IntRange(min=1), help="Tokens between two windows. [default: the length]")
-@click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=2), help="Evaluated at most.")
+@click.option("--tokens", type=click.IntRange(min=2), help="Evaluated at most. [default: 16384]")
+@click.option("--dense", default="", help="Model to show beside it. [default: that from which the folder was pruned]")
+@options.device
 @click.option("--json", "as_json", is_flag=True, help="All that is known of the measurement, as one JSON object.")
 @options.trust
 @options.stream
 def perplexity(
     model: str,
-    text: str,
-    length: int,
+    text: str | None,
+    protocol: str | None,
+    length: int | None,
     stride: int | None,
-    tokens: int,
+    tokens: int | None,
+    dense: str,
+    device: str,
     as_json: bool,
     trust_remote_code: bool,
     stream: bool | None,
 ) -> None:
-    """Measure a model's perplexity on a text: whole windows only, each token scored once, always the same number."""
-    from fwbench.perplexity import perplexity as measure
-    from fwbench.problems.models import load_model
-    from fwbench.problems.text import load_text
-    from fwbench.pruning.walk import by_block
+    """Measure a model's perplexity on a text: whole windows only, each token scored once, always the same number.
 
-    source = load_text(text)
+    A protocol makes it a figure that others have, such as --protocol wikitext2. Of a folder that fwbench pruned, the
+    dense model's is shown beside it.
+    """
+    from fwbench.pruning import beside
+
+    if protocol and (stride or tokens):
+        raise click.UsageError("a protocol says which tokens are evaluated; --stride and --tokens are for other texts")
     said: list[str] = []
     with progress() as report, notes.heard(said.append), contextlib.redirect_stdout(sys.stderr):  # a model's prints
-        loaded = load_model(model, trust_remote_code, stream)
-        through = by_block(loaded, progress=report) if loaded.stream else None
-        found = measure(loaded, source, length, stride, tokens, report, through)
+        measure = beside.measure(text, protocol, length, stride, tokens, device, report)
+        found, other = beside.perplexities(model, measure, dense, trust_remote_code, stream)
     if as_json:
-        details = asdict(found)
-        known = {"model": model, "perplexity": details.pop("value"), **details, "notes": said}
+        known = {"model": model, **beside.as_json(found), "dense": other and beside.as_json(other), "notes": said}
         click.echo(json.dumps(known, indent=1))
     else:
-        click.echo(f"{model}: perplexity {found}")
+        for line in beside.said(model, found, other):
+            click.echo(line)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--tasks", required=True, help="Of lm-eval, such as hellaswag,arc_easy.")
+@click.option("--limit", type=click.IntRange(min=1), help="Samples of each task. [default: all]")
+@click.option("--fewshot", type=click.IntRange(min=0), help="Examples before each sample. [default: the task's own]")
+@click.option("--batch-size", default="1", show_default=True, help="Sequences at a time, or auto.")
+@options.device
+@click.option("--include-path", type=click.Path(exists=True), help="Folder of tasks of your own, as lm-eval has them.")
+@click.option("--dense", default="", help="Model to show beside it. [default: that from which the folder was pruned]")
+@click.option("--json", "as_json", is_flag=True, help="All that is known of the tasks, as one JSON object.")
+@options.trust
+def evaluate(
+    model: str,
+    tasks: str,
+    limit: int | None,
+    fewshot: int | None,
+    batch_size: str,
+    device: str,
+    include_path: str | None,
+    dense: str,
+    as_json: bool,
+    trust_remote_code: bool,
+) -> None:
+    """Measure tasks of lm-eval, with standard errors: pip install 'fwbench[eval]'.
+
+    Of a folder that fwbench pruned, the dense model is measured beside it, and what is found is kept in the folder:
+    tasks.json and the report.
+    """
+    from fwbench.pruning import tasks as measuring
+
+    names = [name for name in tasks.split(",") if name]
+    asked = measuring.Asked(names, limit, fewshot, batch_size, device, include_path)
+    with progress() as report:
+        found = measuring.evaluate(model, asked, dense, trust_remote_code, report)
+    if as_json:
+        click.echo(json.dumps({"model": model, "tasks": found}, indent=1))
+    else:
+        for line in measuring.said(found, Path(model).name):
+            click.echo(line)

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from fwbench import machine, metrics, notes
-from fwbench.perplexity import check_causal, perplexity, windows
+from fwbench import machine, metrics, notes, protocols
+from fwbench.perplexity import Perplexity, check_causal, perplexity, windows
 from fwbench.problems.models import Model
 from fwbench.problems.structure import on_text
+from fwbench.protocols import Passages
 from fwbench.pruning import dtypes
 from fwbench.pruning import plan as plans
 from fwbench.pruning import walk as walks
@@ -198,7 +199,10 @@ def _check_evaluation(plan: Plan) -> None:
     """Raise what :func:`_evaluation` would, ModelError or TextError, before the work."""
     if plan.evaluation:
         check_causal(plan.model.network)
-        windows(plan.model, plan.evaluation)
+        if isinstance(plan.evaluation, Passages):
+            protocols.windows(plan.model, plan.evaluation)
+        else:
+            windows(plan.model, plan.evaluation)
     plan.model.check_tokens([plan.model.tokenizer(PROMPT, verbose=False)["input_ids"]])
 
 
@@ -207,7 +211,10 @@ def _evaluation(plan: Plan, progress: Progress | None) -> dict[str, Any]:
     tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
     through = None if plan.model.stream is None else walks.by_block(plan.model, plan.options.device, tell)
     with _on_device(plan):
-        found = perplexity(plan.model, plan.evaluation, progress=tell, through=through) if plan.evaluation else None
+        if isinstance(plan.evaluation, Passages):
+            found: Perplexity | None = protocols.measure(plan.model, plan.evaluation, progress=tell, through=through)
+        else:
+            found = perplexity(plan.model, plan.evaluation, progress=tell, through=through) if plan.evaluation else None
         return {"perplexity": asdict(found) if found else None, "sample": sample(plan.model)}
 
 

@@ -15,7 +15,7 @@ from fwbench import metrics, pipeline, verify
 from fwbench.patterns import NM, PerRow
 from fwbench.pipeline import Answer, Run
 from fwbench.problem import Problem, shrunk
-from fwbench.problems.arriving import Arrived
+from fwbench.problems.arriving import Arrived, Target
 from fwbench.problems.structure import weight_of
 from fwbench.pruning.dtypes import too_large
 from fwbench.pruning.plan import Layer, Plan, PruneError
@@ -72,12 +72,12 @@ def solve(plan: Plan, layers: Sequence[Layer], arrived: Arrived) -> dict[str, So
         ProblemError: weights that are not finite.
     """
     options = plan.options
-    own = []
+    own: list[Problem] = []
     for layer in layers:
         W = weight_of(layer.module)
-        target = arrived.target(W, options.correct, options.ridge) if plan.correcting else {}
+        target = arrived.target(W, options.correct, options.ridge) if plan.correcting else Target()
         G = own[0].G if own else arrived.G  # one for all
-        own.append(Problem(layer.name, W, G, plan.pattern, **target))
+        own.append(Problem(layer.name, W, G, plan.pattern, T=target.T, offset=target.offset))
     problem = own[0] if len(own) == 1 else _joined(own)
     solved = replace(problem, G=shrunk(problem.G, options.shrink)) if options.shrink else problem
     run = Run(solved, plan.solver, options.seed, options.device, options.dtype)
@@ -122,9 +122,11 @@ def _saved(layer: Layer, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tens
 def _joined(problems: Sequence[Problem]) -> Problem:
     """The rows of several problems with one ``G``."""
     name = ", ".join(problem.name for problem in problems)
-    first, others = problems[0], {key: [getattr(one, key) for one in problems] for key in ("W", "T", "offset")}
-    arrays = {key: np.concatenate(parts) for key, parts in others.items() if parts[0] is not None}
-    return replace(first, name=name, **arrays)
+    W = np.concatenate([problem.W for problem in problems])
+    if problems[0].T is None:
+        return replace(problems[0], name=name, W=W)
+    T, offset = (np.concatenate([getattr(problem, key) for problem in problems]) for key in ("T", "offset"))
+    return replace(problems[0], name=name, W=W, T=T, offset=offset)
 
 
 def _slices(problems: Sequence[Problem]) -> Iterator[slice]:

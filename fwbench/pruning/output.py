@@ -54,7 +54,8 @@ def finish(
         store.settle()
     now = time.monotonic()
     summary["seconds"] |= {"save": now - begun, "total": now - started}
-    pages = {SUMMARY: json.dumps(summary, indent=1, sort_keys=True) + "\n", **page.render(summary)}
+    content = json.dumps(summary, indent=1, sort_keys=True) + "\n"
+    pages = {SUMMARY: content, **page.render(json.loads(content))}  # what the file says, as whoever renders it again
     for name, content in pages.items():
         with _writing(folder / name, work):
             (folder / name).write_text(content, encoding="utf-8", errors="replace", newline="\n")

@@ -17,12 +17,13 @@ HERE = Path(__file__).parent
 STYLE = Path(report.__file__).with_name("style.css")
 COLUMNS = ("layer", "rows × inputs", "pruned", "relative error", "error / Wanda's", "certified gap", "time")
 GAP = COLUMNS.index("certified gap")
+TASKS = ("task", "metric", "samples", "pruned", "dense", "pruned − dense")
 PROVING = "fw+push(rounds=20)+swap+safeguard"  # the preset ``fast`` after a stage whose bound is a proof
 
 
-def render(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The pages by their names, ``report.html`` and ``report.md``."""
-    context, pages = build(summary), {}
+def render(summary: Mapping[str, Any], tasks: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The pages by their names, ``report.html`` and ``report.md``; ``tasks`` as fwbench.pruning.tasks has them."""
+    context, pages = {**build(summary), "tasks": task_lines(tasks or {}), "task_columns": TASKS}, {}
     for name, options in (("report.html", {"autoescape": True}), ("report.md", {"finalize": text.markdown})):
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE),
@@ -64,6 +65,20 @@ def build(summary: Mapping[str, Any]) -> dict[str, Any]:
         "early": [f"{r['layer']}: {r['reason']}" for r in summary["layers"] if r["reason"]],
         "speed": speed(summary["pattern"], totals["sparsity"]),
     }
+
+
+def task_lines(tasks: Mapping[str, Any]) -> list[list[str]]:
+    """Cells of a table with the columns ``TASKS``: a line for each task's metric."""
+    return [
+        [
+            name,
+            metric,
+            "" if task["samples"] is None else f"{task['samples']:,} of {task['of']:,}",
+            *(text.with_error(figures[kind]) for kind in ("pruned", "dense", "difference")),
+        ]
+        for name, task in sorted(tasks.items())
+        for metric, figures in task["metrics"].items()
+    ]
 
 
 def _lead(summary: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from fwbench import __version__, machine, patterns, pipeline
+from fwbench import __version__, machine, patterns, pipeline, protocols
 from fwbench.notes import note
 from fwbench.patterns import Pattern, PatternError
 from fwbench.problem import Problem
 from fwbench.problems.extract import batch, chosen_layers, say_left_out, shared_inputs
 from fwbench.problems.gram import way_out
-from fwbench.problems.models import Model, load_model
+from fwbench.problems.models import Model, fingerprint, load_model
 from fwbench.problems.structure import FEW, Conv1D, ModelError, find_blocks, left_out, weight_of
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
+from fwbench.protocols import Passages
 from fwbench.pruning import dtypes
 from fwbench.pruning.walk import check_chain
 
@@ -56,7 +56,7 @@ class Options:
     skip: str = ""  # regular expression: layers whose name, or path in the model, it finds stay dense
     time_limit: float = float("inf")  # seconds for each layer
     seed: int = 0
-    evaluate: str = HELD_OUT  # text of the perplexities before and after; empty for none
+    evaluate: str = HELD_OUT  # text of the perplexities before and after, or PROTOCOL=TEXT; empty for none
     trust_remote_code: bool = False  # run the code that comes with the model
     stream: bool | None = None  # read the model block by block; None where it is large beside the free memory
 
@@ -89,7 +89,7 @@ class Plan:
     pattern: Pattern
     solver: pipeline.Solver
     text: Text
-    evaluation: Text | None
+    evaluation: Text | Passages | None
     layers: Sequence[Sequence[Layer]] = field(repr=False)  # [block]
     batches: Sequence[torch.Tensor] = field(repr=False)
     left_out: Sequence[str]  # parameters that text runs through and nobody prunes, see problems.structure
@@ -117,12 +117,12 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     if reason := machine.device_error(options.device):
         raise PruneError(reason)
     text = load_text(options.text)
-    evaluation = load_text(options.evaluate) if options.evaluate else None
+    evaluation = _evaluation(options.evaluate)
     if progress:
         progress(0, None, f"{name}: loading", None)
     model = load_model(name, options.trust_remote_code, options.stream)
     types = dtypes.choose(model, options.save_dtype)
-    fingerprint = _fingerprint(model)
+    found = fingerprint(model)
     rounded = dtypes.cast(model, types)
     layers = _layers(model, options.skip)
     _check_tied(model, layers, options.skip)
@@ -139,7 +139,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "fwbench": __version__,
         "label": model.label,
         "model": model.source,
-        "model_sha256": fingerprint,
+        "model_sha256": found,
         "pattern": str(pattern),
         "solver": solver.text,
         "solver_full": solver.full,
@@ -165,6 +165,12 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "evaluation_sha256": evaluation.sha256 if evaluation else None,
     }
     return Plan(model, options, pattern, solver, text, evaluation, layers, batches, missed, types, record)
+
+
+def _evaluation(name: str) -> Text | Passages | None:
+    if protocol := protocols.named(name):
+        return protocols.load(*protocol)
+    return load_text(name) if name else None
 
 
 def default_spec() -> str:
@@ -227,13 +233,3 @@ def _check_runs(model: Model, layers: Sequence[Sequence[Layer]], ids: torch.Tens
     modules = {layer.name: layer.module for block in layers for layer in block}
     shared_inputs(model.network, modules, ids[:1, :FEW])
     check_chain(model.network, find_blocks(model.network), ids)
-
-
-def _fingerprint(model: Model) -> str:
-    """sha256 (hex) of all parameters: a resumed run must find the same model."""
-    digest, own = hashlib.sha256(), {name for name, _ in model.network.named_parameters()}
-    for name, tensor in model.tensors():
-        if name in own:
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()

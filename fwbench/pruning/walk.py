@@ -200,7 +200,7 @@ def _in_place_of(blocks: Sequence[nn.Module], forwards: Mapping[int, Callable]) 
 
 def by_block(
     model: Model, device: str = "cpu", progress: Callable[[int, int, str], None] | None = None
-) -> Callable[[torch.Tensor], Iterator[contextlib.AbstractContextManager[None]]]:
+) -> Callable[[Sequence[torch.Tensor]], Iterator[contextlib.AbstractContextManager[None]]]:
     """For :func:`fwbench.perplexity.perplexity`: all windows go through one block after the other, each read once.
 
     A model that is no chain of its blocks runs window by window.
@@ -211,7 +211,7 @@ def by_block(
         progress: called with (blocks done, blocks in all, what).
     """
 
-    def through(rows: torch.Tensor) -> Iterator[contextlib.AbstractContextManager[None]]:
+    def through(rows: Sequence[torch.Tensor]) -> Iterator[contextlib.AbstractContextManager[None]]:
         network = model.network
         try:
             walk = begin(network, [ids[None] for ids in rows], device)

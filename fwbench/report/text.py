@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 
 NOTHING = "–"
 
@@ -42,6 +43,14 @@ def seconds(value: float | None) -> str:
     if value is not None and 0 < value < 0.01:
         return f"{number(1000 * value, 2)} ms"
     return number(value) if value is None or not math.isfinite(value) else f"{number(value)} s"
+
+
+def with_error(figure: Mapping[str, float | None] | None) -> str:
+    """A ``value`` and its ``stderr`` with four decimals, ``0.3333 ± 0.0875``; empty for what was not measured."""
+    if figure is None or figure["value"] is None:
+        return ""
+    error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.4f}"
+    return f"{figure['value']:.4f}{error}".replace("-", "−")
 
 
 def clip(name: str, length: int, middle: bool = False) -> str:

@@ -104,12 +104,13 @@ def whole(problem: Problem, bounds: Sequence[float]) -> list[float]:
     return [lower_sum([bound, *own]) for bound, own in zip(bounds, offsets, strict=True)]
 
 
-def linear(problem: Problem, block: int | slice = slice(None), scale: float = 1.0) -> Near:
-    """``c = 2w∘t`` of a block ``(m,)`` or of all, its weights times ``scale``; 0 where there is no ``T`` (point 3)."""
+def linear(problem: Problem, block: int | None = None, scale: float = 1.0) -> Near:
+    """``c = 2w∘t`` of a block ``(m,)``, its weights times ``scale``, or of the layer; 0 without a ``T`` (point 3)."""
     if problem.T is None:
         return 0.0, 0.0
-    shape = (len(block_counts(problem)), -1)
-    w, t = (array.reshape(shape)[block].astype(np.float64) * scale for array in (problem.W, problem.T))
+    w, t = problem.W.astype(np.float64), problem.T
+    if block is not None:
+        w, t = (array.reshape(len(block_counts(problem)), -1)[block] * scale for array in (w, t))
     c = 2 * w * t
     return c, EPS * np.abs(c) + TINY
 

@@ -59,8 +59,6 @@ def shared_bounds(problem: Problem, u: np.ndarray, e: np.ndarray) -> list[float]
     """The bound of each block by the tangent at ``u (rows, n)`` float32, for ``e (n,)`` with ``G - Diag(e) ⪰ 0``."""
     W, u, counts = problem.W.astype(np.float64), u.astype(np.float64), rounding.block_counts(problem)
     S, c = rounding.product(W * u, Rounded(problem.G, np.abs(problem.G))), rounding.linear(problem)
-    if problem.T is not None:
-        c = tuple(part.reshape(problem.shape) for part in c)
     origin, low = rounding.tangent(W, S, u, W**2 * e, linear=c)
     chosen = rounding.smallest(problem.pattern.groups(low), counts.ravel())
     terms = np.concatenate([part.reshape(len(counts), -1) for part in (origin, chosen)], axis=1)

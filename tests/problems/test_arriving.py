@@ -32,7 +32,7 @@ def arrived(n=6, tokens=50, wrong=0.5, seed=0):
 def test_without_a_ridge_it_is_the_dense_output(strength):
     X, reads, sums = arrived()
     W = np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
-    problem = Problem("p", W, sums.G, "0.5", **sums.target(W, strength))
+    problem = Problem("p", W, sums.G, "0.5", **sums.target(W, strength)._asdict())
     problem.check_psd()
     u = np.random.default_rng(2).uniform(size=W.shape)
     W = W.astype(np.float64)
@@ -46,7 +46,7 @@ def test_a_ridge_leaves_what_it_explains(ridge):
     X, reads, sums = arrived()
     W = np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
     found = sums.target(W, 0.4, ridge)
-    problem = Problem("p", W, sums.G, "0.5", **found)
+    problem = Problem("p", W, sums.G, "0.5", **found._asdict())
     problem.check_psd()
     damping = ridge * sums.G.diagonal().mean() * np.eye(6)  # regression by its normal equations, tokens counted
     S = (W @ (X - reads)) @ reads.T @ np.linalg.inv(reads @ reads.T + 50 * damping)
@@ -59,9 +59,9 @@ def test_a_ridge_leaves_what_it_explains(ridge):
 def test_nothing_arrives_wrong_nothing_is_added():
     _, _, sums = arrived(wrong=0.0)
     W = np.ones((2, 6), np.float32)
-    assert not sums.target(W, 1.0)
-    assert not arrived()[2].target(W, 0.0)
-    assert not Arrived(sums.G).target(W, 1.0)
+    assert sums.target(W, 1.0) == (None, None)
+    assert arrived()[2].target(W, 0.0) == (None, None)
+    assert Arrived(sums.G).target(W, 1.0) == (None, None)
 
 
 def pruned_copy(model):

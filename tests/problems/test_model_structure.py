@@ -1,5 +1,7 @@
 """Networks: blocks and layers are found by structure and by what runs, and what cannot be pruned is said."""
 
+import re
+
 import numpy as np
 import pytest
 import tiny
@@ -52,8 +54,28 @@ def test_head_and_embeddings_stay_outside():
 def test_a_mixture_of_experts_is_refused():
     config = tiny.t.MixtralConfig(**tiny.GROUPED, num_local_experts=2)
     blocks = structure.find_blocks(tiny.t.AutoModelForCausalLM.from_config(config))
-    with pytest.raises(ModelError, match="experts"):
+    with pytest.raises(ModelError, match=r"mixtures of experts .*; --skip 'mlp\\.experts' leaves such layers out"):
         structure.find_layers(blocks[0])
+    attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert list(structure.find_layers(blocks[0], r"mlp\.experts")) == attention
+    assert list(structure.find_layers(blocks[0], r"layers\.0\.mlp", "model.layers.0.")) == attention
+    with pytest.raises(ModelError, match="experts"):
+        structure.find_layers(blocks[0], r"layers\.1\.mlp", "model.layers.0.")
+
+
+def test_the_way_out_names_all_that_lies_outside():
+    """JetMoE's experts are of two kinds, and each has two stacks; a block of nothing else has no way out."""
+    block = structure.find_blocks(tiny_architectures.network("jetmoe"))[0]
+    with pytest.raises(ModelError) as error:
+        structure.find_layers(block)
+    skip = re.search(r"; --skip '([^']+)' leaves such layers out$", str(error.value))[1]
+    assert structure.find_layers(block, skip)
+    with pytest.raises(ModelError, match=r"--skip 'input_linear\|.*' leaves such layers out"):
+        structure.find_layers(block, "input_linear")
+    block = nn.Module()
+    block.weight = nn.Parameter(torch.zeros(2, 3, 4))
+    with pytest.raises(ModelError, match=r"are not supported$"):
+        structure.find_layers(block)
 
 
 def test_a_quantised_layer_is_refused():
