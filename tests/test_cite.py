@@ -54,7 +54,9 @@ def test_numbers_stay_true():
 def test_a_bound_below_zero_says_nothing_of_better_masks():
     below = replace(CLAIM, lower=-1.25)
     words = document([below])
-    assert "has error 12.3457 and how much better another may be is open: no mask has an error below -1.25000" in words
+    assert (
+        "has error 12.3457 and how much better another may be is open: no mask has an error below \\-1.25000" in words
+    )
     assert "not every verified bound is above 0" in document([below, CLAIM])
 
 

@@ -106,10 +106,6 @@ def test_changed_weights_have_no_bound_and_are_no_best_mask():
     assert weights["contradiction"] == ""
 
 
-def test_a_negative_bound_is_worth_zero():
-    assert rows.join([bound_of(-3.0)])[0]["gap"] == 1.0
-
-
 def test_the_latest_of_two_runs_with_one_key_on_one_machine():
     old, new = result(error=1.0, created="2026-01-01"), result(error=0.5, created="2026-01-02")
     assert [row["error"] for row in rows.join([new, old])] == [0.5]

@@ -86,6 +86,7 @@ def test_shor_is_the_semidefinite_relaxation(pattern, seed):
         assert exact * (1 - 1e-4) <= shor(form, tolerance=1e-6, rho=2500.0).proof.bound <= exact * (1 + 1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # Clarabel, of a relaxation without an interior
 @pytest.mark.parametrize("wrong", [0.1, 1.0, 10.0])
 def test_shor_of_a_target_is_the_semidefinite_relaxation(wrong):
     for form in forms(arriving("0.5", rows=2, n=8, seed=4, wrong=wrong)[0]):
@@ -95,7 +96,8 @@ def test_shor_of_a_target_is_the_semidefinite_relaxation(wrong):
         assert exact * (1 - 5e-3) <= found.proof.bound <= exact * (1 + 1e-5)
         assert exact * (1 - 1e-4) <= shor(form, tolerance=1e-6, rho=2500.0).proof.bound <= exact * (1 + 1e-5)
         products = relaxation(form, nonnegative=True)
-        assert found.proof.bound <= row_bound("dnn", form, iterations=300).proof.bound <= products * (1 + 1e-5)
+        above = row_bound("dnn", form, iterations=300, tolerance=1e-6).proof.bound
+        assert found.proof.bound <= above <= products + 1e-5 * form.offset  # Clarabel does not know the offset
 
 
 @pytest.mark.parametrize("pattern", ["0.5", "2:4"])
