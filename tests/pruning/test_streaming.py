@@ -213,7 +213,11 @@ def test_large_models_are_streamed_unasked(place, monkeypatch):
     folder = saved(place, "llama")
     assert models.load_model(folder, stream=None).stream is None
     monkeypatch.setattr(checkpoint, "RESIDENT", 0.0)
-    assert models.load_model(folder, stream=None).stream is not None
+    heard = []
+    with notes.heard(heard.append):
+        assert models.load_model(folder, stream=None).stream is not None
+    assert "read block by block (0.0 GB as float32, " in heard[0]
+    assert "--whole loads it whole" in heard[0]
     assert models.load_model(folder, stream=False).stream is None
 
 
