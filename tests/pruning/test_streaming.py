@@ -84,6 +84,7 @@ def test_types_and_parts(place, tmp_path, dtype, monkeypatch):
     """A checkpoint of two types in several files, with updated weights; the output in several files too."""
     source = tmp_path / "source"
     source.mkdir()
+    monkeypatch.setattr(streaming, "PIECE", 50)
     network = tiny.network("gemma").to(torch.bfloat16)  # tied
     network.model.layers[1].float()
     network.save_pretrained(source, max_shard_size="20KB")
