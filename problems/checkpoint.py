@@ -80,7 +80,7 @@ def load(
                 raise ModelError(f"{name}: {NO_TOKENIZER}")  # transformers made an empty one
             what = MODEL
             if stream is None:
-                stream = _is_large(location, **options)
+                stream = _is_large(location, name, **options)
             network, found, streamed = _streamed(location, name, **options) if stream else (None, {}, None)
             if network is None:
                 network, found = _loaded(location, **options)
@@ -117,13 +117,18 @@ def _loaded(location: str, **options: Any) -> Any:
     )
 
 
-def _is_large(location: str, **options: Any) -> bool:
-    """Whether a model as float32 would take most of the free memory."""
+def _is_large(location: str, name: str, **options: Any) -> bool:
+    """Whether a model as float32 would take most of the free memory; a note says so."""
     config = transformers.AutoConfig.from_pretrained(location, **options)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=options["trust_remote_code"])
     needed = sum(parameter.numel() for parameter in model.parameters()) * torch.float32.itemsize
-    return needed > RESIDENT * psutil.virtual_memory().available
+    free = psutil.virtual_memory().available
+    if needed <= RESIDENT * free:
+        return False
+    sizes = f"{needed / 1e9:.1f} GB as float32, {free / 1e9:.1f} GB are free"
+    note(f"{name}: read block by block ({sizes}); --whole loads it whole")
+    return True
 
 
 def _streamed(location: str, name: str, **options: Any) -> tuple[Any, Mapping[str, Any], Stream | None]:

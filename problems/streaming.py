@@ -21,6 +21,8 @@ from torch import nn
 
 from fwbench.problems.structure import Conv1D, outermost_lists
 
+PIECE = 1 << 22  # numbers read at a time
+
 
 @dataclass(frozen=True)
 class Place:
@@ -33,9 +35,22 @@ class Place:
     def read(self, into: torch.Tensor | None = None) -> torch.Tensor:
         """The numbers, float32, in memory of their own, or in a tensor that is given."""
         with safe_open(self.file, framework="pt") as opened:
-            stored = opened.get_tensor(self.key)
-            tensor = stored.to(torch.float32, copy=True) if into is None else into.copy_(stored)
-        return tensor if self.dtype in (None, stored.dtype) else tensor.copy_(tensor.to(self.dtype))
+            shape = opened.get_slice(self.key).get_shape()
+            if not shape:
+                return self._rounded(opened.get_tensor(self.key).float())
+        tensor = torch.empty(shape) if into is None else into
+        rows = max(1, PIECE * len(tensor) // max(tensor.numel(), 1))
+        for part in range(0, len(tensor), rows):
+            piece = slice(part, min(part + rows, len(tensor)))
+            with safe_open(self.file, framework="pt") as opened:  # anew: what is mapped counts as resident
+                stored = opened.get_slice(self.key)[piece]
+                tensor[piece].copy_(stored)
+            if stored.dtype != self.dtype:
+                self._rounded(tensor[piece])
+        return tensor
+
+    def _rounded(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if self.dtype is None else tensor.copy_(tensor.to(self.dtype))
 
 
 class Stream:

@@ -122,12 +122,12 @@ masks are judged.
 
 Shapes of Llama-3.1-8B ({LARGE.hidden} inputs, {LARGE.inner} inner ones, {LARGE.blocks} blocks, a vocabulary of
 {LARGE.vocabulary:,}), from the run of {last.blocks} blocks read by block: bytes by shapes and the measured factor,
-seconds by multiplications at the measured rate of one thread of this shared machine.
+hours by multiplications at the measured rate of one thread of this shared machine. The evaluations come on top: the two
+samples read the whole model {SAMPLES} times.
 
 {table(("what", "estimate"), estimate([line for line in lines if line.stream][-1]))}
-So 8B stay below 32 GB of memory. On a GPU a block, its Gram matrices and the solver's copies lie in the GPU's memory;
-none was to be had for this page, so that 12 GB are enough there is not shown. The two samples read the whole model
-{SAMPLES} times.
+By this estimate 8B stay below 32 GB of memory. On a GPU a block, its Gram matrices and the solver's copies lie in the
+GPU's memory; none was to be had for this page, so that 12 GB are enough there is not shown.
 """
 
 

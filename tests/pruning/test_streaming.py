@@ -84,6 +84,7 @@ def test_types_and_parts(place, tmp_path, dtype, monkeypatch):
     """A checkpoint of two types in several files, with updated weights; the output in several files too."""
     source = tmp_path / "source"
     source.mkdir()
+    monkeypatch.setattr(streaming, "PIECE", 50)
     network = tiny.network("gemma").to(torch.bfloat16)  # tied
     network.model.layers[1].float()
     network.save_pretrained(source, max_shard_size="20KB")
@@ -213,7 +214,11 @@ def test_large_models_are_streamed_unasked(place, monkeypatch):
     folder = saved(place, "llama")
     assert models.load_model(folder, stream=None).stream is None
     monkeypatch.setattr(checkpoint, "RESIDENT", 0.0)
-    assert models.load_model(folder, stream=None).stream is not None
+    heard = []
+    with notes.heard(heard.append):
+        assert models.load_model(folder, stream=None).stream is not None
+    assert "read block by block (0.0 GB as float32, " in heard[0]
+    assert "--whole loads it whole" in heard[0]
     assert models.load_model(folder, stream=False).stream is None
 
 
