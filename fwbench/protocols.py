@@ -209,10 +209,9 @@ def windows(model: Model, passages: Passages, length: int | None = None) -> tupl
         ModelError: the model lacks an embedding for one of its tokenizer's tokens.
     """
     protocol, tokenizer = passages.protocol, model.tokenizer
-    length = length or protocol.length or model.max_length
-    if length > model.max_length:
-        note(f"{model.label}: takes {model.max_length} tokens, so windows have no {length}; say so beside the figure")
-        length = model.max_length
+    asked, length = length or protocol.length or 0, _context(model, protocol, length)
+    if asked > length:
+        note(f"{model.label}: takes {length} tokens, so windows have no {asked}; say so beside the figure")
     whole = protocol.joined is not None
     given = {} if whole else {"add_special_tokens": False}
     ids = [list(tokenizer(piece, verbose=False, **given)["input_ids"]) for piece in passages.pieces]
@@ -265,7 +264,7 @@ def measure(
         return math.exp(min(total / count, 700.0))
 
     scored = sum(len(window.wanted) - window.first for window in found)  # as many in each: also the mean of means
-    length = max(len(window.ids) for window in found)
+    length = _context(model, passages.protocol, length)
     every = np.array([token for piece in ids for token in piece], "<i4")
     own = Measured(
         mean(scored),
@@ -318,6 +317,11 @@ def _rolling(ids: Sequence[int], prefix: int, length: int) -> Iterator[Window]:
         start = max(end - length, 0)
         read = torch.tensor(every[start : end + 1])
         yield Window(read[:-1], read[1:], begin - start)
+
+
+def _context(model: Model, protocol: Protocol, length: int | None) -> int:
+    """Tokens that the model reads at a time."""
+    return min(length or protocol.length or model.max_length, model.max_length)
 
 
 def _prefix(model: Model) -> int:

@@ -148,7 +148,7 @@ def test_lm_eval_wikitext(folder, tmp_path, form, length):
     assert (found.scored, found.tokens, found.words, found.bytes) == (count, count, words, size)
     for value, units in ((found.value, count), (found.word_perplexity, words), (found.byte_perplexity, size)):
         assert value == pytest.approx(math.exp(total / units), rel=1e-6)
-    assert found.begins == ("<bos>",)
+    assert (found.begins, found.length) == (("<bos>",), length)
     if length == 48:  # the model's own
         assert protocols.measure(model, protocols.load("lm-eval-wikitext", path), length=None).length == 64
 
@@ -260,6 +260,9 @@ def test_windows_that_the_model_does_not_take(folder, tmp_path):
     assert said == ["dense: takes 64 tokens, so windows have no 2048; say so beside the figure"]
     with pytest.raises(TextError, match=r"its 3 tokens fill no window of 64; --length"):
         protocols.measure(model, protocols.Passages(text.protocol, "short", "short", 1, ["a b"]))
+    rolling = protocols.PROTOCOLS["lm-eval-wikitext"]
+    short = protocols.measure(model, protocols.Passages(rolling, "short", "short", 1, ["a b"], ["a b"]), 48)
+    assert (short.length, short.scored) == (48, 2)  # the context, which no article fills
     plain = tiny.model("llama")
     with pytest.raises(ModelError, match="no BOS and no EOS"):
         protocols.measure(plain, protocols.load("lm-eval-wikitext", tmp_path / "a"))
