@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from fwbench.problem import Problem
 from fwbench.solvers.numerics import lapack
+from fwbench.solvers.numerics.threads import rows_pool
 from fwbench.solvers.weight_update.refit import raised
 from fwbench.solvers.weight_update.reswap_numba import RELATIVE_GAIN, descend, lower, submatrix
 from fwbench.stage import Context, Role, Stage, State, register
@@ -54,8 +56,6 @@ class Reswap(Stage):
             raise ValueError(f"limit must not be negative, got {self.limit}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        from fwbench.solvers.numerics.threads import workers
-
         keep, weights = np.array(state.mask), np.where(state.mask, problem.W, 0).astype(np.float64)
         mean = float(problem.G.diagonal().mean())
         swaps, late = 0, False
@@ -75,12 +75,11 @@ class Reswap(Stage):
                 if context.expired():
                     return 0, True
                 rows = slice(first, first + CHUNK_ROWS)
-                keep[rows], weights[rows], *found = scaled.solve(problem.W[rows], keep[rows], most, context.expired)
-                return found[0], found[1]
+                keep[rows], weights[rows], done, cut = scaled.solve(problem.W[rows], keep[rows], most, context.expired)
+                return done, cut
 
-            starts = range(0, problem.rows, CHUNK_ROWS)
-            with workers(context.threads, len(starts)) as over:
-                found = over(some, starts)
+            with rows_pool(context.threads) as pool:
+                found = list(pool.map(some, range(0, problem.rows, CHUNK_ROWS)))
             swaps, late = sum(done for done, _ in found), any(cut for _, cut in found)
         after = replace(state, keep=keep, relaxed=None, weights=weights.astype(np.float32))
         return replace(after, stopped="deadline" if late else "").count(swaps=swaps)
@@ -131,6 +130,7 @@ class Scaled:
         self.rough = self.H.astype(np.float32)
         self.penalty = shared.penalty * self.scale**2
         self.left = unexplained(self.H)
+        _compile_rough()
         self.size = size
 
     def solve(
@@ -153,7 +153,7 @@ class Scaled:
             for row in busy:
                 if late := expired():
                     break
-                done, gained[row] = self.round(rows, row, errors[row], most - int(swaps[row]))
+                done, gained[row] = self.round(rows, int(row), errors[row], most - int(swaps[row]))
                 swaps[row] += done
             np.matmul(W - rows.V, self.H, out=rows.R)
             busy = busy[gained[busy] > ENOUGH * errors[busy]]
@@ -265,6 +265,15 @@ class Scaled:
         rows.keep[row, T[: J.size]], rows.keep[row, T[J.size :]] = True, False
         v[T[: J.size]], v[T[J.size :]] = now, 0
         return swaps, gain
+
+
+@cache
+def _compile_rough() -> None:
+    """The kernels in float32: a short row, such as a warm-up has, asks for those in float64 only."""
+    none, one = np.zeros(0, np.int64), np.eye(1, dtype=np.float32)
+    submatrix(one, none, none)
+    lower(one, none)
+    descend(one, 0, one[0, :0], none, none, none, 1.0, ROUNDING["float32"], 0)
 
 
 def unexplained(H: np.ndarray) -> np.ndarray:
