@@ -17,6 +17,7 @@ import torch
 from fwbench.patterns import Pattern, Rows
 from fwbench.problem import Problem
 from fwbench.solvers.frank_wolfe.oracle import oracle
+from fwbench.solvers.numerics import lapack
 from fwbench.solvers.numerics.jit import fast
 from fwbench.solvers.numerics.threads import workers
 from fwbench.stage import Context, Needs, Role, Stage, State, register
@@ -69,18 +70,27 @@ class Splitting(Stage):
             for level, rho in enumerate(np.geomspace(self.first, self.last, self.levels)):
                 damped = G.clone()
                 damped.diagonal().add_(float(rho))
-                near = torch.cholesky_inverse(torch.linalg.cholesky(damped)).mul_(float(rho))
+                near = _inverse(damped).mul_(float(rho))
                 for part in parts:
                     part.y *= before / rho  # in the scaled form it is the multiplier over ρ
                     part.x = part.w * part.u - part.y
                 before, steps = rho, int(ends[level + 1] - ends[level])
                 made = over(lambda part, near=near, steps=steps: part.iterate(near, steps, context.expired), parts)
-                done += max(made)
+                done += min(made)
                 if min(made) < steps:
                     break
         relaxed = torch.cat([part.u for part in parts]).cpu().numpy().astype(np.float64)
         stopped = "deadline" if done < self.iterations else ""
         return replace(state, relaxed=relaxed, stopped=stopped).count(iterations=done, gram_products=done)
+
+
+def _inverse(A: torch.Tensor) -> torch.Tensor:
+    """Of a definite matrix, which is used up."""
+    if A.device.type != "cpu":
+        return torch.cholesky_inverse(torch.linalg.cholesky(A))
+    if not lapack.cholesky(A):
+        raise ArithmeticError("splitting: G is not positive semidefinite to rounding; raise `first`")
+    return lapack.inverse(A)
 
 
 def _blocks(problem: Problem, device: str) -> list[slice]:
