@@ -32,6 +32,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "random": (),
     "fw": ("roux2025sparsefw", "frank1956algorithm", "jaggi2013revisiting"),
     "push": ("zaslavskiy2009path", "raghavachari1969connections"),
+    "splitting": ("boyd2011distributed", "boza2024fast"),
     "qp": ("qpsolvers",),
     "round": ("roux2025sparsefw",),
     "swap": ("zimmer2025sparseswaps",),

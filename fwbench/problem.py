@@ -238,20 +238,6 @@ class Problem:
         """The same for the layer, ``‖(W - Ŵ) X‖² / tokens``, float64."""
         return float(self.weight_errors(weights).sum())
 
-    def moved(self, ridge: float = 0.0) -> Problem:
-        """The problem whose target is ``W̃X̂`` with ``W̃ = W + T(G + rI)⁻¹``, for those who change weights.
-
-        ``δGδᵀ + 2tδᵀ`` is ``(w̃ - ŵ)G(w̃ - ŵ)ᵀ`` and a constant, for ``r`` = 0: the linear term only moves the target.
-
-        Args:
-            ridge: ``r``, relative to the mean diagonal of ``G``; what few tokens say of ``T`` is damped by it.
-        """
-        if self.T is None:
-            return self
-        damping = (ridge * float(self.G.diagonal().mean()) + 1e-12 * float(self.G.diagonal().max())) or 1.0
-        step = np.linalg.solve(self.G + damping * np.eye(self.n), self.T.T).T
-        return replace(self, W=self.W + step, T=None, offset=None)
-
     def part(self, rows: Any, name: str = "", pattern: Pattern | str | None = None) -> Problem:
         """Some rows, as numpy indexes them, as a problem of their own; of a pattern ``rows:`` with their counts.
 

@@ -41,21 +41,6 @@ def test_the_error_is_the_distance_to_the_target(pattern):
     assert problem.total == pytest.approx((Y**2).sum() / X.shape[1], rel=1e-12)
 
 
-def test_the_moved_problem_differs_by_a_constant():
-    problem, _, _ = arriving("0.5")
-    moved = problem.moved()
-    assert moved.T is None
-    rng = np.random.default_rng(2)
-    off = [
-        problem.error_of_weights(weights) - moved.error_of_weights(weights)
-        for weights in rng.standard_normal((5, *problem.shape))
-    ]
-    assert np.ptp(off) <= 1e-5 * np.mean(off)  # weights are float32
-    assert np.abs(problem.moved(1e9).W - problem.W).max() < 1e-6
-    plain = random_layer("0.5")
-    assert plain.moved() is plain
-
-
 def test_a_target_is_part_of_the_hash():
     """That of ``mini`` stands in the registry, see tests/problems; here, that each part of a target changes it."""
     problem, _, _ = arriving("0.5")

@@ -1,8 +1,8 @@
-"""Stages of role ``relax`` by Frank-Wolfe: one loop of oracle, direction and step (``loop``).
+"""Stages of role ``relax``, but for ``splitting`` by Frank-Wolfe: one loop of oracle, direction and step (``loop``).
 
 It has three executions: ``loop_numba`` (CPU), ``loop_torch`` (any device, the reference), ``loop_triton`` (CUDA).
 """
 
-from fwbench.solvers.frank_wolfe import push, stage
+from fwbench.solvers.frank_wolfe import push, splitting, stage
 
-__all__ = ["push", "stage"]
+__all__ = ["push", "splitting", "stage"]

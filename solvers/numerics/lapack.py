@@ -27,6 +27,7 @@ def _routines(library: str, name: str, arguments: int) -> dict[torch.dtype, ctyp
 
 _gemm = _routines("blas", "gemm", 13)
 _syrk = _routines("blas", "syrk", 10)
+_trsm = _routines("blas", "trsm", 11)
 _potrf = _routines("lapack", "potrf", 5)
 _potri = _routines("lapack", "potri", 5)
 _potrs = _routines("lapack", "potrs", 8)
@@ -49,6 +50,18 @@ def solve(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def half(factor: torch.Tensor, right: torch.Tensor, back: bool = False) -> torch.Tensor:
+    """``L⁻¹ x`` for each row ``x`` of ``right``, ``(any, n)``, in place, with ``L`` as :func:`cholesky` left it.
+
+    ``back``: ``L⁻ᵀ x``, the other half of a solution.
+    """
+    number = _NUMBER[factor.dtype]
+    n, many, one = ctypes.byref(ctypes.c_int(len(factor))), ctypes.byref(ctypes.c_int(len(right))), number(1)
+    rest = (b"N" if back else b"T", b"N", n, many, ctypes.byref(one), factor.data_ptr(), n, right.data_ptr(), n)
+    _trsm[factor.dtype](b"L", b"U", *rest)
+    return right
+
+
 def inverse(factor: torch.Tensor) -> torch.Tensor:
     """``A⁻¹``, all of it, by what :func:`cholesky` left of A, which is overwritten."""
     n, info = ctypes.c_int(len(factor)), ctypes.c_int()
@@ -65,13 +78,13 @@ def product(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def gram(A: torch.Tensor) -> torch.Tensor:
-    """``Aᵀ A`` of any ``A``, at half a product's price."""
-    n, number = A.shape[1], _NUMBER[A.dtype]
+def gram(A: torch.Tensor, of_rows: bool = False) -> torch.Tensor:
+    """``Aᵀ A`` of any ``A``, at half a product's price; ``of_rows``: ``A Aᵀ``."""
+    (k, n), number = reversed(A.shape) if of_rows else A.shape, _NUMBER[A.dtype]
     out = A.new_empty(n, n)
-    size, k = ctypes.byref(ctypes.c_int(n)), ctypes.byref(ctypes.c_int(len(A)))
+    size, inner, stride = (ctypes.byref(ctypes.c_int(x)) for x in (n, k, A.shape[1]))
     one, none = ctypes.byref(number(1)), ctypes.byref(number(0))
-    _syrk[A.dtype](b"U", b"N", size, k, one, A.data_ptr(), size, none, out.data_ptr(), size)
+    _syrk[A.dtype](b"U", b"T" if of_rows else b"N", size, inner, one, A.data_ptr(), stride, none, out.data_ptr(), size)
     return _whole(out)
 
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from functools import cache
+from typing import ClassVar
 
 import numpy as np
+import torch
 
 from fwbench.problem import Problem
+from fwbench.solvers.numerics import lapack
+from fwbench.solvers.numerics.threads import rows_pool
 from fwbench.solvers.weight_update.refit import raised
+from fwbench.solvers.weight_update.reswap_numba import RELATIVE_GAIN, descend, lower, submatrix
 from fwbench.stage import Context, Role, Stage, State, register
 
-if TYPE_CHECKING:
-    import torch
-
 SINGULAR = 1e12  # an input's variance over what is left of it once the others explain it: beyond this, rounding
+CHUNK_ROWS = 64  # rows multiplied together
+WHOLE = 256  # rows of up to so many weights are searched whole
+CHOSEN, PART = 160, 1 / 6  # of longer ones so many weights at a time, or this part of them if that is more
+ROUNDS = 8  # choices of a row's weights at most
+ENOUGH = 1e-2  # of a row's error: a round that gains less is the last
+HALVES = 2  # and their complements, by which to tell what half of the inputs leaves of the others' variances
+FIRST, LAST = 4, 4  # steps of conjugate gradients before the first round and after the last
+CLOSE = 1e-6  # of a row's error: how far it may be from that of the refit
+ROUNDING = {"float32": 1e-6, "float64": RELATIVE_GAIN}  # of a row's error: exchanges that gain less are none
 
 
 @register
@@ -22,11 +34,12 @@ SINGULAR = 1e12  # an input's variance over what is left of it once the others e
 class Reswap(Stage):
     """Exchange one pruned and one kept weight of a row while that lowers the error left after ``refit``, then refit.
 
-    Ends, row by row, at a mask that no exchange improves: partial swap inescapable, as Hazimeh and Mazumder call it for
-    subset selection. Begins from the mask at hand, from Wanda's where there is none. ``n³`` operations for each row and
-    ``n²`` for each exchange; on CUDA rows descend side by side. A row that time does not reach keeps its mask. Counts
-    over the layer stay those of each row. A target moves the weights to begin with, by ``T (G + λI)⁻¹``; on the mask at
-    the end they are ``refit``'s.
+    A row of up to 256 weights ends at a mask that no exchange improves: partial swap inescapable, as Hazimeh and
+    Mazumder call it for subset selection. Of a longer one the most promising weights, a sixth, are so exchanged
+    while all others stay on their side, others in the next round, until a round gains less than 1 %; that in float32.
+    Begins from the mask at hand, from Wanda's where there is none. On CUDA rows descend side by side, each whole. A row
+    that time does not reach keeps its mask. Counts over the layer stay those of each row. A target moves the weights to
+    begin with, by ``T (G + λI)⁻¹``; on the mask at the end they are ``refit``'s.
     """
 
     ridge: float = 1e-3  # relative to the mean diagonal of G, towards the trained weights; as ``refit``'s
@@ -34,7 +47,7 @@ class Reswap(Stage):
 
     name: ClassVar[str] = "reswap"
     role: ClassVar[Role] = Role.UPDATE
-    version: ClassVar[int] = 2  # exchanges are the best of a block, not of all
+    version: ClassVar[int] = 3  # the most promising weights at a time
     source: ClassVar[str] = "Hazimeh and Mazumder, Operations Research 68(5), 2020; Hassibi and Stork 1992"
 
     def __post_init__(self) -> None:
@@ -44,10 +57,6 @@ class Reswap(Stage):
             raise ValueError(f"limit must not be negative, got {self.limit}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        import torch
-
-        from fwbench.solvers.numerics.threads import workers
-
         keep, weights = np.array(state.mask), np.where(state.mask, problem.W, 0).astype(np.float64)
         mean = float(problem.G.diagonal().mean())
         swaps, late = 0, False
@@ -61,17 +70,19 @@ class Reswap(Stage):
             rest = (shared.G, shared.C, shared.penalty, size, most, context.device, context.expired)
             keep, weights, swaps, late = reswap_torch.solve(W, keep, *rest)
         elif shared is not None:
+            scaled = Scaled(shared, size)
 
-            def one(row: int) -> int:
-                """Exchanges in one row; -1 if there was no time."""
+            def some(first: int) -> tuple[int, bool]:
+                """Exchanges in some rows, and whether time was up."""
                 if context.expired():
-                    return -1
-                done, keep[row], weights[row] = shared.solve(W[row].astype(np.float64), keep[row], size, most)
-                return done
+                    return 0, True
+                rows = slice(first, first + CHUNK_ROWS)
+                keep[rows], weights[rows], done, cut = scaled.solve(W[rows], keep[rows], most, context.expired)
+                return done, cut
 
-            with workers(context.threads, problem.rows) as over:
-                found = over(one, range(problem.rows))
-            swaps, late = sum(max(done, 0) for done in found), -1 in found
+            with rows_pool(context.threads) as pool:
+                found = list(pool.map(some, range(0, problem.rows, CHUNK_ROWS)))
+            swaps, late = sum(done for done, _ in found), any(cut for _, cut in found)
         if problem.T is not None:  # exchanges take the ridge's λ|w|² of what is pruned at the moved weights
             trained = np.where(state.mask, problem.W, 0)
             worse = problem.weight_errors(weights) > problem.weight_errors(trained)
@@ -87,8 +98,6 @@ class Shared:
     """
 
     def __init__(self, G: torch.Tensor, mean: float, ridge: float) -> None:
-        import torch
-
         self.G = G
         while True:
             self.penalty = ridge * mean
@@ -100,51 +109,201 @@ class Shared:
                     return
             ridge = raised(ridge)
 
-    def solve(self, w: np.ndarray, keep: np.ndarray, size: int, most: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Exchanges in one row, its mask and its weights after them: of the first and the last mask the better."""
-        import torch
 
-        from fwbench.solvers.numerics import lapack
-        from fwbench.solvers.weight_update.reswap_numba import descend, submatrix
+@dataclass
+class Rows:
+    """Some rows under descent, in units where ``H`` has ones on its diagonal; float64 ``(rows, n)``."""
 
-        P, S = np.flatnonzero(~keep), np.flatnonzero(keep)
-        if not (P.size and S.size):
-            return 0, keep, np.where(keep, w, 0)
-        C = self.C.numpy()
-        factor = _factor(C, P)
-        weights, left = self._refitted(w, P, S, factor)
-        B, across = lapack.inverse(factor), submatrix(C, S, P)
-        Z = lapack.product(torch.from_numpy(across), B)
-        swaps: int = descend(w, C, B.numpy(), Z.numpy(), across, P, S, size, self.penalty, most)
-        others, less = self._refitted(w, P, S, _factor(C, P))
-        if not (swaps and less < left):  # what was carried along may have drifted
-            return 0, keep, weights
-        changed = np.ones_like(keep)
-        changed[P] = False
-        return swaps, changed, others
+    W: np.ndarray
+    V: np.ndarray  # the weights now, zero where pruned
+    R: np.ndarray  # (W - V) H
+    keep: np.ndarray  # bool
+    cost: np.ndarray  # λ w²
 
-    def _refitted(self, w: np.ndarray, P: np.ndarray, S: np.ndarray, factor: torch.Tensor) -> tuple[np.ndarray, float]:
-        """The weights ``(n,)`` on the mask that keeps ``S``, and what is left with them, the penalty included."""
-        import torch
-
-        from fwbench.solvers.numerics import lapack
-
-        spread = torch.zeros(w.size, dtype=torch.float64)
-        spread[torch.from_numpy(P)] = lapack.solve(factor, torch.from_numpy(w[P]))
-        v = w - (self.C @ spread).numpy()
-        v[P] = 0
-        change = torch.from_numpy(w - v)
-        return v, float(change @ (self.G @ change) + self.penalty * (change[S] ** 2).sum())
+    def errors(self) -> np.ndarray:
+        """``(rows,)``, the penalty on the change of kept weights included."""
+        return ((self.W - self.V) * self.R).sum(1) - (self.cost * ~self.keep).sum(1)
 
 
-def _factor(C: np.ndarray, P: np.ndarray) -> torch.Tensor:
-    """``C_PP`` as ``lapack.cholesky`` leaves it."""
-    import torch
+class Scaled:
+    """``H = G + λI`` with ones on its diagonal, and what rows do with it."""
 
-    from fwbench.solvers.numerics import lapack
-    from fwbench.solvers.weight_update.reswap_numba import submatrix
+    def __init__(self, shared: Shared, size: int) -> None:
+        G = shared.G.numpy()
+        self.scale = 1 / np.sqrt(G.diagonal() + shared.penalty)
+        self.H = G * self.scale * self.scale[:, None]
+        np.fill_diagonal(self.H, 1.0)
+        self.rough = self.H.astype(np.float32)
+        self.penalty = shared.penalty * self.scale**2
+        self.left = unexplained(self.H)
+        _compile_rough()
+        self.size = size
 
-    factor = torch.from_numpy(submatrix(C, P, P))
+    def solve(
+        self, W: np.ndarray, keep: np.ndarray, most: int, expired: Callable[[], bool]
+    ) -> tuple[np.ndarray, np.ndarray, int, bool]:
+        """The masks and weights of some rows after their exchanges, of the first and the last mask the better; how many
+        exchanges there were, and whether time was up before they had ended.
+        """
+        W = W / self.scale
+        unit = np.abs(W).max(axis=1, keepdims=True)
+        unit[unit == 0] = 1.0
+        W /= unit
+        rows = Rows(W, W * keep, np.empty_like(W), keep.copy(), self.penalty * W**2)
+        self.refine(rows, FIRST)
+        before, swaps = rows.errors(), np.zeros(len(W), np.int64)
+        busy = np.flatnonzero(keep.any(1) & ~keep.all(1) & (before > 0))
+        late = False
+        for _ in range(ROUNDS):
+            errors, gained = rows.errors(), np.zeros(len(W))
+            for row in busy:
+                if late := expired():
+                    break
+                done, gained[row] = self.round(rows, int(row), errors[row], most - int(swaps[row]))
+                swaps[row] += done
+            np.matmul(W - rows.V, self.H, out=rows.R)
+            busy = busy[gained[busy] > ENOUGH * errors[busy]]
+            if late or W.shape[1] <= WHOLE or not busy.size:
+                break
+        self.refine(rows, LAST)
+        self.finish(rows)
+        worse = (swaps > 0) & ~(rows.errors() < before)  # what was carried along may have drifted
+        if worse.any():
+            first = Rows(W[worse], (W * keep)[worse], rows.R[worse], keep[worse], rows.cost[worse])
+            self.refine(first, LAST)
+            self.finish(first)
+            rows.keep[worse], rows.V[worse], swaps[worse] = first.keep, first.V, 0
+        return rows.keep, rows.V * self.scale * unit, int(swaps.sum()), late
+
+    def refine(self, rows: Rows, steps: int) -> None:
+        """Steps of conjugate gradients towards the refit."""
+        np.matmul(rows.W - rows.V, self.H, out=rows.R)
+        rest = rows.R * rows.keep
+        along, square = rest.copy(), (rest**2).sum(1)
+        for _ in range(steps):
+            product = (along @ self.H) * rows.keep
+            curvature = (along * product).sum(1)
+            step = np.divide(square, curvature, out=np.zeros_like(square), where=curvature > 0)[:, None]
+            rows.V += step * along
+            rest -= step * product
+            last, square = square, (rest**2).sum(1)
+            along *= np.divide(square, last, out=np.zeros_like(square), where=last > 0)[:, None]
+            along += rest
+        np.matmul(rows.W - rows.V, self.H, out=rows.R)
+
+    def finish(self, rows: Rows) -> None:
+        """Solve the rows not yet proved close to their refit: no eigenvalue of ``H`` is below the least ``λ``."""
+        rest = ((rows.R * rows.keep) ** 2).sum(1)
+        for row in np.flatnonzero(rest > CLOSE * self.penalty.min() * np.maximum(rows.errors(), 0)):
+            S = np.flatnonzero(rows.keep[row])
+            factor = torch.from_numpy(lower(self.H, S))
+            if not lapack.cholesky(factor):
+                raise ArithmeticError("reswap: the kept weights cannot be solved for to rounding; raise `ridge`")
+            right = rows.W[row] @ self.H[:, S]
+            rows.V[row, S] = lapack.solve(factor, torch.from_numpy(right)).numpy()
+        np.matmul(rows.W - rows.V, self.H, out=rows.R)
+
+    def round(self, rows: Rows, row: int, error: float, most: int) -> tuple[int, float]:
+        """Exchanges among the most promising weights of a row, and what they gain."""
+        J, A = self.promising(rows, row)
+        if not (J.size and A.size):
+            return 0, 0.0
+        stay = rows.keep[row].copy()
+        stay[J] = False
+        S = np.flatnonzero(stay)
+        for H in (self.rough, self.H) if S.size else (self.H,):
+            found = self._among(H, rows, row, S, J, A, error, most)
+            if found is not None:
+                return found
+        return 0, 0.0
+
+    def promising(self, rows: Rows, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The kept and the pruned weights whose exchange may gain most, in the order of their groups."""
+        keep, n = rows.keep[row], rows.W.shape[1]
+        most = n if n <= WHOLE else max(CHOSEN, int(n * PART))
+        gain = np.where(keep, np.inf, rows.cost[row] - rows.R[row] ** 2 / self.left)
+        loss = np.where(keep, rows.V[row] ** 2 * self.left - rows.cost[row], np.inf)
+        if self.size < n:  # with the best partner
+            groups = np.arange(0, n, self.size)
+            best_in, best_out = np.minimum.reduceat(gain, groups), np.minimum.reduceat(loss, groups)
+            of = np.arange(n) // self.size
+            gain, loss = gain + best_out[of], loss + best_in[of]
+        parts = []
+        for value, side in ((loss, keep), (gain, ~keep)):
+            count = min(most // 2 if most < n else n, int(side.sum()))
+            parts.append(np.sort(np.argpartition(value, count - 1)[:count]) if count else np.zeros(0, np.int64))
+        return parts[0], parts[1]
+
+    def _among(
+        self, H: np.ndarray, rows: Rows, row: int, S: np.ndarray, J: np.ndarray, A: np.ndarray, error: float, most: int
+    ) -> tuple[int, float] | None:
+        """The same in the precision of ``H``; None where that does not hold the row."""
+        v, rest, T = rows.V[row], rows.R[row], np.concatenate((J, A))
+        m = T.size
+        # the target's correlations once the weights of S, as they are, have had their part
+        X = np.empty((m + 1, S.size), H.dtype)
+        X[:m] = submatrix(H, T, S)
+        X[m] = rest[S] + v[J] @ X[: J.size]
+        D = np.empty((m + 1, m + 1), H.dtype)
+        D[:m, :m] = submatrix(H, T, T)
+        D[m, :m] = D[:m, m] = rest[T] + v[J] @ D[: J.size, :m]
+        D[m, m] = 0
+        if S.size:
+            factor, whitened = torch.from_numpy(lower(H, S)), torch.from_numpy(X)
+            if not lapack.cholesky(factor):
+                return None
+            lapack.half(factor, whitened)
+            D -= lapack.gram(whitened, of_rows=True).numpy()
+        M = tableau(D, J.size)
+        if M is None:
+            return None
+        groups = T // self.size
+        first, last = (np.searchsorted(groups[J.size :], groups[: J.size], side) for side in ("left", "right"))
+        cost = rows.cost[row, T].astype(H.dtype)
+        order = np.arange(m)
+        swaps, gain = descend(M, J.size, cost, first, last, order, error, ROUNDING[H.dtype.name], most)
+        if not np.isfinite(gain):
+            return None
+        kept, now, T = order[: J.size], M[: J.size, m], T[order]
+        if S.size:
+            change = (X[m] - now @ X[kept])[None]
+            v[S] += lapack.half(factor, torch.from_numpy(change), back=True).numpy()[0]
+        rows.keep[row, T[: J.size]], rows.keep[row, T[J.size :]] = True, False
+        v[T[: J.size]], v[T[J.size :]] = now, 0
+        return swaps, gain
+
+
+@cache
+def _compile_rough() -> None:
+    """The kernels in float32: a short row, such as a warm-up has, asks for those in float64 only."""
+    none, one = np.zeros(0, np.int64), np.eye(1, dtype=np.float32)
+    submatrix(one, none, none)
+    lower(one, none)
+    descend(one, 0, one[0, :0], none, none, none, 1.0, ROUNDING["float32"], 0)
+
+
+def unexplained(H: np.ndarray) -> np.ndarray:
+    """Of each input's variance what is left once half of the others explain it: the mean of some halves, ``(n,)``."""
+    n, rng = len(H), np.random.default_rng(0)
+    logs, times = np.zeros(n), np.zeros(n)
+    for _ in range(HALVES):
+        order = rng.permutation(n)
+        for S in (np.sort(order[: -(-n // 2)]), np.sort(order[n // 2 :])):
+            factor = torch.from_numpy(lower(H, S))
+            if lapack.cholesky(factor):
+                logs[S] -= np.log(lapack.inverse(factor).diagonal().numpy())
+                times[S] += 1
+    return np.exp(logs / np.maximum(times, 1))
+
+
+def tableau(D: np.ndarray, kept: int) -> np.ndarray | None:
+    """``D`` swept on its first ``kept``; None if those are not definite."""
+    M = torch.from_numpy(D)
+    factor = M[:kept, :kept].contiguous()
     if not lapack.cholesky(factor):
-        raise ArithmeticError("reswap: the inverse of G is not positive definite to rounding; raise `ridge`")
-    return factor
+        return None
+    inverse, across = lapack.inverse(factor), M[:kept, kept:].contiguous()
+    through = lapack.product(inverse, across)
+    M[:kept, :kept], M[:kept, kept:], M[kept:, :kept] = -inverse, through, through.mT
+    M[kept:, kept:] -= lapack.product(across.mT.contiguous(), through)
+    return D

@@ -4,13 +4,15 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from layers import PATTERNS, begun, hostile_layers, random_layer
 
 from fwbench.judge import count_reason, judge
+from fwbench.problems.synthetic import correlated
 from fwbench.solvers.start.scores import Random, Wanda
+from fwbench.solvers.weight_update import reswap
 from fwbench.solvers.weight_update.refit import Refit
-from fwbench.solvers.weight_update.reswap import Reswap
-from fwbench.solvers.weight_update.reswap_numba import BLOCK, HELD
+from fwbench.solvers.weight_update.reswap import WHOLE, Reswap
 from fwbench.stage import Context, State
 
 
@@ -69,19 +71,58 @@ def test_follows_the_best_exchange_and_ends_where_none_gains(pattern, ridge):
 
 
 @pytest.mark.parametrize("pattern", ["0.5", "2:4"])
-def test_ends_where_none_gains_beyond_one_block_of_pairs_and_one_batch_of_held_swaps(pattern):
-    problem = random_layer(pattern, rows=1, n=208, condition=1e4)
+def test_rows_that_are_searched_whole_end_where_none_gains(pattern):
+    problem = random_layer(pattern, rows=1, n=WHOLE - 48, condition=1e4)
     G, w = problem.G.astype(float), problem.W[0].astype(float)
     penalty = 1e-3 * G.diagonal().mean()
     start = Random().run(problem, State(), Context())
     after = Reswap().run(problem, start, Context())
-    assert problem.n // 2 > BLOCK
-    assert after.counters["swaps"] > HELD
+    assert after.counters["swaps"] > 32
     pruned = ~after.keep[0]
     reached = refitted(w, G, pruned, penalty)
     assert reached < 0.9 * refitted(w, G, ~start.keep[0], penalty)
     for pair, other in exchanges(pruned, group(problem)):
         assert refitted(w, G, other, penalty) > reached * (1 - 1e-8), pair
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "unstructured:0.6", "2:4", "0.0", "1.0"])
+def test_longer_rows_end_as_low_as_if_they_were_searched_whole(pattern, monkeypatch):
+    problem = correlated(6, WHOLE + 64, pattern=pattern)
+    start = Wanda().run(problem, State(), Context())
+    some = Reswap().run(problem, start, Context())
+    assert not count_reason(problem, some.keep)
+    monkeypatch.setattr(reswap, "WHOLE", problem.n)
+    whole = Reswap().run(problem, start, Context())
+    errors = [problem.error_of_weights(after.weights) for after in (some, whole)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)
+    again = Refit().run(problem, State(keep=some.keep), Context())
+    assert errors[0] <= problem.error_of_weights(again.weights) * (1 + 1e-5)
+
+
+def test_a_round_gains_what_it_says():
+    problem = correlated(1, WHOLE + 64)
+    G, w = problem.G.astype(float), problem.W[0].astype(float)
+    penalty = 1e-3 * G.diagonal().mean()
+    layer = reswap.Scaled(reswap.Shared(torch.from_numpy(problem.G.copy()), G.diagonal().mean(), 1e-3), problem.n)
+    W = (problem.W / layer.scale).astype(float)
+    keep = Wanda().run(problem, State(), Context()).keep.copy()
+    rows = reswap.Rows(W, W * keep, np.empty_like(W), keep, layer.penalty * W**2)
+    layer.refine(rows, 4)
+    before = refitted(w, G, ~keep[0], penalty)
+    swaps, gain = layer.round(rows, 0, before, 10**9)
+    after = refitted(w, G, ~rows.keep[0], penalty)
+    assert swaps > 5
+    assert gain == pytest.approx(before - after, rel=1e-3)
+    np.matmul(W - rows.V, layer.H, out=rows.R)
+    assert rows.errors()[0] == pytest.approx(after, rel=1e-4)  # the weights are those of the new mask
+
+
+def test_limit_holds_over_rounds():
+    problem = correlated(3, WHOLE + 64)
+    start = Wanda().run(problem, State(), Context())
+    after = Reswap(limit=7).run(problem, start, Context())
+    assert after.counters["swaps"] == 21
+    assert ((start.keep != after.keep).sum(axis=1) <= 14).all()
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -8,8 +8,7 @@ from layers import PATTERNS, begun, hostile_layers, random_layer
 from fwbench.judge import count_reason, judge
 from fwbench.solvers.start.scores import Random, Wanda
 from fwbench.solvers.weight_update import reswap_torch
-from fwbench.solvers.weight_update.reswap import Reswap, Shared
-from fwbench.solvers.weight_update.reswap_numba import BLOCK
+from fwbench.solvers.weight_update.reswap import WHOLE, Reswap, Shared
 from fwbench.stage import Context, State
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -28,7 +27,7 @@ def solved(problem, keep, device, ridge=1e-3, most=10**9, expired=lambda: False,
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_equals_the_kernel(pattern, limit, device):
     problem = random_layer(pattern, rows=5, n=60, seed=3)
-    assert problem.n <= BLOCK  # one block of pairs: the kernel, too, takes the best of all
+    assert problem.n <= WHOLE  # the kernel, too, takes the best of all
     for start in (Wanda().run(problem, State(), Context()), Random().run(problem, State(), Context(seed=1))):
         keep, weights, swaps, late = solved(problem, start.keep, device, most=limit or 10**9)
         expected = Reswap(limit=limit).run(problem, start, Context())

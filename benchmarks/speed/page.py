@@ -1,0 +1,125 @@
+"""The page of speeds, from ``speed.csv``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from benchmarks.shared import command
+from benchmarks.shared.csv_lines import required
+from benchmarks.shared.markdown import method_cell, table, write_page
+from benchmarks.shared.samples import PATTERNS
+from benchmarks.speed.study import FAST, RESWAP, SIZES, SPEED_CSV, SPLITTING, Line
+from fwbench.problems.collections import SHAPES
+
+PAIRS = ((RESWAP, "before", RESWAP, "now"), (FAST, "now", SPLITTING, "now"))  # the older and the newer
+UNITS = ("admm", "wanda+swap")  # by whose seconds they are measured
+
+
+def page(lines: Sequence[Line]) -> str:
+    found = {(line.layer, line.pattern, line.n, line.rows, line.spec, line.code): line for line in lines}
+
+    def block(pattern: str, spec: str, code: str) -> dict[str, Line]:
+        """The lines of a method on the layers that have one."""
+        own = (line for line in found.values() if (line.pattern, line.spec, line.code) == (pattern, spec, code))
+        return {line.layer: line for line in own if line.layer}
+
+    def whole(pattern: str, spec: str, code: str) -> float | None:
+        """Its seconds for all rows of all seven layers, by those of the rows that were timed."""
+        own = block(pattern, spec, code)
+        if set(own) != set(SHAPES):
+            return None
+        return sum(line.cpu_seconds * SHAPES[name][0] / line.rows for name, line in own.items())
+
+    def compared(pattern: str) -> list[list[str]]:
+        out = []
+        for (*old, new, code), unit in zip(PAIRS, UNITS, strict=True):
+            before, after, one = whole(pattern, *old), whole(pattern, new, code), whole(pattern, unit, "now")
+            if before is None or after is None or one is None:
+                continue
+            first, last = block(pattern, *old), block(pattern, new, code)
+            ratios = {name: last[name].error / first[name].error for name in SHAPES}
+            worst = max(ratios, key=lambda name: ratios[name])
+            mean = math.exp(sum(math.log(ratio) for ratio in ratios.values()) / len(ratios))
+            seconds = [f"{value:.1f}" for value in (one, before, after)]
+            times = [f"{value / one:.1f}" for value in (before, after)]
+            shown = f"{ratios[worst]:.4f} ({worst})"
+            out.append(
+                [named(*old), named(new, code), pattern, method_cell(unit), *seconds, *times, f"{mean:.4f}", shown]
+            )
+        return out
+
+    def layers() -> list[list[str]]:
+        out = []
+        for pattern in PATTERNS.split(","):
+            for name in SHAPES:
+                for old, code, new, now in PAIRS:
+                    first, last = block(pattern, old, code).get(name), block(pattern, new, now).get(name)
+                    if first and last:
+                        cells = [f"{1000 * line.cpu_seconds / line.rows:.2f}" for line in (first, last)]
+                        out.append([name, pattern, named(new, now), *cells, f"{last.error / first.error:.4f}"])
+        return out
+
+    def milliseconds(n: int, spec: str, code: str) -> float | None:
+        own = sorted(
+            (line.rows, line.cpu_seconds)
+            for line in lines
+            if (line.layer, line.n, line.spec, line.code) == ("", n, spec, code)
+        )
+        if len(own) < 2:
+            return None
+        return 1000 * (own[-1][1] - own[0][1]) / (own[-1][0] - own[0][0])
+
+    def growth() -> list[list[str]]:
+        out = []
+        for spec, code in (
+            ("admm", "now"),
+            ("wanda+swap", "now"),
+            *(pair[i : i + 2] for pair in PAIRS for i in (0, 2)),
+        ):
+            found = {n: value for n in SIZES if (value := milliseconds(n, spec, code)) is not None and value > 0}
+            if len(found) < 2:
+                continue
+            small, large = min(found), max(found)
+            power = math.log(found[large] / found[small]) / math.log(large / small)
+            out.append([named(spec, code), *(f"{found[n]:.2f}" if n in found else "–" for n in SIZES), f"{power:.2f}"])
+        return out
+
+    head = ("older", "newer", "pattern", "unit", "unit s", "older s", "newer s", "older / unit", "newer / unit")
+    return (
+        HEAD
+        + table(
+            (*head, "error, newer / older", "worst layer"), [row for p in PATTERNS.split(",") for row in compared(p)], 4
+        )
+        + "\n## Layer by layer\n\n"
+        + table(("layer", "pattern", "newer", "older ms a row", "newer ms a row", "error, newer / older"), layers(), 3)
+        + "\n## Growth with the length of a row\n\n"
+        + table(("pipeline", *(f"n = {n}" for n in SIZES), "power of n"), growth())
+    )
+
+
+def named(spec: str, code: str) -> str:
+    return method_cell(spec) + (" before" if code == "before" else "")
+
+
+HEAD = """# How fast the methods are that lead the boards
+
+The first 128 rows of the seven matrices of block 7 of SmolLM2-135M, 16,384 tokens of calibration, one thread; CPU
+seconds of the whole pipeline, judging included, on a machine that others loaded heavily. *Before* is the code of commit
+dc9e0a2, run in the same minutes beside today's, of each cell first the one, then the other. Seconds of a block are
+those of its 128 rows times its rows over 128, so that what rows share counts more than in whole layers. `reswap`'s unit
+is ADMM's time, that of masks Wanda + swap's. Growth is on synthetic rows whose inputs have the spectrum of block 7's
+down_proj, at 0.5: milliseconds a row are the difference between 48 and 16 rows over 32; the power is between the first
+and the last size measured. Written by `python -m benchmarks.speed.page` from [speed.csv](speed.csv).
+
+"""
+
+
+def main() -> None:
+    out = command.study(__spec__, __doc__).parse_args().out
+    lines = required(out / SPEED_CSV, Line, "benchmarks.speed.study")
+    write_page(out, page(lines))
+
+
+if __name__ == "__main__":
+    main()
