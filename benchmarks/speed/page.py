@@ -80,9 +80,10 @@ def page(lines: Sequence[Line]) -> str:
             found = {n: value for n in SIZES if (value := milliseconds(n, spec, code)) is not None and value > 0}
             if len(found) < 2:
                 continue
-            small, large = min(found), max(found)
-            power = math.log(found[large] / found[small]) / math.log(large / small)
-            out.append([named(spec, code), *(f"{found[n]:.2f}" if n in found else "–" for n in SIZES), f"{power:.2f}"])
+            sizes = sorted(found)
+            powers = [math.log(found[sizes[-1]] / found[n]) / math.log(sizes[-1] / n) for n in (sizes[0], sizes[-2])]
+            cells = [f"{found[n]:.2f}" if n in found else "–" for n in SIZES]
+            out.append([named(spec, code), *cells, *(f"{power:.2f}" for power in powers)])
         return out
 
     head = ("older", "newer", "pattern", "unit", "unit s", "older s", "newer s", "older / unit", "newer / unit")
@@ -94,7 +95,7 @@ def page(lines: Sequence[Line]) -> str:
         + "\n## Layer by layer\n\n"
         + table(("layer", "pattern", "newer", "older ms a row", "newer ms a row", "error, newer / older"), layers(), 3)
         + "\n## Growth with the length of a row\n\n"
-        + table(("pipeline", *(f"n = {n}" for n in SIZES), "power of n"), growth())
+        + table(("pipeline", *(f"n = {n}" for n in SIZES), "power of n", "of the last two"), growth())
     )
 
 
@@ -109,8 +110,9 @@ seconds of the whole pipeline, judging included, on a machine that others loaded
 dc9e0a2, run in the same minutes beside today's, of each cell first the one, then the other. Seconds of a block are
 those of its 128 rows times its rows over 128, so that what rows share counts more than in whole layers. `reswap`'s unit
 is ADMM's time, that of masks Wanda + swap's. Growth is on synthetic rows whose inputs have the spectrum of block 7's
-down_proj, at 0.5: milliseconds a row are the difference between 48 and 16 rows over 32; the power is between the first
-and the last size measured. Written by `python -m benchmarks.speed.page` from [speed.csv](speed.csv).
+down_proj, at 0.5: milliseconds a row are the difference between 48 and 16 rows over 32; the powers are between the
+first and the last size measured, and between the last two. Lines of `splitting` were measured again minutes after the
+others, once its inverses came from LAPACK. Written by `python -m benchmarks.speed.page` from [speed.csv](speed.csv).
 
 """
 
