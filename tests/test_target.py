@@ -9,7 +9,7 @@ import pytest
 from brute import best_mask
 from hypothesis import given
 from hypothesis import strategies as st
-from layers import PATTERNS, arriving, hostile_targets, random_layer
+from layers import PATTERNS, arriving, hostile_targets
 
 from fwbench import bounds, pipeline, verify
 from fwbench.contract import enumerated
