@@ -2,7 +2,8 @@
 
 With inputs scaled to norm 1 (``G' = G / (s sᵀ)``, ``W' = W s``, ``s_j = ‖X_j‖``) the error of a mask ``u`` is
 ``x G' xᵀ`` at ``x = w∘u``. Each iteration minimises over ``x`` near the mask by ``x = (w∘u - y) ρ(G' + ρI)⁻¹``,
-then over masks by pruning the least ``w² - 2 w (x + y)``, and adds to ``y`` what is left between them.
+then over masks by pruning the least ``w² - 2 w (x + y)``, and adds to ``y`` what is left between them. A target adds
+``2tᵀu`` to the error, and so ``-(t / s) (G' + ρI)⁻¹`` to ``x``.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ class Splitting(Stage):
         G.fill_diagonal_(1.0)
         W = problem.W * norm
         size = np.abs(W).max(axis=1, keepdims=True) if problem.pattern.separable else np.abs(W).max(keepdims=True)
-        w = torch.from_numpy(W / np.where(size > 0, size, 1.0)).to(context.device, kind)
+        size = np.where(size > 0, size, 1.0)
+        w = torch.from_numpy(W / size).to(context.device, kind)
+        t = None if problem.T is None else torch.from_numpy(problem.T * inverse / size).to(context.device, kind)
         pruned = problem.pattern.prune(w.abs() if state.relaxed is None else -torch.tensor(state.relaxed))
-        parts = [_Part.of(problem, w, pruned.to(w), rows) for rows in _blocks(problem, context.device)]
+        parts = [_Part.of(problem, w, t, pruned.to(w), rows) for rows in _blocks(problem, context.device)]
         ends = np.arange(self.levels + 1) * self.iterations // self.levels
         done, before = 0, self.first
         with workers(context.threads, len(parts)) as over:
@@ -74,6 +77,7 @@ class Splitting(Stage):
                 for part in parts:
                     part.y *= before / rho  # in the scaled form it is the multiplier over ρ
                     part.x = part.w * part.u - part.y
+                    part.shift = None if part.t is None else part.t @ near / -rho
                 before, steps = rho, int(ends[level + 1] - ends[level])
                 made = over(lambda part, near=near, steps=steps: part.iterate(near, steps, context.expired), parts)
                 done += min(made)
@@ -110,15 +114,18 @@ class _Part:
     pattern: Pattern
     counts: np.ndarray  # of each group that spans these rows, or of each row's groups: ``(independent rows, groups)``
     guess: np.ndarray  # the oracle's last thresholds
+    t: torch.Tensor | None = None  # of the target
+    shift: torch.Tensor | None = None  # of x by that, at the penalty at hand
 
     @classmethod
-    def of(cls, problem: Problem, w: torch.Tensor, u: torch.Tensor, rows: slice) -> _Part:
+    def of(cls, problem: Problem, w: torch.Tensor, t: torch.Tensor | None, u: torch.Tensor, rows: slice) -> _Part:
         whole = problem.pattern
         counts = problem.counts.reshape(problem.rows if whole.separable else 1, -1)
         counts = np.ascontiguousarray(counts[rows] if whole.separable else counts)
         pattern = Rows(whole.pruned[rows]) if isinstance(whole, Rows) else whole
         y, guess = torch.zeros_like(w[rows]), np.full((len(counts), 2), np.nan)
-        return cls(w[rows], u[rows].clone(), y, w[rows] * u[rows], pattern, counts, guess)
+        target = None if t is None else t[rows]
+        return cls(w[rows], u[rows].clone(), y, w[rows] * u[rows], pattern, counts, guess, target)
 
     def iterate(self, near: torch.Tensor, steps: int, expired: Callable[[], bool]) -> int:
         """How many of ``steps`` iterations there was time for; ``near (n, n)`` is ``ρ(G' + ρI)⁻¹``."""
@@ -127,10 +134,13 @@ class _Part:
                 return step
             if near.device.type == "cpu":
                 torch.mm(self.x, near, out=(product := torch.empty_like(self.x)))
+                if self.shift is not None:
+                    product += self.shift
                 arrays = (self.w, product, self.y, self.u, self.x)
                 turn(*(array.numpy().reshape(len(self.counts), -1) for array in arrays), self.counts, self.guess)
             else:
-                self.turn(self.x @ near)
+                product = self.x @ near
+                self.turn(product if self.shift is None else product + self.shift)
         return steps
 
     def turn(self, product: torch.Tensor) -> None:

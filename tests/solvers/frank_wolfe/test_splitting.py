@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from brute import best_mask
-from layers import PATTERNS, hostile_layers, random_layer
+from layers import PATTERNS, arriving, hostile_layers, random_layer
 
 from fwbench.judge import count_reason
 from fwbench.problems.synthetic import correlated
@@ -37,17 +37,19 @@ def test_comes_near_the_optimum_and_nearer_than_wanda(pattern):
     assert np.mean(ratios) < 1 + 0.5 * (np.mean(wanda) - 1)
 
 
+@pytest.mark.parametrize("target", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_each_turn_is_the_three_updates_of_admm(pattern):
-    problem = random_layer(pattern, rows=4, n=24, seed=1)
+def test_each_turn_is_the_three_updates_of_admm(pattern, target):
+    problem = arriving(pattern, rows=4, n=24, seed=1)[0] if target else random_layer(pattern, rows=4, n=24, seed=1)
     scale = np.sqrt(problem.G.diagonal())
     G, W = problem.G / scale / scale[:, None], problem.W * scale
-    W = W / (np.abs(W).max(1, keepdims=True) if problem.pattern.separable else np.abs(W).max())
+    size = np.abs(W).max(1, keepdims=True) if problem.pattern.separable else np.abs(W).max()
+    W, t = W / size, problem.T / scale / size if target else 0.0
     u, y = problem.pattern.prune(np.abs(W)).astype(float), np.zeros_like(W)
     for rho, step in zip(np.geomspace(0.1, 1.0, 3), (0.1, np.sqrt(0.1), np.sqrt(0.1)), strict=True):
         y *= step if rho > 0.1 else 1.0  # the multiplier is ρ y
         for _ in range(2):
-            x = np.linalg.solve(G + rho * np.eye(24), rho * (W * u - y).T).T
+            x = np.linalg.solve(G + rho * np.eye(24), (rho * (W * u - y) - t).T).T
             u = problem.pattern.prune((x + y - W) ** 2 - (x + y) ** 2).astype(float)
             y = y + x - W * u
     stage = Splitting(iterations=6, levels=3, first=0.1, last=1.0)
