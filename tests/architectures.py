@@ -218,7 +218,15 @@ def _prune(folder: Path, skip: str, said: list[str]) -> str:
         out = folder.with_name(f"{folder.name}-{sequential}-{len(skip)}")
         text = str(folder / "text.txt")
         options = Options(
-            "0.5", "wanda", text, TOKENS, skip=skip, sequential=sequential, evaluate="", save_dtype="float32"
+            "0.5",
+            "wanda",
+            text,
+            TOKENS,
+            skip=skip,
+            sequential=sequential,
+            correct=0.0,
+            evaluate="",
+            save_dtype="float32",
         )
         with mock.patch.object(engine, "sample", SAMPLE):
             summary = prune(str(folder), out, options)

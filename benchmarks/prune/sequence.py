@@ -107,7 +107,7 @@ def _in_sequence(out: Path, dense: Model, pruned: Model, key: tuple[str, str]) -
     pattern, method = key
     folder = resources.cache_folder() / "studies" / "sequence" / f"{pattern}-{method}"
     if not folder.is_dir():
-        prune(MODEL, folder, Options(pattern=pattern, spec=method, sequential=True, evaluate=""))
+        prune(MODEL, folder, Options(pattern=pattern, spec=method, sequential=True, correct=0.0, evaluate=""))
     models = {ONE_SHOT: pruned, SEQUENTIAL: load_model(folder)}
     measured = {(line.pattern, line.method, line.mode) for line in read(out / SEQUENCE_CSV, Perplexities)}
     for mode, model in models.items():

@@ -38,7 +38,7 @@ from fwbench.cli.progress import progress
 )
 @click.option(
     "--correct",
-    default=0.0,
+    default=0.3,
     show_default=True,
     type=click.FloatRange(0, 1),
     help="Part of what arrives wrong from pruned blocks that each layer makes good; in sequence only.",

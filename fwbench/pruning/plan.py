@@ -46,9 +46,7 @@ class Options:
     length: int = SEQUENCE  # tokens of a calibration sequence, cut to what the model takes
     shrink: float = 0.0  # of the Grams' correlations towards zero, see fwbench.problem.shrunk
     sequential: bool = True  # each block calibrated with the blocks before it already pruned
-    correct: float = (
-        0.0  # part of what arrives wrong that each layer makes good, see problems.arriving; sequential only
-    )
+    correct: float = 0.3  # part of what arrives wrong that each layer makes good (problems.arriving); sequential only
     ridge: float = 0.1  # of that part, relative to the mean diagonal of G
     device: str = "cpu"
     dtype: str = "float32"  # in which solvers compute
