@@ -233,12 +233,11 @@ PARTS, OTHER = ("forward", "evaluate", "solver"), ("load", "judge", "save", "res
 PROFILES = """## Where the time and the memory go
 
 `fwbench prune smollm2 --pattern 0.5 -s SPEC --tokens TOKENS --correct 0` (sequential), one thread; wall time on two
-cores that others used too. `forward`: the blocks and their Gram matrices; `evaluate`: perplexity and a sample before and after,
-forward passes too; `solver`: the stages. Other work is all the rest: loading, hashing and judging each layer in float64
-beside Wanda's mask, writing blocks, saving. Peak is the resident memory while pruning, libraries and compiled kernels
-taken off (as another process holds them); needed are the model in float32, one block's Gram matrices in float64 and all
-activations. By
-`python -m benchmarks.prune.profile`."""
+cores that others used too. `forward`: the blocks and their Gram matrices; `evaluate`: perplexity and a sample before
+and after, forward passes too; `solver`: the stages. Other work is all the rest: loading, hashing and judging each
+layer in float64 beside Wanda's mask, writing blocks, saving. Peak is the resident memory while pruning, libraries and
+compiled kernels taken off (as another process holds them); needed are the model in float32, one block's Gram matrices
+in float64 and all activations. By `python -m benchmarks.prune.profile`."""
 
 
 def main() -> None:
