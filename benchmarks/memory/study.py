@@ -102,7 +102,7 @@ def run(source: Path, out: Path, stream: bool) -> None:
     tiny, text = source.with_name("tiny"), str(source / "text.txt")
     if not tiny.exists():
         make(tiny, 64, 96, 2, 80)
-    given = Options(pattern=PATTERN, spec=SOLVER, text=text, tokens=TOKENS, length=LENGTH, evaluate=text, stream=stream)
+    given = Options(PATTERN, SOLVER, text, TOKENS, LENGTH, correct=0.0, evaluate=text, stream=stream)
     prune(str(tiny), out.with_name(f"{out.name}-tiny"), given)
     gc.collect()
     base = resident("VmRSS")
@@ -117,10 +117,10 @@ def run(source: Path, out: Path, stream: bool) -> None:
 
 
 def main() -> None:
-    restart_on_one_thread()
     parser = command.study(__spec__, __doc__)
     parser.add_argument("--run", nargs=3, metavar=("MODEL", "OUT", "STREAM"), help="one run, for this command itself")
     given = parser.parse_args()
+    restart_on_one_thread()
     if given.run:
         run(Path(given.run[0]), Path(given.run[1]), given.run[2] == "True")
         return
