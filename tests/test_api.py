@@ -96,7 +96,7 @@ def test_loading_selects_and_repatterns():
 
 def test_a_grid_becomes_a_table_and_a_report(tmp_path):
     store = tmp_path / "runs.sqlite"
-    results = fwb.run(["mini/n016.v_proj*", "mini/n016.o_proj*"], ["wanda", "wanda+swap"], store=store)
+    results = fwb.run(["mini/n016.v_proj*", "mini/n016.o_proj.top*"], ["wanda", "wanda+swap"], store=store)
     assert repr(results) == "Results of 4 runs: 4 solved, 0 failed"
     table = results.to_frame()
     assert list(table.columns) == list(COLUMNS)

@@ -90,7 +90,7 @@ def test_diagonals_for_deeper_nodes_save_nodes(monkeypatch):
         monkeypatch.setattr(search_diagonal, "DEEPER", deeper)
         for _, layer in load("mini/*n096*"):
             if layer.pattern.separable:
-                problem = Problem("row", layer.W[:1], layer.G, layer.pattern)
+                problem = layer.part([0], "row")
                 start = Greedy().run(problem, State(), Context())
                 after = Gurobi(convexify="row").run(problem, start, Context())
                 assert after.proven
