@@ -215,7 +215,7 @@ SEQUENTIAL = """## Sequential or one-shot
 Sequential: each block calibrated with the blocks before it already pruned; its layer errors are on those inputs, so
 they do not compare with one-shot's (both are in `results.csv`). SparseGPT, which updates weights, gains by it at every
 pattern; `reswap`, run so at 0.5 only, loses a little on `lee.cor` and gains a little on Wikipedia. Masks alone gain
-little at 0.5, and lose at 0.6 and 2:4; the next section says why.
+little at 0.5, and lose at 0.6 and 2:4; the next section says why. All of this is with `--correct 0`.
 """
 MORE_TOKENS = """## More calibration tokens
 
