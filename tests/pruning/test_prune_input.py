@@ -16,6 +16,7 @@ from small_models import FAMILIES, LENGTH, options, place, saved, t, tiny, tiny_
 
 from fwbench.perplexity import perplexity
 from fwbench.problems import models
+from fwbench.problems.arriving import Arrived
 from fwbench.problems.models import Model, ModelError
 from fwbench.problems.text import load_text
 from fwbench.pruning import PruneError, dtypes, layers, load_masks, plan, prune
@@ -130,7 +131,7 @@ def test_an_updated_weight_beyond_the_type(place, tmp_path, monkeypatch):
     monkeypatch.setattr(layers.pipeline, "execute", far)
     layer, G = made.layers[0][0], torch.eye(32, dtype=torch.float64).numpy()
     with pytest.raises(PruneError, match=r"layer llama.00.q_proj: an updated weight is .*, float16 at most 65504"):
-        layers.solve(made, [layer], G)
+        layers.solve(made, [layer], Arrived(G))
 
 
 def test_types_in_which_nothing_is_saved(place, tmp_path):

@@ -9,6 +9,7 @@ from small_models import options, place, saved
 
 from fwbench import pipeline
 from fwbench.patterns import parse
+from fwbench.problems.arriving import Arrived
 from fwbench.pruning import layers, plan, prune
 
 __all__ = ["place"]  # a fixture
@@ -42,10 +43,10 @@ def test_together_as_one_by_one(place, spec, shrink, pattern):
     made, G = planned(place, spec=spec, shrink=shrink, pattern=pattern), gram()
     parts = of_one_input(made)
     assert layers.together(made, parts) == [parts]
-    joined = layers.solve(made, parts, G)
+    joined = layers.solve(made, parts, Arrived(G))
     assert list(joined) == [layer.name for layer in parts]
     for layer in parts:
-        [alone] = layers.solve(made, [layer], G).values()
+        [alone] = layers.solve(made, [layer], Arrived(G)).values()
         found = joined[layer.name]
         assert np.array_equal(found.keep, alone.keep)
         torch.testing.assert_close(found.weight, alone.weight)
@@ -70,7 +71,7 @@ def test_each_layer_keeps_its_orientation(place):
     made, G = planned(place, "gpt2", spec="wanda"), gram()
     parts = [layer for layer in made.layers[0] if layer.module.weight.shape[0] == 32][:2]
     assert all(layer.transposed for layer in parts)
-    for name, found in layers.solve(made, parts, G).items():
+    for name, found in layers.solve(made, parts, Arrived(G)).items():
         [layer] = [layer for layer in parts if layer.name == name]
         assert found.weight.shape == found.keep.shape == layer.module.weight.shape
         assert set(found.keep.sum(0).tolist()) == {16}
@@ -90,7 +91,7 @@ def test_bounds_of_each_layer(place):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "execute", spying)
-        found = layers.solve(made, parts, G)
+        found = layers.solve(made, parts, Arrived(G))
     whole = seen[-1]  # earlier ones are of the warm-up
     lower = [item.record["lower_bound"] for item in found.values()]
     assert sum(lower) == pytest.approx(whole.result.lower_bound, rel=1e-12)
@@ -100,7 +101,7 @@ def test_bounds_of_each_layer(place):
     claimed = replace(whole, row_bounds=(), result=replace(whole.result, proof="claimed"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "execute", lambda *args, **more: claimed)
-        for item in layers.solve(made, parts, G).values():
+        for item in layers.solve(made, parts, Arrived(G)).values():
             assert (item.record["lower_bound"], item.record["gap"], item.record["proof"]) == (None, None, "none")
 
 
@@ -125,7 +126,7 @@ def test_counts_of_rows_stay_with_their_layer(place):
     parts = of_one_input(made)[1:]
     own = replace(made, pattern=parse(np.arange(16)))
     assert layers.together(own, parts) == [[layer] for layer in parts]
-    [found] = layers.solve(own, parts[:1], gram()).values()
+    [found] = layers.solve(own, parts[:1], Arrived(gram())).values()
     assert (~found.keep).sum(1).tolist() == list(range(16))
 
 
@@ -145,7 +146,7 @@ def test_the_time_limit_is_for_each_layer(place, monkeypatch):
         return execute(*args, time_limit=time_limit, **more)
 
     monkeypatch.setattr(pipeline, "execute", spying)
-    layers.solve(made, of_one_input(made), gram())
+    layers.solve(made, of_one_input(made), Arrived(gram()))
     assert limits[-1] == 15.0
 
 
@@ -155,7 +156,7 @@ def test_a_failure_names_its_layers(place, monkeypatch):
     failed = replace(pipeline.Answer(pipeline.Run(*_problem(made, parts)).failed("no luck")))
     monkeypatch.setattr(pipeline, "execute", lambda *args, **more: failed)
     with pytest.raises(plan.PruneError, match=r"layer .*q_proj, .*k_proj, .*v_proj: wanda failed \(no luck\)"):
-        layers.solve(made, parts, gram())
+        layers.solve(made, parts, Arrived(gram()))
 
 
 def _problem(made, parts):

@@ -43,6 +43,7 @@ SPECS = {
         *(f"fw(variant=vanilla,step={name},steps=60,rounded=True)" for name in STEP_RULES),
         *("fw(alpha=0.5,steps=60)", "fw(convexify=shared,steps=60)"),
     ],
+    "splitting": ["splitting+round", "fw(steps=20)+splitting(iterations=24)+round"],
     "push": ["push(rounds=10)", "push(variant=inface,rounds=10)"],
     "swap": ["random+swap", "random+swap(enough=0.5)"],
     "tabu": ["random+tabu(iterations=200)"],
@@ -58,8 +59,12 @@ SPECS = {
 
 def of_rooms(role: Role | None = None) -> list[str]:
     """The stages of these rooms."""
-    room = {name: stage.__module__.split(".")[-2] for name, stage in registry.items()}
-    return sorted(name for name in registry if room[name] in ROOMS and role in (None, registry[name].role))
+    own = {f"fwbench.solvers.{room}" for room in ROOMS}
+    return sorted(
+        name
+        for name, stage in registry.items()
+        if stage.__module__.rpartition(".")[0] in own and role in (None, stage.role)
+    )
 
 
 def masks(problem: Problem) -> list[State]:
