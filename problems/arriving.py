@@ -84,7 +84,7 @@ class ArrivingSum:
         self.tokens += X.shape[0]
 
     def arrived(self) -> Arrived:
-        """The matrices; the sums are given up for them, in place: of a wide layer they are large."""
+        """The matrices; the sums are given up for them: of a wide layer they are large."""
         G, H, E = self.G, self.H, self.E
         assert G is not None
         self.G = self.H = self.E = None

@@ -28,7 +28,7 @@ TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)  # of a back end, from t
 
 
 def part(problem: Problem, rows: np.ndarray) -> Problem:
-    return Problem(problem.name, problem.W[rows], problem.G, problem.pattern)
+    return problem.part(rows)
 
 
 def timed(stage: Stage, problem: Problem, context: Context) -> tuple[float, np.ndarray]:

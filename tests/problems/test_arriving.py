@@ -5,6 +5,7 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
+from hooked import inputs
 from small_models import saved
 
 from fwbench import pipeline
@@ -14,7 +15,7 @@ from fwbench.problems import extract, structure
 from fwbench.problems.arriving import Arrived
 from fwbench.problems.files import read_folder
 from fwbench.problems.models import ModelError
-from fwbench.problems.text import Text, sequences
+from fwbench.problems.text import Text
 
 TEXT = Text("letters", " ".join("abcde"[number * number % 5] for number in range(400)))
 TOKENS, LENGTH = 96, 16
@@ -73,25 +74,10 @@ def pruned_copy(model):
     return other
 
 
-def inputs(model):
-    """What each layer reads on the calibration text, float64 ``(n, tokens)``, by hooks of this test's own."""
-    found = {name: [] for name in extract.named_layers(model)}
-    handles = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: found[name].append(args[0].flatten(0, -2)))
-        for name, layer in extract.named_layers(model).items()
-    ]
-    with torch.no_grad():
-        for row in sequences(model.tokenizer, TEXT, TOKENS, LENGTH):
-            model.network(input_ids=torch.tensor([list(row)]))
-    for handle in handles:
-        handle.remove()
-    return {name: torch.cat(parts).double().numpy().T for name, parts in found.items()}
-
-
 def test_extraction_beside_the_dense_model():
     dense = tiny.model("llama")
     pruned = pruned_copy(dense)
-    X, reads = inputs(dense), inputs(pruned)
+    X, reads = (inputs(model, TEXT, TOKENS, LENGTH) for model in (dense, pruned))
     weights = {name: structure.weight_of(layer) for name, layer in extract.named_layers(dense).items()}
     problems = list(extract.extract(pruned, TEXT, None, TOKENS, length=LENGTH, against=dense))
     assert [problem.name for problem in problems] == list(weights)

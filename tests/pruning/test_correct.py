@@ -6,31 +6,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from hooked import inputs
 from safetensors.torch import load_file
 from small_models import LENGTH, TOKENS, hashes, options, place, saved
 
 from fwbench.cli import cli
 from fwbench.problems import extract, models, structure
-from fwbench.problems.text import load_text, sequences
+from fwbench.problems.text import load_text
 from fwbench.pruning import PruneError, engine, load_masks, prune
 
 __all__ = ["place"]  # a fixture
-
-
-def inputs(model, names, text):
-    """What each layer reads, float64 ``(n, tokens)``, by hooks of this test's own."""
-    found = {name: [] for name in names}
-    handles = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: found[name].append(args[0].flatten(0, -2)))
-        for name, layer in extract.named_layers(model).items()
-        if name in found
-    ]
-    with torch.no_grad():
-        for row in sequences(model.tokenizer, text, TOKENS, LENGTH):
-            model.network(input_ids=torch.tensor([list(row)]))
-    for handle in handles:
-        handle.remove()
-    return {name: torch.cat(parts).double().numpy().T for name, parts in found.items()}
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2-mixed"])
@@ -49,7 +34,7 @@ def test_errors_are_those_of_the_target(place, tmp_path, family, spec):
     assert set(records) == set(layers)
     for block in range(3):
         own = {name for name in layers if name.split(".")[1] == f"{block:02}"}
-        X, reads = inputs(dense, own, text), inputs(half, own, text)
+        X, reads = (inputs(model, text, TOKENS, LENGTH, own) for model in (dense, half))
         for name in own:
             W, arrived = structure.weight_of(layers[name]).astype(np.float64), reads[name]
             tokens, damping = arrived.shape[1], ridge * (arrived**2).mean() * np.eye(len(arrived))
