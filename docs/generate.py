@@ -66,6 +66,8 @@ def _stage(stage: type[Stage]) -> Iterator[str]:
     said = pipeline.describe(stage)
     summary, _, rest = (stage.__doc__ or "").partition("\n")
     yield f"### {stage.name}\n\n{summary.strip()}\n"
+    if said["advice"]:
+        yield f"**When:** {said['advice']}\n"
     defaults = [f"`{StageSpec('', (item,))}`".replace("(", "").replace(")", "") for item in parameters(stage).items()]
     yield f"- Parameters: {', '.join(defaults) or 'none'}"
     yield f"- Begins with: {_beginning(stage)}"

@@ -119,9 +119,10 @@ class Stage:
     """Base of all stages; subclass it as a frozen dataclass and register it.
 
     Class variables: ``name`` in specs; ``role``; ``version``, raised when its results change (it is part of a row's
-    key); ``requires``, packages looked up without importing them; ``source``, the paper; ``needs``, what it begins with
-    if not what its role usually does; ``begin``, the spec that makes it where it is missing; ``uses``, what a stage
-    that needs nothing takes all the same where it is there.
+    key); ``requires``, packages looked up without importing them; ``source``, the paper; ``advice``, one sentence: when
+    to use it, when not; ``needs``, what it begins with if not what its role usually does; ``begin``, the spec that
+    makes it where it is missing; ``uses``, what a stage that needs nothing takes all the same where it is
+    there.
     """
 
     name: ClassVar[str]
@@ -129,6 +130,7 @@ class Stage:
     version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
+    advice: ClassVar[str] = ""
     needs: ClassVar[Needs | None] = None  # as usual for the role
     begin: ClassVar[str] = "wanda"
     uses: ClassVar[tuple[Needs, ...]] = ()

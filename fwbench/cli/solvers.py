@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import click
 from rich.markup import escape
 from rich.table import Column, Table
@@ -10,11 +12,15 @@ from fwbench.cli.streams import console
 
 
 @click.command()
-def solvers() -> None:
-    """List the stages solvers are made of, and the presets."""
+@click.argument("stage", required=False)
+def solvers(stage: str | None) -> None:
+    """List the stages solvers are made of, and the presets; or all about one STAGE."""
     from fwbench import pipeline
     from fwbench.spec import StageSpec
 
+    if stage is not None:
+        _about(stage)
+        return
     table = Table(
         Column("stage and defaults", overflow="fold"), "role", "what it does", "source", "installed", box=None
     )
@@ -29,6 +35,24 @@ def solvers() -> None:
     for name, spec in pipeline.presets().items():
         table.add_row(name, escape(spec))
     console().print(table)
+
+
+def _about(name: str) -> None:
+    """What a stage does, when to use it, its parameters and its source."""
+    from fwbench import pipeline
+
+    known = pipeline.load_solvers()
+    if name not in known:
+        raise click.ClickException(f"there is no stage {name!r}; they are: {', '.join(sorted(known))}")
+    said = pipeline.describe(known[name])
+    click.echo(f"{name} ({said['role']})\n\n{inspect.getdoc(known[name])}\n")
+    if said["parameters"]:
+        click.echo(f"Parameters: {', '.join(f'{key}={value}' for key, value in said['parameters'].items())}")
+    if said["advice"]:
+        click.echo(f"When: {said['advice']}")
+    click.echo(f"Source: {said['source'] or 'fwbench'}")
+    if said["missing"]:
+        click.echo(f"Not installed: {', '.join(said['missing'])}")
 
 
 @click.command("check-solver")

@@ -212,6 +212,7 @@ def describe(stage: type[Stage]) -> dict[str, Any]:
         "parameters": stages.parameters(stage),
         "summary": (stage.__doc__ or "").strip().split("\n")[0],
         "source": stage.source,
+        "advice": stage.advice,
         "installed": not missing,
         "missing": missing,
         "version": stage.version,

@@ -44,6 +44,7 @@ class Bound(Stage):
 
     name: ClassVar[str] = "bound"
     role: ClassVar[Role] = Role.BOUND
+    advice: ClassVar[str] = "To prove how far a mask can be from the best one; it improves no mask."
     source: ClassVar[str] = "Helmberg, Rendl, Vanderbei, Wolkowicz 1996; Poljak, Rendl, Wolkowicz 1995"
     version: ClassVar[int] = 7
     kind: str = "best"

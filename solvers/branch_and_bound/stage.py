@@ -49,6 +49,10 @@ class BranchAndBound(Stage):
     version: ClassVar[int] = 6
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT
+    advice: ClassVar[str] = (
+        "For an optimal mask with its proof, rows of up to some 192 inputs; not far above, only the easiest rows of "
+        "576 were closed."
+    )
     begin: ClassVar[str] = "wanda+swap"
     source: ClassVar[str] = "Billionnet, Elloumi, Plateau 2009; Helmberg, Rendl, Vanderbei, Wolkowicz 1996"
 

@@ -95,6 +95,10 @@ class QuadraticProgram(Stage):
 
     name: ClassVar[str] = "qp"
     role: ClassVar[Role] = Role.RELAX
+    advice: ClassVar[str] = (
+        "For the relaxation by a solver that is not ours, as a check; not for speed, `fw` has the same bound in "
+        "less time."
+    )
     requires: ClassVar[tuple[str, ...]] = ("qpsolvers",)
     source: ClassVar[str] = "Caron et al., qpsolvers; the solvers' own papers"
 

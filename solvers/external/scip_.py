@@ -44,6 +44,10 @@ class Scip(External):
     largest: int = 400
 
     name: ClassVar[str] = "scip"
+    advice: ClassVar[str] = (
+        "For an exact solution by another code, free of licences; not for rows of more than some 64 inputs, `bnb` "
+        "goes on where it stops."
+    )
     version: ClassVar[int] = 2  # convexify=row: diagonals for deeper nodes
     requires: ClassVar[tuple[str, ...]] = ("pyscipopt",)
     source: ClassVar[str] = "Hojny et al., The SCIP Optimization Suite 10.0; Billionnet et al. 2009 (convexify)"

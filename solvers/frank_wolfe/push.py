@@ -32,6 +32,9 @@ class Push(Stage):
     version: ClassVar[int] = 2
     name: ClassVar[str] = "push"
     role: ClassVar[Role] = Role.RELAX
+    advice: ClassVar[str] = (
+        "For the mask to begin swaps with where minutes are there; not for a bound, it proves nothing."
+    )
     needs: ClassVar[Needs] = Needs.NOTHING
     uses: ClassVar[tuple[Needs, ...]] = (Needs.POINT,)
     source: ClassVar[str] = "Zaslavskiy, Bach, Vert 2009; Raghavachari 1969"

@@ -46,6 +46,10 @@ class FrankWolfe(Stage):
 
     name: ClassVar[str] = "fw"
     role: ClassVar[Role] = Role.RELAX
+    advice: ClassVar[str] = (
+        "For a lower bound with a proof, or a relaxed point to round; not for the best mask, `push` and swaps "
+        "find better ones."
+    )
     version: ClassVar[int] = 5
     source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713; Jaggi 2013; Halbey et al., arXiv 2506.02635"
     variant: str = "inface"

@@ -22,6 +22,9 @@ class Safeguard(Stage):
 
     name: ClassVar[str] = "safeguard"
     role: ClassVar[Role] = Role.REFINE
+    advice: ClassVar[str] = (
+        "After another search, so that no row is worse than Wanda and swaps; not alone, it only chooses."
+    )
     source: ClassVar[str] = Swap.source
 
     def run(self, problem: Problem, state: State, context: Context) -> State:

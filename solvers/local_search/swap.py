@@ -30,6 +30,10 @@ class Swap(Stage):
 
     name: ClassVar[str] = "swap"
     role: ClassVar[Role] = Role.REFINE
+    advice: ClassVar[str] = (
+        "After any mask: it is fast and never makes one worse; not alone where seconds do not count, `tabu` goes "
+        "on from its end."
+    )
     version: ClassVar[int] = 2  # other masks than version 1 with ``enough`` below 1 only
     source: ClassVar[str] = "Zimmer et al., SparseSwaps, arXiv 2512.10922"
     enough: float = 1.0  # part of the largest gain with which a swap is taken; in (0, 1]

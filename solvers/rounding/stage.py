@@ -27,6 +27,7 @@ class Round(Stage):
 
     name: ClassVar[str] = "round"
     role: ClassVar[Role] = Role.ROUND
+    advice: ClassVar[str] = "After a stage that leaves fractions; nothing else makes a mask of them."
     version: ClassVar[int] = 2
     source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713, section 3; Ageev, Sviridenko 2004"
     method: str = "topk"

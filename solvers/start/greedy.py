@@ -28,6 +28,9 @@ class Greedy(Stage):
 
     name: ClassVar[str] = "greedy"
     role: ClassVar[Role] = Role.START
+    advice: ClassVar[str] = (
+        "For a good mask without parameters or iterations; not as the last word, swaps from Wanda's end lower."
+    )
     source: ClassVar[str] = "the greedy (forward) heuristic for binary quadratic programs, Merz and Freisleben 2002"
 
     def run(self, problem: Problem, state: State, context: Context) -> State:

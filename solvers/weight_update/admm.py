@@ -33,6 +33,9 @@ class ADMM(Stage):
 
     name: ClassVar[str] = "admm"
     role: ClassVar[Role] = Role.UPDATE
+    advice: ClassVar[str] = (
+        "For mask and weights at once in little time, the best buy in `prune`; not where weights must stay as they are."
+    )
     needs: ClassVar[Needs] = Needs.NOTHING
     uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
     source: ClassVar[str] = "Boža, Fast and Effective Weight Update for Pruned LLMs, TMLR 2024, arXiv 2401.02938"

@@ -34,6 +34,9 @@ class Refit(Stage):
 
     name: ClassVar[str] = "refit"
     role: ClassVar[Role] = Role.UPDATE
+    advice: ClassVar[str] = (
+        "To answer for a mask that is final, by least squares; not for the least error, `reswap` also exchanges."
+    )
     source: ClassVar[str] = "least squares on the support, as in Meng et al., ALPS, arXiv 2406.07831, section 3.2"
 
     def __post_init__(self) -> None:

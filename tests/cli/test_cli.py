@@ -1,12 +1,14 @@
 """The command line as its user meets it: exit codes, one-line errors, nothing written on bad input."""
 
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems import files, synthetic
 from fwbench.problems.registry import best_known
@@ -233,6 +235,17 @@ def test_lists(fwbench):
     assert "mini.n016" in fwbench("problems", "mini/n016*")[1]
     out = fwbench("solvers")[1]
     assert all(word in out for word in ("wanda", "arXiv", "relax", "SparseFW"))
+    out = fwbench("solvers", "splitting")[1]
+    assert all(word in out for word in ("levels=12", "When: In place of", "Source: Boyd"))
+    code, out, err = fwbench("solvers", "spliting")
+    assert code == 2
+    assert "they are: admm" in err
+
+
+def test_every_stage_says_when_to_use_it():
+    for stage in pipeline.load_solvers().values():
+        if stage.__module__.startswith("fwbench."):
+            assert re.match("(For|In|To|After) .*; (not|never|it|nothing) .*\\.$", stage.advice), stage.name
 
 
 def test_the_light_import_and_help_stay_light():
