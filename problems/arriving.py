@@ -48,7 +48,8 @@ class Arrived:
         if not ridge:
             assert self.E is not None
             return Target(strength * (W @ self.H), strength**2 * ((W @ self.E) * W).sum(axis=1))
-        damped = self.G + ridge * float(self.G.diagonal().mean()) * np.eye(len(self.G))
+        damped = self.G.copy()  # in place from here: of a wide layer each matrix is large
+        damped.flat[:: len(damped) + 1] += ridge * float(self.G.diagonal().mean())
         S = np.linalg.solve(damped, self.H.T @ W.T).T
         T = strength * (S @ self.G)
         return Target(T, strength * (T * S).sum(axis=1))

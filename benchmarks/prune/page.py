@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.prune import perplexity_page, sequence_page, tokens_page
+from benchmarks.prune import calibration_page, perplexity_page, sequence_page, tokens_page
 from benchmarks.prune.boards import (
     CORRECTED,
     LAYERS_CSV,
@@ -63,6 +63,8 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
         parts.append(why)
     if tokens := tokens_page.section(folder):
         parts.append(tokens)
+    if samples := calibration_page.section(folder):
+        parts.append(samples)
     if peers := read_rows(folder / PEERS_CSV):
         parts.append(_peers(peers))
     if profiles := read_rows(folder / PROFILE_CSV):

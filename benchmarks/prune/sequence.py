@@ -1,6 +1,7 @@
 """Why masks alone lose when a model is pruned in sequence, while SparseGPT gains: SmolLM2-135M in both modes.
 
     python -m benchmarks.prune.sequence 0.6 wanda+swap    one pattern and method: both models, and what their layers do
+    python -m benchmarks.prune.sequence 0.6 "wanda+swap, correct=0.3"    with a part of what arrives made good
     python -m benchmarks.prune.page                       writes their section
 
 In sequence, a layer's mask or weights ``Ŵ`` are chosen for the inputs ``X̂`` that the pruned blocks before it give, to
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.prune.boards import MODEL, ONE_SHOT, SEQUENTIAL, TEXTS, THREADS, one_shot
+from benchmarks.prune.boards import CORRECTED, MODEL, ONE_SHOT, SEQUENTIAL, TEXTS, THREADS, one_shot
 from benchmarks.prune.groups import CALIBRATION, DEPTHS, KINDS, group_of
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read
@@ -83,7 +84,7 @@ def study(out: Path, pattern: str, method: str) -> None:
     if layers and arriving:
         return
     dense, pruned = load_model(MODEL), load_model(MODEL)
-    one_shot(pruned, pattern, method, {})
+    one_shot(pruned, pattern, method.partition(CORRECTED)[0], {})
     if not layers:
         _in_sequence(out, dense, pruned, key)
     if not arriving:
@@ -105,9 +106,10 @@ def _by_group(found: Mapping[str, np.ndarray]) -> dict[tuple[str, str], tuple[in
 def _in_sequence(out: Path, dense: Model, pruned: Model, key: tuple[str, str]) -> None:
     """Prune in sequence, and measure both models' perplexities and the sequential one's layers."""
     pattern, method = key
+    spec, _, part = method.partition(CORRECTED)
     folder = resources.cache_folder() / "studies" / "sequence" / f"{pattern}-{method}"
     if not folder.is_dir():
-        prune(MODEL, folder, Options(pattern=pattern, spec=method, sequential=True, correct=0.0, evaluate=""))
+        prune(MODEL, folder, Options(pattern, spec, correct=float(part or 0), evaluate=""))
     models = {ONE_SHOT: pruned, SEQUENTIAL: load_model(folder)}
     measured = {(line.pattern, line.method, line.mode) for line in read(out / SEQUENCE_CSV, Perplexities)}
     for mode, model in models.items():

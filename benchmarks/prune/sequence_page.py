@@ -26,15 +26,19 @@ def section(folder: Path) -> str:
     pairs = sorted({(line.pattern, line.method) for line in layers})
     by_text = [(*pair, text) for pair in pairs for text in NAMES]
     by_kind = [(*pair, kind) for pair in pairs for kind in dict.fromkeys(line.kind for line in layers)]
+    by_depth = [(*pair, depth) for pair in pairs for depth in dict.fromkeys(line.depth for line in layers)]
     tables = (
         _table("text", [((*key[:2], NAMES[key[2]]), _of(layers, *key), _of(reached, *key)) for key in by_text]),
         _table("layers", [(key, _of(layers, *key[:2], CALIBRATION, key[2]), []) for key in by_kind]),
+        _table("layers", [(key, _of(layers, *key[:2], CALIBRATION, key[2]), []) for key in by_depth]),
     )
-    return "\n\n".join([HEAD, _perplexities(models), BY_TEXT, tables[0], BY_KIND, tables[1]])
+    return "\n\n".join([HEAD, _perplexities(models), BY_TEXT, tables[0], BY_KIND, tables[1], BY_DEPTH, tables[2]])
 
 
-def _of(lines: Sequence[Line], pattern: str, method: str, text: str, kind: str = "") -> list[Line]:
-    return [x for x in lines if (x.pattern, x.method, x.text) == (pattern, method, text) and kind in ("", x.kind)]
+def _of(lines: Sequence[Line], pattern: str, method: str, text: str, group: str = "") -> list[Line]:
+    """Of a group of layers, by kind or depth, or all."""
+    key = (pattern, method, text)
+    return [x for x in lines if (x.pattern, x.method, x.text) == key and group in ("", x.kind, x.depth)]
 
 
 def _perplexities(models: Sequence[Perplexities]) -> str:
@@ -89,3 +93,4 @@ of it, masks in sequence no longer lose (section "What arrives, made good")."""
 BY_TEXT = """Squared errors in units of `‖W X‖²`, means over all layers; first tokens of windows left out. Own and whole
 errors are on the sequential model's inputs, with its own `Ŵ` and with the one-shot model's:"""
 BY_KIND = """By kind of layer, on the calibration text, in the sequential model:"""
+BY_DEPTH = """By depth, the same:"""
