@@ -316,6 +316,11 @@ class _Markdown:
         return "\n".join(f"| {line} |" for line in lines)
 
 
+def _breaking(words: str) -> str:
+    """LaTeX of a name or spec that may go on in the next line behind its marks."""
+    return re.sub(r"(?<=[+,(=./:])", r"\\allowbreak{}", latex.escape(words))
+
+
 class _Latex:
     head = "% needs \\usepackage{booktabs}, \\usepackage[T1]{fontenc} and \\usepackage{textcomp}"
 
@@ -323,13 +328,20 @@ class _Latex:
         return latex.escape(words)
 
     def code(self, words: str) -> str:
-        broken = re.sub(r"(?<=[+,(=./])", r"\\allowbreak{}", latex.escape(words))
-        return f"\\texttt{{{broken}}}" if words else "an unnamed solver"
+        return f"\\texttt{{{_breaking(words)}}}" if words else "an unnamed solver"
 
     def cite(self, cited: Sequence[str]) -> str:
         return f"~\\cite{{{','.join(cited)}}}" if cited else ""
 
     def table(self, found: Sequence[Claim]) -> str:
-        lines = [" & ".join(map(self.plain, _cells(claim))) + r" \\" for claim in found]
-        head = ["\\begin{tabular}{lllrrrl}", r"\toprule", " & ".join(COLUMNS) + r" \\", r"\midrule"]
-        return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}"])
+        # names are long: their columns break, and the table fits a page of article's width
+        lines = [
+            " & ".join([*map(self._broken, cells[:3]), *map(self.plain, cells[3:])]) for cells in map(_cells, found)
+        ]
+        layout = "{\\noindent\\footnotesize\\setlength{\\tabcolsep}{3pt}%"
+        columns = "".join(f"p{{{width}\\linewidth}}" for width in (0.27, 0.13, 0.17)) + "rrrl"
+        head = [layout, f"\\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(COLUMNS) + r" \\", r"\midrule"]
+        return "\n".join([*head, *(line + r" \\" for line in lines), r"\bottomrule", r"\end{tabular}}"])
+
+    def _broken(self, words: str) -> str:
+        return r"\raggedright " + _breaking(words)

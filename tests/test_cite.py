@@ -172,6 +172,21 @@ def test_latex_escapes():
     assert r"\toprule" in words
 
 
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
+def test_the_table_fits_the_page(tmp_path):
+    """Names, patterns and specs as long as real ones, in article's narrow columns."""
+    long = replace(CLAIM, problem="mini.n032.v_proj.top-target.unstructured:0.5", pattern="unstructured:0.5")
+    found = [long, replace(long, problem="smollm2.07.gate_proj", solver="push(rounds=20)+round+swap+safeguard")]
+    (tmp_path / "a.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,textcomp}\\usepackage[T1]{fontenc}\\begin{document}\n"
+        f"{document(found, 'latex')}\\end{{document}}\n"
+    )
+    line = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
 def test_latex_compiles(tmp_path):
