@@ -338,8 +338,8 @@ class _Latex:
         lines = [
             " & ".join([*map(self._broken, cells[:3]), *map(self.plain, cells[3:])]) for cells in map(_cells, found)
         ]
-        layout = "{\\noindent\\footnotesize\\setlength{\\tabcolsep}{3pt}%"
-        columns = "".join(f"p{{{width}\\linewidth}}" for width in (0.27, 0.13, 0.17)) + "rrrl"
+        layout = "{\\noindent\\footnotesize\\setlength{\\tabcolsep}{2pt}%"
+        columns = "".join(f"p{{{width}\\linewidth}}" for width in (0.24, 0.15, 0.16)) + "rrrl"
         head = [layout, f"\\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(COLUMNS) + r" \\", r"\midrule"]
         return "\n".join([*head, *(line + r" \\" for line in lines), r"\bottomrule", r"\end{tabular}}"])
 
