@@ -1,4 +1,4 @@
-"""Dynamic sparse no training against its rule on the inputs themselves, and the published one where inputs don't vary."""
+"""Dynamic sparse no training against its rule on the inputs, and the published one where inputs do not vary."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from fwbench.stage import Context, State
 
 
 def cycle(w, y, X, keep, size, power):
-    """One cycle from the definitions: moments over tokens of what pruning leaves of the output ``y``; None at its end."""
+    """One cycle from the definitions: moments over tokens of what is left of the output ``y``; None at its end."""
     left = y - np.where(keep, w, 0) @ X
     moment, second = (left * X).mean(axis=1), (X * X).mean(axis=1)
     best, pair = 0.0, None
