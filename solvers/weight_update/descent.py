@@ -47,6 +47,11 @@ class Layer:
         w = torch.from_numpy(W / size).to(context.device, kind)
         return cls(problem, G.to(kind), w, t, scale, size, largest if largest > 0 else 1.0)
 
+    def begin(self, state: State) -> torch.Tensor:
+        """The weights that an earlier stage has changed, or those that its mask keeps."""
+        alive = self.problem.G.diagonal() > 0
+        return torch.from_numpy(_given(self.problem, state) * np.where(alive, self.scale, 0.0) / self.size).to(self.w)
+
     def slope(self, v: torch.Tensor) -> torch.Tensor:
         """``(w - v) G + t``, half of the error's negative gradient: one Gram product."""
         product = (self.w - v) @ self.G
@@ -63,23 +68,31 @@ class Layer:
         return torch.where(self.problem.pattern.prune(v.abs()), 0, v)
 
     def better(self, state: State, v: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Masks and weights of ``v``, which has the pattern, or of the mask at hand where that is better.
+        """Masks and weights of ``v``, which has the pattern, or those at hand where they are better.
 
         Row by row, where rows share a count as a whole. Both are judged as they will be: in float64, the weights
         rounded to float32.
         """
-        problem, start = self.problem, state.mask
+        problem, start, given = self.problem, state.mask, _given(self.problem, state)
         keep = ~problem.pattern.prune(v.abs()).cpu().numpy()
         unscaled = v.cpu().numpy().astype(np.float64) * self.size
         dead = problem.G.diagonal() <= 0
         weights = np.where(dead, problem.W, np.divide(unscaled, self.scale, out=unscaled, where=self.scale > 0))
-        weights, trained = np.where(keep, weights, 0).astype(np.float32), np.where(start, problem.W, 0)
-        ours, theirs = problem.weight_errors(weights), problem.mask_errors(start)
+        weights = np.where(keep, weights, 0).astype(np.float32)
+        ours, theirs = problem.weight_errors(weights), problem.weight_errors(given)
         worse = ours > theirs if problem.pattern.separable else np.full(problem.rows, ours.sum() > theirs.sum())
-        keep[worse], weights[worse] = start[worse], trained[worse]
+        keep[worse], weights[worse] = start[worse], given[worse]
         return keep, weights
 
     def end(self, state: State, v: torch.Tensor, stopped: str = "") -> State:
         """The state after a stage that ended at ``v``."""
         keep, weights = self.better(state, v)
         return replace(state, keep=keep, relaxed=None, weights=weights, stopped=stopped)
+
+
+def _given(problem: Problem, state: State) -> np.ndarray:
+    """Weights to begin with, float32 ``(rows, n)``; changed ones that a later mask has left behind are of no use."""
+    keep = state.mask
+    if state.weights is not None and not state.weights[~keep].any():
+        return state.weights
+    return np.where(keep, problem.W, 0)

@@ -26,7 +26,7 @@ from fwbench.stage import Context, Role, Stage, State, register
 @register
 @dataclass(frozen=True)
 class IHT(Stage):
-    """Change weights and mask by hard-thresholded gradient steps from the mask at hand; the error never rises.
+    """Change weights and mask by hard-thresholded gradient steps from those at hand; the error never rises.
 
     ``accelerated=False`` is plain hard thresholding. Wen et al. call the accelerated form mAIHT; of their paper only
     the summary could be read: an ℓ0 penalty, weights updated, monotone acceleration, the threshold adapted layer by
@@ -52,7 +52,7 @@ class IHT(Stage):
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         layer = Layer.of(problem, context)
-        x = layer.w * torch.from_numpy(state.mask.copy()).to(context.device)
+        x = layer.begin(state)
         walk = _accelerated if self.accelerated else _plain
         x, iterations, products, stopped = walk(layer, x, self.iterations, context)
         return layer.end(state, x, stopped).count(iterations=iterations, gram_products=products)
