@@ -37,19 +37,27 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "round": ("roux2025sparsefw",),
     "swap": ("zimmer2025sparseswaps",),
     "safeguard": ("zimmer2025sparseswaps", "sun2024wanda"),
+    "dsnot": ("zhang2024dsnot", "sun2024wanda"),
+    "splice": ("zhu2020polynomial",),
     "tabu": ("glover1989tabu", "wu2013hybrid"),
     "ils": ("lourenco2003iterated",),
     "anneal": ("kirkpatrick1983optimization",),
     "sparsegpt": ("frantar2023sparsegpt",),
     "admm": ("boza2024fast",),
     "refit": ("meng2024alps",),
-    "reswap": ("hazimeh2020fast", "hassibi1992second"),
+    "reswap": ("hazimeh2020fast", "hassibi1992second", "zhao2024pruning"),
+    "alps": ("meng2024alps",),
+    "thanos": ("ilin2025thanos",),
+    "iht": ("wen2025pruner", "blumensath2008iterative", "li2015accelerated"),
+    "fistapruner": ("zhao2025fistapruner", "beck2009fast"),
+    "alternate": ("bolte2014proximal",),
     "gurobi": ("gurobi",),
     "scip": ("hojny2025scip",),
     "bnb": ("billionnet2009qcr", "helmberg1996interior"),
     "bound": ("helmberg1996interior", "poljak1995recipe"),
 }
 EXPECTATION = ("ageev2004pipage",)  # of round(method=expectation)
+REORDERED = ("su2026rose",)  # of sparsegpt(order=loss)
 CONVEX = ("billionnet2009qcr", "helmberg1996interior")  # of a stage with convexify=
 CHECKER = "rump2006verification"
 ENTRIES = {
@@ -201,6 +209,8 @@ def papers(solver: str) -> tuple[list[str], list[str]]:
             found |= dict.fromkeys(CONVEX)
         if dict(stage.params).get("method") == "expectation":
             found |= dict.fromkeys(EXPECTATION)
+        if dict(stage.params).get("order") == "loss":
+            found |= dict.fromkeys(REORDERED)
     return list(found), [stage.name for stage in stages if stage.name not in PAPERS]
 
 

@@ -254,6 +254,11 @@ class Problem:
         """The same layer under another pattern."""
         return replace(self, pattern=patterns.parse(pattern))
 
+    def permuted(self, order: np.ndarray) -> Problem:
+        """The same layer with its inputs in another order, ``(n,)``; where N:M groups them, other masks are allowed."""
+        T = None if self.T is None else self.T[:, order]
+        return replace(self, W=self.W[:, order], G=self.G[np.ix_(order, order)], origin="", T=T)
+
     def check_psd(self, stored: type = np.float64) -> None:
         """Raise ProblemError unless ``G`` is positive semidefinite to the rounding of the type it was ``stored`` in."""
         slack = self.n * float(np.finfo(stored).eps) * float(self.G.diagonal().max()) + float(np.finfo(np.float64).tiny)

@@ -34,6 +34,7 @@ SPECS = (
     *("push", "push(variant=inface)", "splitting", "wanda+push", "qp"),
     *(f"fw+round(method={name})" for name in ("topk", "randomised", "expectation")),
     *("wanda+swap", "random+swap", "random+swap(enough=0.1)", "random+safeguard", "random+tabu(iterations=2000)"),
+    *("dsnot", "random+splice", "thanos", "alps", "iht", "fistapruner", "alternate", "sparsegpt(order=loss)"),
     *("random+ils(rounds=20)", "random+anneal(rounds=2)", "fast", "sparsefw", "sparseswaps"),
     *("refit", "wanda+refit", "wanda+refit(ridge=0)", "reswap", "wanda+swap+reswap", "reswap(ridge=0)"),
     *("sparsegpt", "wanda+sparsegpt(damping=0)", "admm", "wanda+admm(damping=0)"),

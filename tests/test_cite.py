@@ -96,6 +96,8 @@ def test_references():
         "zimmer2025sparseswaps",
     ]
     assert papers("fw+round(method=expectation)")[0][-1] == "ageev2004pipage"
+    assert papers("sparsegpt(order=loss)")[0] == ["frantar2023sparsegpt", "su2026rose"]
+    assert papers("sparsegpt(order=diagonal)")[0] == ["frantar2023sparsegpt"]
     assert papers("wanda+mine(a=1)") == (["sun2024wanda"], ["mine"])
     assert papers("Ada, by hand") == ([], ["Ada, by hand"])
     text = cite.bibtex([CLAIM])
@@ -107,6 +109,7 @@ def test_references():
 
 def test_the_table_of_papers_is_whole():
     named = {key for found in cite.PAPERS.values() for key in found} | {cite.CHECKER, *cite.CONVEX, *cite.EXPECTATION}
+    named |= set(cite.REORDERED)
     assert named | {"allal2025smollm2", "lee2005empirical"} == set(cite.ENTRIES)
     source = Path(cite.__file__).with_name("cite.bib").read_text("utf-8")
     assert len(cite.ENTRIES) == source.count("\n@") + 1

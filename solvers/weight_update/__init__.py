@@ -1,5 +1,5 @@
 """Stages of role ``update``: they also change the kept weights."""
 
-from fwbench.solvers.weight_update import admm, refit, reswap, sparsegpt
+from fwbench.solvers.weight_update import admm, alps, alternate, fistapruner, iht, refit, reswap, sparsegpt, thanos
 
-__all__ = ["admm", "refit", "reswap", "sparsegpt"]
+__all__ = ["admm", "alps", "alternate", "fistapruner", "iht", "refit", "reswap", "sparsegpt", "thanos"]

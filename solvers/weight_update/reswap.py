@@ -39,7 +39,9 @@ class Reswap(Stage):
     while all others stay on their side, others in the next round, until a round gains less than 1 %; that in float32.
     Begins from the mask at hand, from Wanda's where there is none. On CUDA rows descend side by side, each whole. A row
     that time does not reach keeps its mask. Counts over the layer stay those of each row. A target moves the weights to
-    begin with, by ``T (G + λI)⁻¹``; on the mask at the end they are ``refit``'s.
+    begin with, by ``T (G + λI)⁻¹``; on the mask at the end they are ``refit``'s. What removing the weights ``P`` costs
+    then, ``w_Pᵀ (C_PP)⁻¹ w_P`` with ``C = (G + λI)⁻¹``, is the closed form of Zhao et al.'s multiple removal problem:
+    they choose ``P`` by single costs, exchanges lower the form itself.
     """
 
     ridge: float = 1e-3  # relative to the mean diagonal of G, towards the trained weights; as ``refit``'s
@@ -51,7 +53,9 @@ class Reswap(Stage):
         "For the least error with update; not where ADMM's is enough, it takes four to six times as long."
     )
     version: ClassVar[int] = 3  # the most promising weights at a time
-    source: ClassVar[str] = "Hazimeh and Mazumder, Operations Research 68(5), 2020; Hassibi and Stork 1992"
+    source: ClassVar[str] = (
+        "Hazimeh and Mazumder, Oper. Res. 68(5), 2020; Hassibi and Stork 1992; Zhao et al., 2410.15567"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.ridge < float("inf"):

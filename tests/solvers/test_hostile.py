@@ -40,6 +40,8 @@ FAST = [
     *("fw(steps=100,convexify=shared)", "fw(steps=100,convexify=row)", "push", "push(variant=inface)", "splitting"),
     *("fw(steps=50)+round(method=randomised)", "fw(steps=50)+round(method=expectation)", "qp", "qp(backend=piqp)"),
     *("swap", "random+swap(enough=0.5)", "random+safeguard", "random+tabu(iterations=500)", "random+ils(rounds=5)"),
+    *("random+dsnot", "random+splice", "thanos", "thanos(damping=0)", "alps", "alps(ridge=0)", "iht", "fistapruner"),
+    *("sparsegpt(order=diagonal)", "sparsegpt(order=loss,spread=0)", "alternate"),
     *("random+anneal(rounds=2,sweeps=30)", "refit", "reswap", "reswap(ridge=0)", "sparsegpt", "sparsegpt(damping=0)"),
     *("admm", "admm(damping=0)", "bnb", "bnb(gap=0.05,subtree=10)", "bound(kind=shared)", "bound(kind=shor)"),
     *("bound(kind=dnn,iterations=10)", "bound(kind=mccormick,iterations=10,rows=2)", "bound(kind=best,iterations=2)"),
@@ -179,6 +181,7 @@ SCALED = [
     *("wanda+swap", "greedy", "fw", "fw(variant=vanilla,steps=50)", "fw(variant=pairwise,steps=50)", "push"),
     *("fw(steps=50,convexify=row)", "random+tabu(iterations=200)", "random+anneal(rounds=1,sweeps=30)", "bnb"),
     *("random+ils(rounds=3)", "refit", "reswap", "sparsegpt", "admm", "bound(kind=shor)", "qp"),
+    *("random+dsnot", "random+splice", "thanos", "alps", "iht", "alternate"),
 ]
 
 

@@ -23,9 +23,14 @@ from fwbench.solvers.rounding.pipage import pipage
 from fwbench.solvers.start.greedy import Greedy
 from fwbench.solvers.start.scores import Random
 from fwbench.solvers.weight_update.admm import ADMM
+from fwbench.solvers.weight_update.alps import ALPS
+from fwbench.solvers.weight_update.alternate import Alternate
+from fwbench.solvers.weight_update.fistapruner import FISTAPruner
+from fwbench.solvers.weight_update.iht import IHT
 from fwbench.solvers.weight_update.refit import Refit
 from fwbench.solvers.weight_update.reswap import Reswap
 from fwbench.solvers.weight_update.sparsegpt import SparseGPT
+from fwbench.solvers.weight_update.thanos import Thanos
 from fwbench.stage import Context, Role, State, registry
 
 pipeline.load_solvers()
@@ -50,9 +55,16 @@ SPECS = {
     "anneal": ["random+anneal(rounds=2,sweeps=30)"],
     "ils": ["random+ils(rounds=5)"],
     "safeguard": ["random+safeguard"],
+    "dsnot": ["random+dsnot"],
+    "splice": ["random+splice"],
     "refit": ["random+refit", "random+refit(ridge=0)"],
     "reswap": ["random+reswap", "random+reswap(ridge=0)"],
-    "sparsegpt": ["sparsegpt", "random+sparsegpt"],
+    "sparsegpt": ["sparsegpt", "random+sparsegpt", "sparsegpt(order=loss,spread=0)"],
+    "thanos": ["thanos", "random+thanos"],
+    "alps": ["alps", "random+alps"],
+    "iht": ["random+iht", "random+iht(accelerated=False)"],
+    "fistapruner": ["random+fistapruner"],
+    "alternate": ["random+alternate"],
     "admm": ["admm", "random+admm"],
 }
 
@@ -385,7 +397,7 @@ def test_updates_are_better_than_without_the_target(pattern):
     """Weights that answer for what arrives are nearer to the target than those that answer for what is pruned alone."""
     problem, _, _ = arriving(pattern, rows=4, n=24, wrong=1.0)
     plain = replace(problem, T=None, offset=None)
-    for stage in (SparseGPT(), ADMM(), Refit(), Reswap()):
+    for stage in (SparseGPT(), Thanos(), ADMM(), ALPS(), Refit(), Reswap(), IHT(), FISTAPruner(), Alternate()):
         start = masks(problem)[0]
         aware, blind = (problem.error_of_weights(stage.run(one, start, Context()).weights) for one in (problem, plain))
         assert aware < blind

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from layers import PATTERNS, hostile_layers, random_layer
+from layers import PATTERNS, arriving, hostile_layers, random_layer
 
 from fwbench import stage
 from fwbench.judge import judge
@@ -89,7 +89,93 @@ def test_all_zero_inputs_leave_the_weights():
 
 
 def test_bad_parameters():
-    for bad in ({"damping": -1.0}, {"damping": float("nan")}, {"blocksize": 0}):
+    for bad in ({"damping": -1.0}, {"damping": float("nan")}, {"blocksize": 0}, {"order": "left"}, {"spread": -1.0}):
         with pytest.raises(ValueError, match="must be"):
             SparseGPT(**bad)
     assert stage.registry["sparsegpt"].role == "update"
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+
+def columnar(pattern: str, rows: int = 6, n: int = 24, seed: int = 0) -> Problem:
+    """Columns at the right whose weights are large."""
+    plain = random_layer(pattern, rows, n, seed)
+    return Problem("columnar", plain.W * np.where(np.arange(n) < n - 8, 1, 10), plain.G, plain.pattern)
+
+
+@pytest.mark.parametrize("order", ["diagonal", "loss"])
+@pytest.mark.parametrize("pattern", ["0.5", "2:4", "unstructured:0.4"])
+def test_another_order_is_the_surgeon_s_on_permuted_inputs(pattern, order):
+    problem = columnar(pattern)
+    solver = SparseGPT(blocksize=8, order=order)
+    columns = solver._order(problem, State())
+    assert not np.array_equal(columns, np.arange(24))
+    assert np.array_equal(np.sort(columns), np.arange(24))
+    moved = Problem("moved", problem.W[:, columns], problem.G[columns][:, columns], problem.pattern)
+    expected = SparseGPT(blocksize=8).run(moved, State(), Context())
+    found = solver.run(problem, State(), Context())
+    assert np.array_equal(found.keep[:, columns], expected.keep)
+    assert np.array_equal(found.weights[:, columns], expected.weights)
+
+
+def test_losses_are_those_of_weights_pruned_alone():
+    """Each is what the error rises by where one weight is pruned and all others are refitted."""
+    problem = columnar("0.5")
+    H = problem.G + 0.01 * problem.G.diagonal().mean() * np.eye(24)
+    inverse = np.linalg.inv(H)
+    loss = np.empty(problem.shape)
+    for row, w in enumerate(problem.W.astype(float)):
+        for j in range(24):
+            change = -w[j] / inverse[j, j] * inverse[j]
+            loss[row, j] = change @ H @ change
+    for first in (0, 8, 16):
+        for row in loss[:, first : first + 8]:
+            row[np.argsort(row)[4:]] = 0
+    column = loss.sum(axis=0)
+    blocks = sorted((range(8), range(8, 16), range(16, 24)), key=lambda block: -column[list(block)].sum())
+    expected = [j for block in blocks for j in sorted(block, key=lambda j: -column[j])]
+    assert SparseGPT(blocksize=8, order="loss")._order(problem, State()).tolist() == expected
+
+
+def test_even_blocks_are_taken_from_the_left():
+    problem = columnar("0.5")
+    assert SparseGPT(blocksize=8, order="loss", spread=3.0)._order(problem, State()).tolist() == list(range(24))
+    whole = SparseGPT(blocksize=24, order="loss")  # one block has no range
+    found, natural = (stage.run(problem, State(), Context()) for stage in (whole, SparseGPT(blocksize=24)))
+    assert np.array_equal(found.weights, natural.weights)
+
+
+def test_groups_stay_together_and_their_columns_descend():
+    problem = columnar("2:4")
+    for order in ("loss", "diagonal"):
+        groups = SparseGPT(order=order)._order(problem, State()).reshape(-1, 4)
+        assert all(len(set(group // 4)) == 1 for group in groups)
+    assert np.all(np.diff(problem.G.diagonal()[groups], axis=1) <= 0)
+    assert np.all(np.diff(problem.G.diagonal()[groups].mean(axis=1)) <= 1e-12)
+
+
+def test_what_loses_most_goes_first_and_loses_less():
+    ratios = []
+    for seed in range(6):
+        problem = columnar("0.5", rows=16, n=48, seed=seed)
+        errors = [
+            problem.error_of_weights(SparseGPT(blocksize=8, order=order).run(problem, State(), Context()).weights)
+            for order in ("loss", "natural")
+        ]
+        ratios.append(errors[0] / errors[1])
+    assert np.exp(np.mean(np.log(ratios))) < 0.9
+
+
+@pytest.mark.parametrize("order", ["diagonal", "loss"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_orders_take_an_earlier_mask_and_a_target(pattern, order):
+    problem, _, _ = arriving(pattern, n=24)
+    solver = SparseGPT(blocksize=5, order=order, spread=0.0)
+    start = Wanda().run(problem, State(), Context())
+    after = solver.run(problem, start, Context())
+    assert np.array_equal(after.keep, start.keep)
+    assert not after.weights[~after.keep].any()
+    for layer in (problem, *hostile_layers(pattern)):
+        found = solver.run(layer, State(), Context())
+        assert judge(layer, found.keep, found.weights).verdict == "feasible", layer.name
