@@ -16,10 +16,11 @@ from fwbench.solvers.frank_wolfe import loop, rules
 from fwbench.solvers.semidefinite.row import RowProof
 from fwbench.solvers.semidefinite.row_diagonals import layer_certificate, row_proofs
 from fwbench.solvers.semidefinite.shared_diagonal import shared_e
-from fwbench.solvers.start.scores import wanda_score
+from fwbench.solvers.start.scores import ria_score, wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
 CONVEXIFY = ("none", "shared", "row")
+FIXED = ("wanda", "ria", "start")
 PLAIN_GAP = 1e-2  # relative: the slope that chooses e need not be exact
 
 
@@ -28,7 +29,9 @@ PLAIN_GAP = 1e-2  # relative: the slope that chooses e need not be exact
 class FrankWolfe(Stage):
     """Frank-Wolfe on the convex relaxation, batched over rows; the gap gives a certified lower bound.
 
-    ``alpha``: the ``floor(alpha k)`` kept weights of each group with the highest Wanda score stay fixed (SparseFW).
+    ``alpha``: the ``floor(alpha k)`` best of the ``k`` kept weights of each group stay fixed (SparseFW, algorithm 2), and
+    the rest is sought below them. ``fixed=wanda`` and ``fixed=ria`` rank by that score; ``fixed=start`` ranks the mask
+    or point that it begins with, where that is equal by Wanda's score. With ``alpha=1`` that is the mask.
     ``convexify=shared``: a plain solve chooses the shared ``e`` (weighted minimum trace factor analysis), then the
     convexified objective is solved; ``plain_steps`` limits the first solve, which ends at a gap of 1e-2.
     ``convexify=row``: then every row gets its own ``e`` besides, from its Shor relaxation, as far as half of the time
@@ -46,13 +49,14 @@ class FrankWolfe(Stage):
 
     name: ClassVar[str] = "fw"
     role: ClassVar[Role] = Role.RELAX
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6  # other answers than version 5 only with ``alpha``, from a mask that is not Wanda's
     source: ClassVar[str] = "Roux et al., SparseFW, arXiv 2510.13713; Jaggi 2013; Halbey et al., arXiv 2506.02635"
     variant: str = "inface"
     step: str = "linesearch"
     steps: int = 1000
     gap: float = 1e-4
     alpha: float = 0.0
+    fixed: str = "wanda"
     convexify: str = "none"
     plain_steps: int = 800
     ell: float = 2.0
@@ -66,6 +70,7 @@ class FrankWolfe(Stage):
             ("variant", self.variant, rules.DIRECTION_RULES),
             ("step", self.step, rules.STEP_RULES),
             ("convexify", self.convexify, CONVEXIFY),
+            ("fixed", self.fixed, FIXED),
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
@@ -84,12 +89,15 @@ class FrankWolfe(Stage):
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         start = _start(problem, state)
+        fixed = _fixed(problem, start, self.alpha, self.fixed)
+        if fixed is not None:
+            start = _beside(problem, start, fixed)
         options = loop.LoopOptions(
             self.steps,
             self.step,
             self.variant,
             self.gap,
-            _fixed(problem, self.alpha, context),
+            None if fixed is None else torch.tensor(fixed, device=context.device),
             self.ell,
             self.seconds or math.inf,
             self.capacity,
@@ -139,14 +147,24 @@ def _minimise(
     return loop.minimise(layer, torch.tensor(start, dtype=layer.W.dtype, device=context.device), options, context)
 
 
-def _fixed(problem: Problem, alpha: float, context: Context) -> torch.Tensor | None:
-    """Mark the ``floor(alpha k)`` highest Wanda scores of each group, k its kept count (SparseFW, section 3.2)."""
+def _fixed(problem: Problem, start: np.ndarray, alpha: float, by: str) -> np.ndarray | None:
+    """Mark the ``floor(alpha k)`` best of each group, k its kept count (SparseFW, section 3.2); bool ``(rows, n)``."""
     if alpha == 0:
         return None
-    score = problem.pattern.groups(wanda_score(problem.W, problem.G))
+    score = problem.pattern.groups((ria_score if by == "ria" else wanda_score)(problem.W, problem.G))
+    if by == "start":  # ranks: the least pruned first
+        order = np.lexsort((-score, problem.pattern.groups(start)), axis=-1)
+        score = -np.argsort(order, axis=-1)
     kept = score.shape[1] - problem.counts
-    fixed = smallest(-score, np.floor(alpha * kept).astype(np.int64))
-    return torch.tensor(fixed.reshape(problem.shape), device=context.device)
+    return smallest(-score, np.floor(alpha * kept).astype(np.int64)).reshape(problem.shape)
+
+
+def _beside(problem: Problem, start: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """The start, or the point nearest to it that prunes nothing of what is ``fixed``."""
+    if not start[fixed].any():
+        return start
+    far = np.where(fixed, -3.0, start)  # so far below the others that the projection leaves it at 0
+    return np.where(fixed, 0.0, patterns.project(problem.pattern, far))
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
