@@ -29,9 +29,9 @@ PLAIN_GAP = 1e-2  # relative: the slope that chooses e need not be exact
 class FrankWolfe(Stage):
     """Frank-Wolfe on the convex relaxation, batched over rows; the gap gives a certified lower bound.
 
-    ``alpha``: the ``floor(alpha k)`` best of the ``k`` kept weights of each group stay fixed (SparseFW, algorithm 2), and
-    the rest is sought below them. ``fixed=wanda`` and ``fixed=ria`` rank by that score; ``fixed=start`` ranks the mask
-    or point that it begins with, where that is equal by Wanda's score. With ``alpha=1`` that is the mask.
+    ``alpha``: the ``floor(alpha k)`` best of the ``k`` kept weights of each group stay fixed (SparseFW, algorithm 2),
+    and the rest is sought below them. ``fixed=wanda`` and ``fixed=ria`` rank by that score; ``fixed=start`` ranks the
+    mask or point that it begins with, where that is equal by Wanda's score. With ``alpha=1`` that is the mask.
     ``convexify=shared``: a plain solve chooses the shared ``e`` (weighted minimum trace factor analysis), then the
     convexified objective is solved; ``plain_steps`` limits the first solve, which ends at a gap of 1e-2.
     ``convexify=row``: then every row gets its own ``e`` besides, from its Shor relaxation, as far as half of the time

@@ -276,7 +276,10 @@ def test_inputs_are_not_written_to():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"step": "fast"}, {"variant": "sideways"}, {"convexify": "maybe"}, {"alpha": 1.5}, {"alpha": -0.1}, {"gap": -1.0}, {"fixed": "yes"}],
+    [
+        *({"step": "fast"}, {"variant": "sideways"}, {"convexify": "maybe"}, {"fixed": "yes"}),
+        *({"alpha": 1.5}, {"alpha": -0.1}, {"gap": -1.0}),
+    ],
 )
 def test_bad_parameters_are_refused(wrong):
     with pytest.raises(ValueError, match=r"known|must"):
