@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,6 +14,8 @@ from fwbench import patterns
 from fwbench.patterns import smallest
 from fwbench.problem import Problem
 from fwbench.solvers.frank_wolfe import loop, rules
+from fwbench.solvers.frank_wolfe.averaging import Averaging, minimise_averaged
+from fwbench.solvers.numerics.threads import torch_threads
 from fwbench.solvers.semidefinite.row import RowProof
 from fwbench.solvers.semidefinite.row_diagonals import layer_certificate, row_proofs
 from fwbench.solvers.semidefinite.shared_diagonal import shared_e
@@ -43,8 +46,10 @@ class FrankWolfe(Stage):
     for the plain variants, which creep on ill-conditioned layers.
     ``ell``: of the open loop's step ``ell / (t + ell)``. ``seconds``: time for each solve, 0 for no limit.
     ``capacity``: atoms in a row's active set, 0 for as many as it may need: where they would not fit into
-    memory, rows run in parts, with the same result. ``rounded``: the trace also tells the error of each rounded
-    iterate, for one more product a look.
+    memory, rows run in parts, with the same result.
+    ``average=polyak``: the average of every ``every``-th iterate, or the iterate where its gap is smaller.
+    ``average=lookahead``: after every ``every`` iterations back to ``weight`` of the way that they made.
+    ``rounded``: the trace also tells the error of each rounded iterate, for one more product a look.
     """
 
     name: ClassVar[str] = "fw"
@@ -64,6 +69,9 @@ class FrankWolfe(Stage):
     capacity: int = 0
     correct: int = 20
     rounded: bool = False
+    average: str = "none"
+    every: int = 10
+    weight: float = 0.5
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -75,6 +83,7 @@ class FrankWolfe(Stage):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         rules.compiled(self.variant, self.step)
+        Averaging(self.average, self.every, self.weight)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
         if min(self.steps, self.plain_steps, self.gap, self.seconds, self.capacity, self.correct) < 0:
@@ -110,7 +119,7 @@ class FrankWolfe(Stage):
         source = f"fw(convexify={self.convexify})"
         if self.convexify != "none":
             rough = replace(options, steps=self.plain_steps, gap=max(self.gap, PLAIN_GAP))
-            runs.append(_minimise(problem, start, None, rough, context))
+            runs.append(self._minimise(problem, start, None, rough, context))
             start = _numpy(runs[0].u)
             if not context.expired():  # else it is too late for e, and the plain bound is better
                 e = shared_e(problem, start, device=context.device)
@@ -120,7 +129,7 @@ class FrankWolfe(Stage):
             own = {row: proof.d / proof.scale**2 for row, proof in proofs.items()}
             d = np.stack([own.get(row, d[row]) for row in range(problem.rows)])
         if d is not None or not runs:
-            runs.append(_minimise(problem, start, d, options, context))
+            runs.append(self._minimise(problem, start, d, options, context))
         run = runs[-1]
         certificate = layer_certificate(problem, proofs, e, _numpy(run.best_u), source)
         after = replace(
@@ -133,18 +142,27 @@ class FrankWolfe(Stage):
             after = after.count(**part.counters)
         return after.count(iterations=run.iterations, row_proofs=len(proofs))
 
+    def _minimise(
+        self, problem: Problem, start: np.ndarray, d: np.ndarray | None, options: loop.LoopOptions, context: Context
+    ) -> loop.LoopRun:
+        layer = loop.Objective.of(problem, context, d)
+        u = torch.tensor(start, dtype=layer.W.dtype, device=context.device)
+        if self.average == "none":
+            return loop.minimise(layer, u, options, context)
+
+        def walk(u: torch.Tensor, options: loop.LoopOptions, context: Context) -> loop.LoopRun:
+            return loop.minimise(layer, u, options, context)
+
+        averaging = Averaging(self.average, self.every, self.weight)
+        late = replace(context, deadline=min(context.deadline, time.monotonic() + options.seconds))
+        with torch_threads(context.threads):
+            return minimise_averaged(walk, layer, u, options, averaging, late)
+
 
 def _start(problem: Problem, state: State) -> np.ndarray:
     if state.relaxed is not None:
         return np.array(state.relaxed)
     return (~state.mask).astype(np.float64)
-
-
-def _minimise(
-    problem: Problem, start: np.ndarray, d: np.ndarray | None, options: loop.LoopOptions, context: Context
-) -> loop.LoopRun:
-    layer = loop.Objective.of(problem, context, d)
-    return loop.minimise(layer, torch.tensor(start, dtype=layer.W.dtype, device=context.device), options, context)
 
 
 def _fixed(problem: Problem, start: np.ndarray, alpha: float, by: str) -> np.ndarray | None:
