@@ -3,8 +3,12 @@
 PRESETS = {
     # Roux et al., SparseFW, arXiv 2510.13713: open loop, 2000 steps, 90 % of the kept weights fixed by Wanda's score
     "SparseFW": "wanda+fw(alpha=0.9,step=open,steps=2000,variant=vanilla)+round",
-    # Zimmer et al., SparseSwaps, arXiv 2512.10922: exact 1-swaps from Wanda's mask (there at most 100 a row)
+    # the same from RIA's mask, by RIA's score: the other half of the paper's table 1
+    "SparseFW_RIA": "ria+fw(alpha=0.9,fixed=ria,step=open,steps=2000,variant=vanilla)+round",
+    # Zimmer et al., SparseSwaps, arXiv 2512.10922: exact 1-swaps from Wanda's mask, to the end
     "SparseSwaps": "wanda+swap",
+    # the same with the most swaps that the paper allows a row
+    "SparseSwaps100": "wanda+swap(limit=100)",
     # ours, chosen from the study in reports/masks (blocks 3, 13 and 23): tabu search finds more where a row is one
     # group, annealing in N:M; both go on after all cheaper stages have ended, at some 40 times their cost
     "best": "push+round+swap+safeguard+tabu+anneal(rounds=5)",

@@ -155,6 +155,7 @@ def _minimise_rows(layer: Objective, u: torch.Tensor, options: LoopOptions, cont
         float(options.ell),
         float(options.gap),
         options.correct,
+        options.first,
     )
 
     def flat(x: torch.Tensor | None) -> np.ndarray:

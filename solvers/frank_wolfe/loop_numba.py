@@ -95,6 +95,7 @@ class Method(NamedTuple):
     ell: float
     gap: float
     correct: int  # iterations from one quadratic correction to the next, 0 for none
+    first: int = 0  # iterations made before this run
 
 
 @fast
@@ -111,7 +112,7 @@ def advance(t, method, check, f, a):
     One body, and views of a row made once: every view and every tuple handed to a function, inlined or not, costs as
     much as an arithmetic pass over the row.
     """
-    variant, n = method.variant, f.u.shape[1]
+    variant, n, t_all = method.variant, f.u.shape[1], method.first + t
     v, away = np.empty(n, f.u.dtype), np.empty(n, f.u.dtype)
     score, scratch = np.empty(n, f.u.dtype), np.empty(2 * n, f.u.dtype)
     for r in range(f.u.shape[0]):
@@ -123,7 +124,7 @@ def advance(t, method, check, f, a):
             curvature = 0.0 if method.rule == kernels.OPEN else kernels.curvature_towards(d, u, f.toward[r], P, T)
             square = kernels.square_towards(u, f.toward[r]) if method.measures else 1.0
             step, f.lipschitz[r] = kernels.step_size(
-                method.rule, t, method.ell, f.slope[r], curvature, square, 1.0, f.lipschitz[r]
+                method.rule, t_all, method.ell, f.slope[r], curvature, square, 1.0, f.lipschitz[r]
             )
             kernels.move_towards(step, w, d, f.toward[r], T, u, g)
         elif t >= 0:
@@ -131,7 +132,7 @@ def advance(t, method, check, f, a):
             curvature = kernels.change_of_gradient(w, d, delta, T)
             square = kernels.dot(delta, delta) if method.measures else 1.0
             step, f.lipschitz[r] = kernels.step_in_mode(
-                f.mode[r], method.rule, t, method.ell, f.slope[r], curvature, square, most, f.lipschitz[r]
+                f.mode[r], method.rule, t_all, method.ell, f.slope[r], curvature, square, most, f.lipschitz[r]
             )
             fresh = step >= most or f.rho[r] == 0
             kernels.move(step, delta, T, u, g)

@@ -53,7 +53,8 @@ def minimise_torch(layer: Objective, u: torch.Tensor, options: LoopOptions, cont
         change = 2 * layer.W * ((layer.W * move) @ layer.G)
         change = change if layer.d is None else change - 2 * layer.d * move
         products += 1
-        line = Line(t, options.ell, slope, layer.total(change * move), layer.total(move * move), lipschitz)
+        t_all = options.first + t
+        line = Line(t_all, options.ell, slope, layer.total(change * move), layer.total(move * move), lipschitz)
         step = torch.where(slope > 0, step_rule.function(line), 0.0)
         step = torch.where(done, 0.0, torch.minimum(step, most))
         if options.variant != "vanilla":

@@ -31,6 +31,7 @@ def fits(layer: Objective, options: LoopOptions) -> bool:
     return (
         options.variant == "vanilla"
         and options.step in RULES
+        and not (options.first and options.step == "open")
         and layer.pattern.separable
         and not size & (size - 1)
         and 0 < n <= MOST

@@ -56,7 +56,7 @@ class Objective:
         offset = torch.from_numpy(problem.offset[:, None] * rows**2).to(context.device)
         return replace(layer, c=tensor(c), offset=offset if problem.pattern.separable else offset.sum(0, keepdim=True))
 
-    def rows(self, part: slice) -> Objective:
+    def rows(self, part: slice | np.ndarray) -> Objective:
         """Some rows, as a layer of their own, where rows are independent."""
         pattern = Rows(self.pattern.pruned[part]) if isinstance(self.pattern, Rows) else self.pattern
         unit = self.unit if isinstance(self.unit, float) else self.unit[part]
@@ -140,6 +140,7 @@ class LoopOptions:
     capacity: int = 0  # atoms in a row's active set; 0 for as many as it may need (of a whole layer: as memory allows)
     correct: int = 0  # iterations from one quadratic correction to the next, 0 for none
     rounded: bool = False  # whether the trace tells the error of the rounded iterate
+    first: int = 0  # iterations made before this run: the open loop's step goes on from there
 
 
 @dataclass

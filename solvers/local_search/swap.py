@@ -26,6 +26,8 @@ class Swap(Stage):
     On CUDA all rows descend side by side; swaps between rows, for a count over the layer, stay on the CPU. With
     ``enough=0.1`` a swap is taken as soon as no other of its row can gain more than ten times as much, which is faster
     and ends at slightly more error. In N:M groups it is always the best.
+    ``limit``: most swaps of one row, 0 for as many as it takes (SparseSwaps' ``T_max`` is 100); where rows share a
+    count, an exchange between two rows is one of each.
     """
 
     name: ClassVar[str] = "swap"
@@ -37,11 +39,13 @@ class Swap(Stage):
     version: ClassVar[int] = 2  # other masks than version 1 with ``enough`` below 1 only
     source: ClassVar[str] = "Zimmer et al., SparseSwaps, arXiv 2512.10922"
     enough: float = 1.0  # part of the largest gain with which a swap is taken; in (0, 1]
-    limit: int = 0  # swaps a row at most; 0 for as many as it takes
+    limit: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.enough <= 1:
             raise ValueError("enough is in (0, 1]")
+        if self.limit < 0:
+            raise ValueError("limit must not be negative; 0 is for no limit")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         from fwbench.solvers.local_search import swap_numba as kernel
@@ -49,15 +53,17 @@ class Swap(Stage):
         pruned = ~state.mask
         group = problem.group
         limit = self.limit or np.iinfo(np.int64).max
-        if context.device.startswith("cuda"):
+        shared = not problem.pattern.separable  # a count over the rows: the CPU goes on, and knows how many each made
+        if context.device.startswith("cuda") and not (shared and self.limit):
             descend = descent_on_device(problem.n, group)
             rest = (self.enough, context.device, context.expired, problem.linear)
             swaps, evaluated, stopped = descend(problem.W, problem.G, pruned, group, limit, *rest)
+            rows = None
         else:
             rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough, problem.linear)
             swaps, evaluated, stopped = rows.descend_all(pruned, limit, context.expired)
-        if not problem.pattern.separable and not stopped:
-            rows = kernel.Descent(problem.W, problem.G, group, context.threads, self.enough, problem.linear)
+        if shared and not stopped:
+            rows = rows or kernel.Descent(problem.W, problem.G, group, context.threads, self.enough, problem.linear)
             done, more, stopped = rows.exchange(pruned, limit, context.expired)
             swaps, evaluated = swaps + done, evaluated + more
         return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)

@@ -59,6 +59,7 @@ class Descent:
         self.group = group
         self.threads = threads
         self.gain_fraction = gain_fraction
+        self.made = np.zeros(len(W), np.int64)  # swaps of each row so far; an exchange of two rows is one of each
 
     @cached_property
     def gram(self) -> screens.Gram:
@@ -66,10 +67,16 @@ class Descent:
         return screens.gram_of(self.G)
 
     def descend(self, pruned: np.ndarray, rows: slice, limit: int) -> tuple[int, int]:
-        """Best 1-swaps in each row of ``pruned (rows, n)``, in place; numbers of swaps and of pairs evaluated."""
+        """Best 1-swaps in each row of ``pruned (rows, n)``, in place; numbers of swaps and of pairs evaluated.
+
+        A row stops when it has made ``limit`` of them, all calls together.
+        """
         shared = (self.group, self.gram, self.gain_fraction)
         with numba_threads(self.threads):
-            return _descend_rows(self.W[rows], self.G, self.half[rows], pruned[rows], *shared, limit)
+            left = limit - self.made[rows]
+            swaps, evaluated = _descend_rows(self.W[rows], self.G, self.half[rows], pruned[rows], *shared, left)
+        self.made[rows] += swaps
+        return int(swaps.sum()), evaluated
 
     def descend_all(self, pruned: np.ndarray, limit: int, expired: Callable[[], bool]) -> tuple[int, int, str]:
         """``descend`` on all rows, some after the other while there is time; ``"deadline"`` if there was too little."""
@@ -103,12 +110,13 @@ class Descent:
             a = np.where(pruned[row], diagonal[row] - 2 * products[row], np.inf)
             b = np.where(pruned[row], np.inf, diagonal[row] + 2 * products[row])
             at_a[row], at_b[row] = a.argmin(), b.argmin()
-            best_a[row], best_b[row] = a[at_a[row]], b[at_b[row]]
+            open_to_more = self.made[row] < limit
+            best_a[row], best_b[row] = (a[at_a[row]], b[at_b[row]]) if open_to_more else (np.inf, np.inf)
 
         for row in range(len(pruned)):
             refresh(row)
         swaps = evaluated = 0
-        while swaps < limit:
+        while True:
             if expired():
                 return swaps, evaluated, "deadline"
             frees, takes = _best_two_rows(best_a, best_b)
@@ -120,6 +128,7 @@ class Descent:
                 break
             pruned[frees, at_a[frees]], pruned[takes, at_b[takes]] = False, True
             swaps += 1
+            self.made[[frees, takes]] += 1
             for row in (frees, takes):
                 done, seen = self.descend(pruned, slice(row, row + 1), limit)
                 swaps, evaluated = swaps + done, evaluated + seen
@@ -143,8 +152,8 @@ def _descend_rows(W, G, half, pruned, group, gram, gain_fraction, limit):
     evaluated = np.zeros(rows, np.int64)
     g = _products(W, G, pruned)
     for r in numba.prange(rows):
-        swaps[r], evaluated[r] = _descend(W[r], G, half[r], g[r], pruned[r], group, gram, gain_fraction, limit)
-    return swaps.sum(), evaluated.sum()
+        swaps[r], evaluated[r] = _descend(W[r], G, half[r], g[r], pruned[r], group, gram, gain_fraction, limit[r])
+    return swaps, evaluated.sum()
 
 
 @njit

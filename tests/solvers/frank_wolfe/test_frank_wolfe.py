@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 from brute import best_mask
-from layers import PATTERNS, hostile_layers, pattern_of, random_layer
+from layers import PATTERNS, arriving, hostile_layers, pattern_of, random_layer
 from oracles import gradient, group_sums, linear_minimum, relaxed_minimum
 
-from fwbench import verify
+from fwbench import pipeline, verify
 from fwbench.judge import count_reason
 from fwbench.problem import Problem
 from fwbench.solvers.frank_wolfe import loop
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.rounding.stage import Round
-from fwbench.solvers.start.scores import Wanda
+from fwbench.solvers.start.scores import Random, Ria, Wanda, ria_score, wanda_score
 from fwbench.stage import Context, State
 
 RULES = ("open", "short", "linesearch")
@@ -171,6 +171,67 @@ def test_alpha_keeps_the_highest_scores(pattern, alpha):
         assert np.array_equal(after.relaxed, ~start(problem).keep)
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("target", [False, True])
+def test_alpha_of_one_is_the_mask_of_what_ranks(target, pattern):
+    """From any start; ``start`` is the mask that it begins with."""
+    problem = arriving(pattern, n=12)[0] if target else random_layer(pattern, n=12)
+    begin = {"wanda": Wanda(), "ria": Ria(), "random": Random()}
+    begin = {name: stage.run(problem, State(), Context(seed=3)) for name, stage in begin.items()}
+    for first, state in begin.items():
+        for fixed, ranked in (("wanda", "wanda"), ("ria", "ria"), ("start", first)):
+            for options in ({}, {"variant": "pairwise"}, {"variant": "vanilla", "step": "open"}):
+                after = FrankWolfe(alpha=1.0, fixed=fixed, steps=30, **options).run(problem, state, EXACT)
+                assert np.array_equal(after.relaxed, ~begin[ranked].keep), (first, fixed, options)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_best_of_a_start_are_its_own_and_then_wanda_s(pattern):
+    problem = random_layer(pattern, n=12)
+    start = Random().run(problem, State(), Context(seed=3))
+    after = FrankWolfe(alpha=0.5, fixed="start", steps=50).run(problem, start, EXACT)
+    score = problem.pattern.groups(np.where(start.keep, wanda_score(problem.W, problem.G), -1.0))
+    u = problem.pattern.groups(after.relaxed)
+    for group, own, count in zip(score, u, problem.counts, strict=True):
+        assert not own[np.argsort(-group, kind="stable")[: (group.size - count) // 2]].any()
+    assert_feasible(problem, after.relaxed, 1e-9)
+
+
+def test_no_alpha_nothing_is_fixed():
+    problem = random_layer("0.5", n=12)
+    plain = solve(problem, steps=50)
+    for fixed in ("wanda", "ria", "start"):
+        assert np.array_equal(solve(problem, steps=50, alpha=0.0, fixed=fixed).relaxed, plain.relaxed)
+
+
+@pytest.mark.parametrize("score", ["wanda", "ria"])
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_the_presets_are_algorithm_2_as_printed(pattern, score):
+    """SparseFW in the paper's terms: M, kept weights, gradient ``-2 W∘(H - (W∘M)G)``; k where it says at most k."""
+    problem = random_layer(pattern, n=16, seed=4)
+    W, G, steps = problem.W.astype(float), problem.G, 2000
+    saliency = problem.pattern.groups((wanda_score if score == "wanda" else ria_score)(problem.W, G))
+    kept = saliency.shape[1] - problem.counts
+
+    def top(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        order = np.argsort(np.argsort(-x, axis=1, kind="stable"), axis=1)
+        return (order < counts[:, None]).astype(float)
+
+    fixed = top(saliency, np.floor(0.9 * kept))
+    free = kept - fixed.sum(axis=1)
+    M = top(saliency, kept) - fixed
+    for t in range(steps):
+        both = (M + fixed).reshape(problem.shape)
+        g = problem.pattern.groups(-2 * W * (W @ G - (W * both) @ G))
+        vertex = top(np.where(fixed > 0, -np.inf, -g), free)
+        M += 2 / (t + 2) * (vertex - M)
+    expected = top(np.where(fixed > 0, -1.0, M), free) + fixed
+    solver = pipeline.resolve("SparseFW" if score == "wanda" else "sparsefw_ria")
+    found = pipeline.run(problem, solver, threads=1, dtype="float64")
+    assert np.array_equal(found.keep, expected.reshape(problem.shape) > 0)
+    assert solver.stages[1].steps == steps
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_shared_e_bounds_better_and_still_below_every_mask(pattern, seed):
@@ -215,7 +276,10 @@ def test_inputs_are_not_written_to():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"step": "fast"}, {"variant": "sideways"}, {"convexify": "maybe"}, {"alpha": 1.5}, {"alpha": -0.1}, {"gap": -1.0}],
+    [
+        *({"step": "fast"}, {"variant": "sideways"}, {"convexify": "maybe"}, {"fixed": "yes"}),
+        *({"alpha": 1.5}, {"alpha": -0.1}, {"gap": -1.0}),
+    ],
 )
 def test_bad_parameters_are_refused(wrong):
     with pytest.raises(ValueError, match=r"known|must"):

@@ -71,6 +71,18 @@ def test_equals_exhaustive_search(pattern, seed):
             assert after.stopped == ""
 
 
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_limit_is_of_a_row_s_swaps_between_rows_too(limit):
+    """Each changes at most two weights of a row; without a limit these rows change more."""
+    problem = random_layer("unstructured:0.4", rows=4, n=24)
+    for start in starts(problem, 0):
+        changed = (Swap(limit=limit).run(problem, start, Context()).keep != start.keep).sum(axis=1)
+        assert changed.max() <= 2 * limit < (Swap().run(problem, start, Context()).keep != start.keep).sum(axis=1).max()
+        assert problem.error(Swap(limit=limit).run(problem, start, Context()).keep) < problem.error(start.keep)
+    with pytest.raises(ValueError, match="limit"):
+        Swap(limit=-1)
+
+
 @pytest.mark.parametrize("make", [integer_layer, random_layer])
 @pytest.mark.parametrize("pattern", ["0.5", "rows"])
 def test_equals_exhaustive_search_where_a_bound_chooses_what_is_tried(pattern, make):
