@@ -72,7 +72,7 @@ def errors(found: Mapping[str, Ratios], specs: Sequence[str]) -> str:
     """Error over Wanda's of both models, all problems and parts of them; the order is Gemma's."""
     chosen: list[tuple[str, Callable[[str, str], bool]]] = [("all", lambda layer, pattern: True)]
     chosen += [(pattern, lambda layer, own, pattern=pattern: own == pattern) for pattern in PATTERNS.split(",")]
-    chosen += [(name, lambda layer, own, name=name: layer == name) for name in ("o_proj", "down_proj")]
+    chosen.append(("o_proj", lambda layer, own: layer == "o_proj"))
     whole = {model: complete(lines) for model, lines in found.items()}
     lines = []
     for spec in sorted((spec for spec in specs if spec in whole["gemma3"]), key=lambda spec: mean_of(whole, spec)):
@@ -217,10 +217,10 @@ seven matrices of blocks {blocks}, the depths of SmolLM2's blocks 3, 13 and 23; 
 [prune](../prune/index.md); `fast` stands there without its `safeguard`; `splitting` was measured here. Bounds: Shor's,
 pattern 0.5, of SmolLM2's 24 rows a layer and of four of Gemma's sampled rows; their distances are from the masks of
 `fast`. Whole models: all linear layers, Gemma's calibrated on 8,192 tokens, SmolLM2's on 16,384; perplexity as in
-[prune](../prune/index.md), on 8,192 tokens of each text at most, by each model's own tokens: ratios compare, values do
-not. Written by `python -m benchmarks.models.page` from `methods.csv`, `bounds.csv`, `results.csv` and `layers.csv` of
-`python -m benchmarks.models.study`. Gemma is used under the [Gemma Terms of Use](https://ai.google.dev/gemma/terms);
-no weights, Gram matrices or masks of it are here.
+[prune](../prune/index.md), but Gemma's in the first 8 windows of each text; each model has its own tokens, so ratios
+compare, values do not. Written by `python -m benchmarks.models.page` from `methods.csv`, `bounds.csv`, `results.csv`
+and `layers.csv` of `python -m benchmarks.models.study`. Gemma is used under the
+[Gemma Terms of Use](https://ai.google.dev/gemma/terms); no weights, Gram matrices or masks of it are here.
 
 ## Order of methods
 

@@ -76,8 +76,10 @@ def plan() -> list[tuple[str, str, str]]:
 # --- one row ---------------------------------------------------------------------------------------------------------
 
 
-def add_row(out: Path, mode: str, pattern: str, method: str, device: str = "cpu", name: str = MODEL) -> None:
-    """Prune the model of that name and measure, and add the row to the files in ``out``."""
+def add_row(
+    out: Path, mode: str, pattern: str, method: str, device: str = "cpu", name: str = MODEL, tokens: int = TOKENS
+) -> None:
+    """Prune the model of that name, measure it on so many tokens of each text, and add the row to the files."""
     torch.set_num_threads(THREADS)
     model = load_model(name)
     errors: dict[str, float] = {}
@@ -89,7 +91,7 @@ def add_row(out: Path, mode: str, pattern: str, method: str, device: str = "cpu"
         row |= one_shot(model, pattern, method, errors)
     model.network.to(device)
     for text in TEXTS:
-        row[text] = f"{perplexity(model, load_text(text), tokens=TOKENS).value:.4f}"
+        row[text] = f"{perplexity(model, load_text(text), tokens=tokens).value:.4f}"
     held = row.pop("held", ())
     row["peak_mb"] = round((peak_memory() or 0) / 1e6)
     row["commit"] = str(machine.describe().get("commit", ""))[:12]
@@ -265,9 +267,11 @@ def main() -> None:
     single.add_argument("--mode", default=ONE_SHOT, choices=(DENSE, ONE_SHOT, SEQUENTIAL))
     single.add_argument("--device", default="cpu")
     single.add_argument("--model", default=MODEL)
+    single.add_argument("--tokens", type=int, default=TOKENS, help="of each text, for the perplexity")
     given = parser.parse_args()
     if given.command == "row":
-        add_row(given.out, given.mode, given.pattern.strip("-"), given.method, given.device, given.model)
+        what = given.mode, given.pattern.strip("-"), given.method
+        add_row(given.out, *what, given.device, given.model, given.tokens)
     else:
         run(given.out)
 
