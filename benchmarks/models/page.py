@@ -98,16 +98,19 @@ def change(ratio: float) -> str:
 
 
 def compared(found: Mapping[str, Ratios]) -> str:
+    """On the problems where both pipelines have run; their number where Gemma lacks some."""
     lines = []
     for what, one, other in COMPARED:
-        cells = []
+        cells, counts = [], []
         for model in MODELS:
-            own = complete(found[model])
+            a, b = (found[model].get(spec, {}) for spec in (one, other))
+            pairs = {cell: b[cell] / a[cell] for cell in a if cell in b}
             for wanted in (True, False):
-                a, b = (own.get(spec, {}) for spec in (one, other))
-                pairs = [b[cell] / a[cell] for cell in a if cell in b and (cell[1] == "o_proj") == wanted]
-                cells.append(change(mean(pairs)) if pairs else "–")
-        lines.append([what, *cells])
+                own = [ratio for cell, ratio in pairs.items() if (cell[1] == "o_proj") == wanted]
+                cells.append(change(mean(own)) if own else "–")
+            counts.append(len(pairs))
+        few = f" ({counts[1]} problems of Gemma)" if 0 < counts[1] < len(found["gemma3"]["wanda"]) else ""
+        lines.append([what + few, *cells])
     head = [f"{name.partition(' ')[0]}, {part}" for name in MODELS.values() for part in ("o_proj", "others")]
     return table(["In a layer's error", *head], lines)
 

@@ -142,13 +142,15 @@ def main() -> None:
     parser.add_argument("what", choices=("methods", "bounds", "whole"))
     parser.add_argument("--model", default="gemma3", choices=BLOCKS)
     parser.add_argument("--rows", type=int, help=f"of each layer; {ROWS}, for bounds {BOUNDED}")
+    parser.add_argument("--blocks", help="by default three, at the same depths of both models")
+    parser.add_argument("--patterns", default=PATTERNS)
     parser.add_argument("--layers", default=",".join(LAYERS))
     parser.add_argument("--specs", nargs="*", default=(*MASKS, *UPDATES))
     options = parser.parse_args()
     restart_on_one_thread()
-    split = (BLOCKS[options.model].split(","), options.layers.split(","))
+    split = ((options.blocks or BLOCKS[options.model]).split(","), options.layers.split(","))
     if options.what == "methods":
-        problems = list(sampled(split[0], PATTERNS.split(","), split[1], options.rows or ROWS, options.model))
+        problems = list(sampled(split[0], options.patterns.split(","), split[1], options.rows or ROWS, options.model))
         methods(options.out / METHODS_CSV, problems, options.model, options.specs)
     elif options.what == "bounds":
         problems = list(sampled(split[0], [PATTERN], split[1], ROWS, options.model))
