@@ -220,7 +220,7 @@ def prune(model: str | Path, out: Path | str, pattern: str, solver: str = "", **
     """Prune a whole model into a folder that transformers loads, as ``fwbench prune`` does.
 
     Args:
-        model: ``smollm2``, a folder, a GGUF file, or a name on the hub.
+        model: ``smollm2``, ``gemma3``, a folder, a GGUF file, or a name on the hub.
         out: folder that appears, complete, at the end.
         pattern: such as ``0.6`` or ``2:4``.
         solver: spec; empty for the default.

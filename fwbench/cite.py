@@ -59,6 +59,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
 EXPECTATION = ("ageev2004pipage",)  # of round(method=expectation)
 REORDERED = ("su2026rose",)  # of sparsegpt(order=loss)
 CONVEX = ("billionnet2009qcr", "helmberg1996interior")  # of a stage with convexify=
+MODELS = {"smollm2": "allal2025smollm2", "gemma3": "gemma2025gemma3"}  # of a name that has this in it
 CHECKER = "rump2006verification"
 ENTRIES = {
     match[1]: match[0].strip() + "\n"
@@ -217,7 +218,7 @@ def papers(solver: str) -> tuple[list[str], list[str]]:
 def _of_data(claim: Claim) -> list[str]:
     """The model's and the text's papers."""
     about = claim.meta
-    found = ["allal2025smollm2"] if "smollm2" in str(about.get("model", "")).lower() else []
+    found = [paper for name, paper in MODELS.items() if name in str(about.get("model", "")).lower()]
     return found + (["lee2005empirical"] if str(about.get("calibration", "")).startswith("lee") else [])
 
 

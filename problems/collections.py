@@ -1,8 +1,9 @@
 """Collections: named sets of problems, and how a selector on the command line finds them.
 
 A selector is ``NAME`` or ``NAME/GLOB`` with NAME one of ``mini``, ``smollm2`` (``smollm2@65536`` for another number of
-calibration tokens) and ``synthetic``; or the path of a problem file or of a folder of them. A file ``mini/x`` that is
-there comes before the collection's problem ``x``; a folder that is called like a collection is written ``./mini``.
+calibration tokens), ``gemma3`` (likewise) and ``synthetic``; or the path of a problem file or of a folder of them. A
+file ``mini/x`` that is there comes before the collection's problem ``x``; a folder that is called like a collection is
+written ``./mini``.
 """
 
 from __future__ import annotations
@@ -21,27 +22,59 @@ from fwbench.problem import Problem, ProblemError
 from fwbench.problems import files, resources, synthetic
 from fwbench.problems.text import EXTRACTION, SEQUENCE, TOKENS, load_text
 
-NAMES = ("mini", "smollm2", "synthetic")
 CALIBRATION = "lee"
 MINI = Path(__file__).with_name("mini")
-BLOCKS = 30
-SHAPES = {
-    "q_proj": (576, 576),
-    "k_proj": (192, 576),
-    "v_proj": (192, 576),
-    "o_proj": (576, 576),
-    "gate_proj": (1536, 576),
-    "up_proj": (1536, 576),
-    "down_proj": (576, 1536),
-}
-LAYERS = tuple(SHAPES)
-SMOLLM2 = [f"smollm2.{block:02}.{layer}" for block in range(BLOCKS) for layer in LAYERS]
 
 Progress = Callable[[int, int, str], None]  # done, total, what
 
 
 class CollectionError(ValueError):
     """A selector that selects nothing; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The linear layers of a model that is a collection, before it is loaded: (rows, n) of each matrix of a block."""
+
+    sentence: str
+    blocks: int
+    shapes: dict[str, tuple[int, int]]
+
+    def names(self, model: str) -> list[str]:
+        return [f"{model}.{block:02}.{layer}" for block in range(self.blocks) for layer in self.shapes]
+
+
+MODELS = {
+    "smollm2": Layers(
+        "Every linear layer of SmolLM2-135M, extracted on demand.",
+        30,
+        {
+            "q_proj": (576, 576),
+            "k_proj": (192, 576),
+            "v_proj": (192, 576),
+            "o_proj": (576, 576),
+            "gate_proj": (1536, 576),
+            "up_proj": (1536, 576),
+            "down_proj": (576, 1536),
+        },
+    ),
+    "gemma3": Layers(
+        "Every linear layer of Gemma 3 270M, extracted on demand, under the Gemma Terms of Use.",
+        18,
+        {
+            "q_proj": (1024, 640),
+            "k_proj": (256, 640),
+            "v_proj": (256, 640),
+            "o_proj": (640, 1024),
+            "gate_proj": (2048, 640),
+            "up_proj": (2048, 640),
+            "down_proj": (640, 2048),
+        },
+    ),
+}
+NAMES = ("mini", *MODELS, "synthetic")
+SHAPES = MODELS["smollm2"].shapes
+LAYERS = tuple(SHAPES)
 
 
 @dataclass(frozen=True)
@@ -62,7 +95,7 @@ def catalog() -> tuple[Collection, ...]:
             "Sub-blocks of real SmolLM2 layers, n = 16 to 384, some with a target; a whole row, a whole v_proj layer.",
             mini,
         ),
-        Collection("smollm2", "Every linear layer of SmolLM2-135M, extracted on demand.", BLOCKS * len(LAYERS)),
+        *(Collection(name, layers.sentence, len(layers.names(name))) for name, layers in MODELS.items()),
         Collection(
             "synthetic", "Seeded generators: correlated, ill-conditioned, planted, hostile.", len(synthetic.CASES)
         ),
@@ -86,7 +119,7 @@ def load(
         CollectionError: an unknown name, or a glob that matches nothing.
         ProblemError: a file that is refused.
         PatternError: an unknown pattern, or one that does not fit.
-        ResourceError: ``smollm2`` cannot be downloaded.
+        ResourceError: a model cannot be downloaded, or its terms are not accepted.
     """
     chosen = None if patterns is None else [parse(pattern) for pattern in patterns]
     for collection, problem in _load(str(selector), progress):
@@ -100,17 +133,18 @@ def load(
 def check(selector: str | Path, patterns: Sequence[Pattern | str] | None = None) -> None:
     """Raise what :func:`load` would raise for bad input, before any work is begun or anything written.
 
-    What is at hand is read; of ``smollm2`` the names and the patterns are checked, nothing is extracted.
+    What is at hand is read; of a model the names, the patterns and its terms are checked, nothing is extracted.
     """
-    if named(selector) != "smollm2":
+    if (model := named(selector)) not in MODELS:
         for _ in load(selector, patterns):
             pass
         return
     _load(str(selector), None)
+    resources.check_accepted(resources.KNOWN[model])
     head, _, glob = str(selector).partition("/")
-    for name in _matching(head, SMOLLM2, glob):
+    for name in _matching(head, MODELS[model].names(model), glob):
         for pattern in patterns or ():
-            parse(pattern).counts(SHAPES[name.rpartition(".")[2]])
+            parse(pattern).counts(MODELS[model].shapes[name.rpartition(".")[2]])
 
 
 def there(selector: str | Path) -> None:
@@ -127,7 +161,8 @@ def one(
         CollectionError: it selects several, besides what :func:`load` raises.
     """
     head, _, glob = str(selector).partition("/")
-    found: list = _matching(head, SMOLLM2, glob) if named(selector) == "smollm2" else []  # extracts nothing
+    model = named(selector)
+    found: list = _matching(head, MODELS[model].names(model), glob) if model in MODELS else []  # extracts nothing
     if len(found) < 2:
         found = list(islice(load(selector, None if pattern is None else [pattern], progress), 2))
         if len(found) == 1:
@@ -140,7 +175,7 @@ def named(selector: str | Path) -> str:
     """Which of ``NAMES`` a selector means; empty for a path."""
     head, _, glob = str(selector).partition("/")
     name, at, _ = head.partition("@")
-    known = name in NAMES and (not at or name == "smollm2") and not (glob and os.path.exists(selector))
+    known = name in NAMES and (not at or name in MODELS) and not (glob and os.path.exists(selector))
     return name if known else ""
 
 
@@ -154,10 +189,11 @@ def repattern(problem: Problem, pattern: Pattern) -> Problem:
 def _load(selector: str, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
     head, _, glob = selector.partition("/")
     collection, (name, at, tokens) = named(selector), head.partition("@")
-    if collection == "smollm2":
+    if collection in MODELS:
         if at and not (tokens.isdecimal() and int(tokens)):
-            raise CollectionError(f"{selector}: {tokens!r} is not a number of tokens; write smollm2@65536")
-        return _smollm2(head, glob, int(tokens or TOKENS), progress)
+            raise CollectionError(f"{selector}: {tokens!r} is not a number of tokens; write {collection}@65536")
+        names = _matching(head, MODELS[collection].names(collection), glob)
+        return ((head, problem) for problem in of_model(collection, names, int(tokens or TOKENS), progress))
     if collection:
         return _mini(glob) if collection == "mini" else _synthetic(glob)
     path = Path(selector)
@@ -191,46 +227,44 @@ def _synthetic(glob: str) -> Iterator[tuple[str, Problem]]:
         yield "synthetic", synthetic.CASES[name]()
 
 
-def smollm2(names: Sequence[str], tokens: int = TOKENS, progress: Progress | None = None) -> Iterator[Problem]:
-    """Problems of ``smollm2`` by their names, from the cache, where one run extracts all that are missing.
+def of_model(
+    model: str, names: Sequence[str], tokens: int = TOKENS, progress: Progress | None = None
+) -> Iterator[Problem]:
+    """Problems of one of ``MODELS`` by their names, from the cache, where one run extracts all that are missing.
 
     Raises:
-        ResourceError: the model or the text cannot be downloaded.
+        ResourceError: the model or the text cannot be downloaded, or its terms are not accepted.
         ProblemError: the cache cannot be written.
     """
-    folder = _extraction_folder(tokens)
+    resources.check_accepted(resources.KNOWN[model])
+    folder = _extraction_folder(model, tokens)
     missing = [name for name in names if not (folder / f"{name}{files.SUFFIX}").is_file()]
     if missing:
-        _extract(missing, folder, tokens, progress)
+        _extract(model, missing, folder, tokens, progress)
     for name in names:
         path = folder / f"{name}{files.SUFFIX}"
         try:
             problem = files.read_problem(path)
         except ProblemError:  # damaged in the cache: build it once more
-            _extract([name], folder, tokens, progress)
+            _extract(model, [name], folder, tokens, progress)
             problem = files.read_problem(path)
         yield replace(problem, origin="")  # found again by its name, whatever becomes of the cache
 
 
-def _smollm2(collection: str, glob: str, tokens: int, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
-    names = _matching(collection, SMOLLM2, glob)
-    return ((collection, problem) for problem in smollm2(names, tokens, progress))
-
-
-def _extraction_folder(tokens: int) -> Path:
-    hashes = (resources.KNOWN["smollm2"].sha256, resources.KNOWN[CALIBRATION].sha256)
+def _extraction_folder(model: str, tokens: int) -> Path:
+    hashes = (resources.KNOWN[model].sha256, resources.KNOWN[CALIBRATION].sha256)
     key = hashlib.sha256(" ".join(map(str, (EXTRACTION, *hashes, tokens, SEQUENCE))).encode()).hexdigest()
-    return resources.cache_folder() / "problems" / f"smollm2-{tokens}-{key[:12]}"
+    return resources.cache_folder() / "problems" / f"{model}-{tokens}-{key[:12]}"
 
 
-def _extract(names: Sequence[str], folder: Path, tokens: int, progress: Progress | None) -> None:
+def _extract(model: str, names: Sequence[str], folder: Path, tokens: int, progress: Progress | None) -> None:
     # here and not above: mini and synthetic load without torch
     from fwbench.problems.extract import extract
     from fwbench.problems.models import load_model
 
     if progress:
-        progress(0, tokens, "smollm2: loading the model")
-    model, text = load_model("smollm2"), load_text(CALIBRATION)
+        progress(0, tokens, f"{model}: loading the model")
+    network, text = load_model(model), load_text(CALIBRATION)
     blocks = sorted({int(name.split(".")[1]) for name in names})
-    for problem in extract(model, text, blocks, tokens, progress=progress, select=set(names).__contains__):
+    for problem in extract(network, text, blocks, tokens, progress=progress, select=set(names).__contains__):
         files.write_problem(problem, folder / f"{problem.name}{files.SUFFIX}")

