@@ -118,7 +118,10 @@ def _allocated(plan: Plan, method: allocation.Method, work: Work, progress: Prog
     if counts is None:
         counts = allocation.allocate(method, setting)
         work.write_json("allocation.json", counts)
-    record = {**plan.record, "allocation_sha256": hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()}
+    record = {
+        **plan.record,
+        "allocation_sha256": hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest(),
+    }
     return replace(plan, allocated=allocation.patterns(setting, counts), record=record)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from fwbench import __version__, machine, patterns, pipeline, protocols
 from fwbench.notes import note
@@ -42,7 +41,6 @@ class Options:
 
     pattern: str
     spec: str = ""  # empty for the default
-    allocation: str = "uniform"  # of the pattern's zeros to layers and rows, see fwbench.pruning.allocation
     text: str = CALIBRATION
     tokens: int = TOKENS
     length: int = SEQUENCE  # tokens of a calibration sequence, cut to what the model takes
@@ -53,6 +51,7 @@ class Options:
     device: str = "cpu"
     dtype: str = "float32"  # in which solvers compute
     save_dtype: str = "auto"  # of the output, and of what is pruned; auto for each tensor's own
+    allocation: str = "uniform"  # of the pattern's zeros to layers and rows, see fwbench.pruning.allocation
     skip: str = ""  # regular expression: layers whose name, or path in the model, it finds stay dense
     time_limit: float = float("inf")  # seconds for each layer
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Allocations: budgets to the weight, published densities recomputed, the exact one against brute force, and whole runs."""
+"""Allocations: budgets to the weight, published densities recomputed, the exact one by brute force, whole runs."""
 
 import itertools
 import json
@@ -157,8 +157,9 @@ def test_margins_against_brute_force(monkeypatch, convex):
         if convex:  # equal steps of one size: no part of a step is left
             assert found == pytest.approx(best)
         else:
-            minorant = [np.interp(range(5), corners, cost[corners]) for cost in costs
-                        for corners in [knapsack.envelope(cost)]]
+            minorant = [
+                np.interp(range(5), corners, cost[corners]) for cost in costs for corners in [knapsack.envelope(cost)]
+            ]
             below = sum(np.interp(level, range(5), curve) for level, curve in zip(levels, minorant, strict=True))
             assert below <= best + 1e-12
             assert sum(level in knapsack.envelope(cost) for level, cost in zip(levels, costs, strict=True)) >= 3
@@ -221,15 +222,16 @@ def test_curves_begin_with_wanda_and_only_go_down_by_swaps(place):
         alone = problem.with_pattern(PerRow(level))
         outcome = pipeline.run(alone, pipeline.resolve("wanda+swap"))
         assert error == pytest.approx(outcome.result.error, rel=0.02)
-    assert found[0] == pytest.approx(pipeline.run(problem.with_pattern("0.4"), pipeline.resolve("wanda+swap")).result.error)
+        if level == 0.4:
+            assert error == pytest.approx(outcome.result.error, rel=1e-9)
 
 
 def test_uniform_is_as_before(place, tmp_path):
     source = str(saved(place, "llama"))
     for name, more in {"plain": {}, "uniform": {"allocation": "uniform"}}.items():
         prune(source, tmp_path / name, options(place, **more))
-    files = ("model.safetensors", "masks.safetensors")
-    assert [hashes(tmp_path / "plain")[name] for name in files] == [hashes(tmp_path / "uniform")[name] for name in files]
+    plain, uniform = hashes(tmp_path / "plain"), hashes(tmp_path / "uniform")
+    assert all(plain[name] == uniform[name] for name in ("model.safetensors", "masks.safetensors"))
     summary = json.loads((tmp_path / "plain" / "fwbench.json").read_text())
     assert (summary["allocation"], summary["allocation_sha256"]) == ("uniform", None)
     assert "allocation" not in (tmp_path / "plain" / "report.md").read_text()

@@ -51,7 +51,9 @@ def budget(pattern: Pattern, shapes: Sequence[Shape]) -> int:
     return sum(int(pattern.counts(shape).sum()) for shape in shapes)
 
 
-def layer_patterns(pattern: Pattern, shapes: Mapping[str, Shape], sparsities: Mapping[str, float]) -> dict[str, Pattern]:
+def layer_patterns(
+    pattern: Pattern, shapes: Mapping[str, Shape], sparsities: Mapping[str, float]
+) -> dict[str, Pattern]:
     """A pattern for each layer, pruning together exactly as many weights as ``pattern`` does in all of them.
 
     Of each row where ``pattern`` is a part of each row: then what is less than one weight more in each row of any layer

@@ -24,7 +24,7 @@ from fwbench.pruning.allocation import knapsack, passes
 from fwbench.pruning.allocation.passes import Setting
 from fwbench.stage import Context, State
 
-ROWS = 32  # of each layer, evenly spaced: what a curve is of
+ROWS = 16  # of each layer, evenly spaced: what a curve is of
 STEP = 0.025  # of sparsity, between the levels of a curve
 POINTS = 3  # of Gauss's rule on the path
 
@@ -37,7 +37,7 @@ class Exact:
     one before. No layer's sparsity is further from the mean than ``reach``.
     """
 
-    tokens: int = 4096  # of the calibration: for the curves, and for the loss
+    tokens: int = 2048  # of the calibration: for the curves, and for the loss
     reach: float = 0.1
 
     def sparsities(self, setting: Setting) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def margins(costs: np.ndarray, units: np.ndarray, budget: int) -> np.ndarray:
     steps = []
     for layer, (cost, unit) in enumerate(zip(costs, units.tolist(), strict=True)):
         corners = envelope(cost)
-        for low, high in zip(corners, corners[1:], strict=False):
+        for low, high in pairwise(corners):
             steps.append(((cost[high] - cost[low]) / ((high - low) * unit), layer, low, high))
     levels, left = np.zeros(len(costs)), float(budget)
     for _, layer, low, high in sorted(steps):

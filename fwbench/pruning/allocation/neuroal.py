@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from fwbench.problems.extract import shared_inputs
 from fwbench.problems.structure import FEW, weight_of
 from fwbench.pruning import walk as walks
 from fwbench.pruning.allocation import passes
-from fwbench.pruning.allocation.counts import dumped, layer_patterns, row_pattern
+from fwbench.pruning.allocation.counts import layer_patterns, row_pattern
 from fwbench.pruning.allocation.passes import Norms, Setting
 
 # of the paper; 0, which is uniform, is ours
@@ -73,7 +74,9 @@ def misalignment(dense: Activations, sparse: Activations) -> float:
     return sum(float(np.linalg.norm(own - other)) / len(own) for own, other in shares.values())
 
 
-def by_row(setting: Setting, blocks: Mapping[str, Pattern], alignment: Activations, spread: float) -> dict[str, Pattern]:
+def by_row(
+    setting: Setting, blocks: Mapping[str, Pattern], alignment: Activations, spread: float
+) -> dict[str, Pattern]:
     """The blocks' patterns with a count for each row of the layers whose rows are aligned."""
     found = dict(blocks)
     for name, aligned in alignment.items():
@@ -92,7 +95,7 @@ def alignments(setting: Setting, dense: Activations, sparse: Activations) -> dic
     modules = {layer.name: layer.module for block in setting.layers for layer in block}
     groups = shared_inputs(setting.model.network, modules, setting.batches[0][:1, :FEW])
     found = {}
-    for names, (following, *_) in zip(groups, groups[1:], strict=False):
+    for names, (following, *_) in pairwise(groups):
         lost = dense[following] - sparse[following]
         if all(setting.shapes[name][0] == len(lost) for name in names):
             found |= dict.fromkeys(names, lost)
