@@ -38,7 +38,7 @@ class Exact:
     """
 
     tokens: int = 2048  # of the calibration: for the curves, and for the loss
-    reach: float = 0.1
+    reach: float = 0.15
 
     def sparsities(self, setting: Setting) -> dict[str, float]:
         """Of each layer."""
