@@ -195,9 +195,8 @@ def test_each_meets_the_budget_and_leaves_the_model_as_it_was(place, name, patte
     assert all(parameter.grad is None for parameter in at.model.network.parameters())
 
 
-def test_the_parts_are_all_of_the_loss(place, monkeypatch):
+def test_the_parts_are_all_of_the_loss(place):
     """Integrated gradients are complete."""
-    monkeypatch.setattr(exact, "POINTS", 24)  # a random model's loss is no smooth function of what is pruned
     at = setting(place)
     pruned = exact._measured(at, exact.grid(0.5, 0.1))[1]
     parts = exact.loss_parts(at, pruned)
@@ -210,20 +209,23 @@ def test_the_parts_are_all_of_the_loss(place, monkeypatch):
 
 def loss(at):
     with torch.no_grad():
-        rows = [(at.model.network(ids).logits[0, :-1].log_softmax(-1), ids[0, 1:]) for ids in at.batches]
-    scored = [-logs.gather(1, wanted[:, None]) for logs, wanted in rows]
-    return float(torch.cat(scored).mean())
+        pairs = [(at.model.network(ids).logits[:, :-1].log_softmax(-1), ids[:, 1:]) for ids in at.batches]
+    return float(torch.cat([-logs.gather(2, wanted[..., None]).flatten() for logs, wanted in pairs]).mean())
 
 
-def test_curves_begin_with_wanda_and_only_go_down_by_swaps(place):
+def test_curves_are_wandas():
     [(_, problem)] = collections.load("mini/n096.gate_proj*", ["0.5"])
     found = exact.curve(problem, np.array([0.4, 0.5, 0.6]))
-    for level, error in zip((0.4, 0.5, 0.6), found, strict=True):
-        alone = problem.with_pattern(PerRow(level))
-        outcome = pipeline.run(alone, pipeline.resolve("wanda+swap"))
-        assert error == pytest.approx(outcome.result.error, rel=0.02)
-        if level == 0.4:
-            assert error == pytest.approx(outcome.result.error, rel=1e-9)
+    wanted = [pipeline.wanda_error(problem.with_pattern(level)) for level in ("0.4", "0.5", "0.6")]
+    assert found == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize(("sparsity", "reach", "wanted"), [(0.6, 0.15, (0.45, 0.75, 13)), (0.9, 0.15, (0.8, 1.0, 9))])
+def test_levels(sparsity, reach, wanted):
+    levels = exact.grid(sparsity, reach)
+    assert (levels[0], levels[-1], len(levels)) == pytest.approx(wanted)
+    assert levels[len(levels) // 2] == pytest.approx(sparsity)
+    assert np.diff(levels) == pytest.approx(exact.STEP)
 
 
 def test_uniform_is_as_before(place, tmp_path):
@@ -237,7 +239,7 @@ def test_uniform_is_as_before(place, tmp_path):
     assert "allocation" not in (tmp_path / "plain" / "report.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "sequential"), zip(METHODS, [True, True, False, True], strict=True))
+@pytest.mark.parametrize(("name", "sequential"), [*zip(METHODS, [True, True, False, True], strict=True)])
 def test_killed_and_resumed(place, tmp_path, monkeypatch, name, sequential):
     source = str(saved(place, "llama"))
     asked = options(place, spec="wanda+swap", allocation=name, sequential=sequential, correct=0.3)
@@ -303,9 +305,8 @@ def test_streamed(place, tmp_path):
     source, found = str(saved(place, "llama")), {}
     with pytest.raises(PruneError, match="allocation exact runs the whole model backwards"):
         prune(source, tmp_path / "out", options(place, allocation="exact", stream=True))
-    for name in METHODS[:3]:
-        for stream in (False, True):
-            out = tmp_path / f"{name[:4]} {stream}"
-            prune(source, out, options(place, allocation=name, stream=stream))
-            found[stream] = hashes(out)["model.safetensors"]
-        assert found[False] == found[True]
+    for stream in (False, True):
+        made = plan.make(source, options(place, stream=stream))
+        at = allocation.setting(made.model, made.layers, made.batches, made.pattern)
+        found[stream] = [allocation.allocate(allocation.parse(name), at) for name in METHODS[:3]]
+    assert found[False] == found[True]

@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fwbench import pipeline
 from fwbench.patterns import PerRow
 from fwbench.problem import Problem
 from fwbench.problems.structure import on_text, weight_of
 from fwbench.pruning import walk as walks
 from fwbench.pruning.allocation import knapsack, passes
 from fwbench.pruning.allocation.passes import Setting
-from fwbench.stage import Context, State
 
 ROWS = 16  # of each layer, evenly spaced: what a curve is of
 STEP = 0.025  # of sparsity, between the levels of a curve
@@ -33,8 +31,9 @@ POINTS = 3  # of Gauss's rule on the path
 class Exact:
     """The least loss that the layers' error curves predict, solved exactly.
 
-    Curves are of Wanda's masks improved by swaps, of some rows of each layer, each sparsity begun from the mask of the
-    one before. No layer's sparsity is further from the mean than ``reach``.
+    Both are of Wanda's masks, the curves of some rows of each layer: beside those of masks improved by swaps they have
+    another scale and the same shape. No layer's sparsity is further from the mean than ``reach``. A pass backwards
+    takes three times the model's weights in memory, and its activations.
     """
 
     tokens: int = 2048  # of the calibration: for the curves, and for the loss
@@ -53,7 +52,7 @@ class Exact:
 
 
 def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
-    """By layer: its curve, relative to the error of Wanda's mask at the middle level, and that mask.
+    """By layer: its curve, relative to the error at the middle level, and Wanda's mask of that one.
 
     Returns:
         curves, ``(levels,)``; masks, True = pruned, in the weights' own orientation.
@@ -72,9 +71,8 @@ def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarra
                 mask = setting.pattern.prune(np.abs(problem.W) * np.sqrt(inputs.G.diagonal()))
                 pruned[name] = torch.from_numpy(mask.T if by_name[name].transposed else mask)
                 rows = np.unique(np.linspace(0, problem.rows - 1, ROWS).astype(int))
-                part = problem.part(rows, pattern=PerRow(setting.sparsity))
-                wanda = part.error(~part.pattern.prune(np.abs(part.W) * np.sqrt(part.G.diagonal())))
-                curves[name] = curve(part, levels) / (wanda or 1.0)
+                errors = curve(problem.part(rows, pattern=PerRow(setting.sparsity)), levels)
+                curves[name] = errors / (errors[len(levels) // 2] or 1.0)
     return curves, pruned
 
 
@@ -135,18 +133,6 @@ def grid(sparsity: float, reach: float) -> np.ndarray:
 
 
 def curve(problem: Problem, sparsities: np.ndarray) -> np.ndarray:
-    """Least errors known of a problem at rising sparsities of each row, ``(levels,)``.
-
-    The first mask is Wanda's, each later one prunes besides what costs least in the one before; then swaps.
-    """
-    swap = pipeline.resolve("swap").stages[0]
-    diagonal = problem.G.diagonal()
-    score, errors = problem.W.astype(np.float64) ** 2 * diagonal, []
-    for sparsity in sparsities.tolist():
-        level = problem.with_pattern(PerRow(sparsity))
-        keep = swap.run(level, State(keep=~level.pattern.prune(score)), Context()).mask
-        errors.append(level.error(keep))
-        gone = np.where(keep, 0, problem.W).astype(np.float64)
-        score = problem.W * (2 * (gone @ problem.G) + problem.W * diagonal)
-        score[~keep] = -np.inf  # what is pruned stays so
-    return np.array(errors)
+    """Errors of Wanda's masks at some sparsities of each row, ``(levels,)``."""
+    score, levels = np.abs(problem.W) * np.sqrt(problem.G.diagonal()), map(PerRow, sparsities.tolist())
+    return np.array([problem.row_errors(level.prune(score)).sum() for level in levels])
