@@ -20,6 +20,12 @@ from fwbench.cli.progress import progress
 @click.option("-o", "--output", required=True, type=PATH, help="Folder for the pruned model.")
 @click.option("--pattern", required=True, help="0.6 (of each row), 2:4 or unstructured:0.6.")
 @click.option("-s", "--solver", "spec", default="", help="Solver spec. [default: the preset 'fast', or wanda+swap]")
+@click.option(
+    "--allocation",
+    default="uniform",
+    show_default=True,
+    help="Of the zeros to layers: uniform, owl, alpha, neuroal or exact, such as 'owl(M=5,spread=0.08)'.",
+)
 @click.option("--text", default="lee", show_default=True, help="Calibration: a file, folder, pypi: resource or name.")
 @click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=1), help="Of calibration.")
 @click.option("--length", default=512, show_default=True, type=click.IntRange(min=2), help="Tokens of a sequence.")
@@ -77,6 +83,7 @@ def prune(
     output: Path,
     pattern: str,
     spec: str,
+    allocation: str,
     text: str,
     tokens: int,
     length: int,
@@ -107,6 +114,7 @@ def prune(
     options = Options(
         pattern=pattern,
         spec=spec,
+        allocation=allocation,
         text=text,
         tokens=tokens,
         length=length,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from fwbench.perplexity import Perplexity, check_causal, perplexity, windows
 from fwbench.problems.models import Model
 from fwbench.problems.structure import on_text
 from fwbench.protocols import Passages
-from fwbench.pruning import dtypes
+from fwbench.pruning import allocation, dtypes
 from fwbench.pruning import plan as plans
 from fwbench.pruning import walk as walks
 from fwbench.pruning.layers import Solved, solve, together
@@ -81,6 +83,9 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
         if dense is None:
             dense = _evaluation(plan, progress)
             work.write_json("dense.json", dense)
+    if plan.allocation is not None:
+        with clock.of("allocate"):
+            plan = _allocated(plan, plan.allocation, work, progress)
     records, masks, resumed = _blocks(plan, work, clock, progress)
     rows = [Result.from_json(record.pop("row")) for record in records]
     with clock.of("evaluate"):
@@ -103,6 +108,21 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     with clock.of("save"):
         finish(plan, work, masks, rows, summary, clock.started)
     return summary
+
+
+def _allocated(plan: Plan, method: allocation.Method, work: Work, progress: Progress | None) -> Plan:
+    """The plan with a pattern for each layer, found on the dense model once and kept with the work."""
+    tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
+    setting = allocation.setting(plan.model, plan.layers, plan.batches, plan.pattern, plan.options.device, tell)
+    counts = work.read_json("allocation.json")
+    if counts is None:
+        counts = allocation.allocate(method, setting)
+        work.write_json("allocation.json", counts)
+    record = {
+        **plan.record,
+        "allocation_sha256": hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest(),
+    }
+    return replace(plan, allocated=allocation.patterns(setting, counts), record=record)
 
 
 def _blocks(

@@ -18,7 +18,8 @@ from fwbench.problem import Problem, shrunk
 from fwbench.problems.arriving import Arrived, Target
 from fwbench.problems.structure import weight_of
 from fwbench.pruning.dtypes import too_large
-from fwbench.pruning.plan import Layer, Plan, PruneError
+from fwbench.pruning.linear import Layer
+from fwbench.pruning.plan import Plan, PruneError
 from fwbench.result import Proof, Result, Verdict, pack_mask
 from fwbench.stage import Role
 
@@ -39,16 +40,18 @@ def together(plan: Plan, layers: Sequence[Layer]) -> list[list[Layer]]:
     """Divide layers that read one input into batches for :func:`solve`.
 
     Their rows are problems of one kind, so a batch takes fewer and larger steps, which a GPU needs. Layers stay alone
-    where the pattern ties rows together, a stage proves bounds or optima of whole problems, or has seconds for each.
+    where the pattern ties rows together or is not that of the layer before, a stage proves bounds or optima of whole
+    problems, or has seconds for each.
     """
-    alone = not isinstance(plan.pattern, PerRow | NM)
-    alone |= any(stage.role in (Role.EXACT, Role.BOUND) for stage in plan.solver.stages)
+    alone = any(stage.role in (Role.EXACT, Role.BOUND) for stage in plan.solver.stages)
     alone |= any(0 < getattr(stage, "seconds", 0) < math.inf for stage in plan.solver.stages)
     batches: list[list[Layer]] = []
-    room = 0
+    room, last = 0, None
     for layer in layers:
-        size = layer.module.weight.numel()  # type: ignore[operator]
-        if alone or size > room:
+        size, pattern = layer.module.weight.numel(), plan.pattern_of(layer)  # type: ignore[operator]
+        joined = isinstance(pattern, PerRow | NM) and pattern == last
+        last = pattern
+        if alone or not joined or size > room:
             batches.append([])
             room = BATCH_WEIGHTS
         batches[-1].append(layer)
@@ -77,7 +80,7 @@ def solve(plan: Plan, layers: Sequence[Layer], arrived: Arrived) -> dict[str, So
         W = weight_of(layer.module)
         target = arrived.target(W, options.correct, options.ridge) if plan.correcting else Target()
         G = own[0].G if own else arrived.G  # one for all
-        own.append(Problem(layer.name, W, G, plan.pattern, T=target.T, offset=target.offset))
+        own.append(Problem(layer.name, W, G, plan.pattern_of(layer), T=target.T, offset=target.offset))
     problem = own[0] if len(own) == 1 else _joined(own)
     solved = replace(problem, G=shrunk(problem.G, options.shrink)) if options.shrink else problem
     run = Run(solved, plan.solver, options.seed, options.device, options.dtype)
@@ -184,6 +187,7 @@ def _record(layer: Layer, result: Result, power: float, pruned: int) -> dict[str
     return {
         "layer": layer.name,
         "parameter": layer.parameter,
+        "pattern": result.pattern,
         "rows": result.rows,
         "n": result.n,
         "error": result.error,

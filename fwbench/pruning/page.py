@@ -119,6 +119,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("model", f"{summary['model']}, sha256 of its parameters {summary['model_sha256'][:16]}"),
         ("solver", summary["solver"]),
         ("pattern", summary["pattern"]),
+        *_allocation(summary),
         ("order", _order(summary)),
         (
             "calibration",
@@ -143,6 +144,15 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("resumed", f"{text.plural(summary['blocks_resumed'], 'block')} came from an earlier, stopped run")
         )
     return facts
+
+
+def _allocation(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the zeros were allocated to the layers; nothing where each has the same."""
+    if not summary.get("allocation_sha256"):
+        return []
+    shares = [record["pruned"] / (record["rows"] * record["n"]) for record in summary["layers"]]
+    range_ = f"{text.percent(min(shares))} to {text.percent(max(shares))} of a layer"
+    return [("allocation", f"{summary['allocation']}: {range_}, sha256 {summary['allocation_sha256'][:16]}")]
 
 
 def _saved_as(summary: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from fwbench import __version__, machine, patterns, pipeline, protocols
 from fwbench.notes import note
@@ -18,10 +17,11 @@ from fwbench.problem import Problem
 from fwbench.problems.extract import batch, chosen_layers, say_left_out, shared_inputs
 from fwbench.problems.gram import way_out
 from fwbench.problems.models import Model, fingerprint, load_model
-from fwbench.problems.structure import FEW, Conv1D, ModelError, find_blocks, left_out, weight_of
+from fwbench.problems.structure import FEW, ModelError, find_blocks, left_out, weight_of
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
 from fwbench.protocols import Passages
-from fwbench.pruning import dtypes
+from fwbench.pruning import allocation, dtypes
+from fwbench.pruning.linear import Layer
 from fwbench.pruning.walk import check_chain
 
 FORMAT = "fwbench-prune-1"
@@ -51,6 +51,7 @@ class Options:
     device: str = "cpu"
     dtype: str = "float32"  # in which solvers compute
     save_dtype: str = "auto"  # of the output, and of what is pruned; auto for each tensor's own
+    allocation: str = "uniform"  # of the pattern's zeros to layers and rows, see fwbench.pruning.allocation
     skip: str = ""  # regular expression: layers whose name, or path in the model, it finds stay dense
     time_limit: float = float("inf")  # seconds for each layer
     seed: int = 0
@@ -60,31 +61,13 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One linear layer to prune; ``parameter`` is the name of its weight in the model's state."""
-
-    name: str
-    parameter: str
-    module: nn.Module = field(repr=False)
-
-    @property
-    def transposed(self) -> bool:
-        """True if the model stores the weight with one column per output (GPT-2's ``Conv1D``)."""
-        return isinstance(self.module, Conv1D)
-
-    @torch.no_grad()
-    def load(self, weight: torch.Tensor) -> None:
-        """Overwrite the weight, given in the model's own orientation."""
-        self.module.weight.copy_(weight)  # type: ignore[operator]
-
-
-@dataclass(frozen=True)
 class Plan:
     """A checked run. ``record`` is all that the output's bytes depend on, in plain JSON."""
 
     model: Model
     options: Options
     pattern: Pattern
+    allocation: allocation.Method | None  # None for the same in every layer
     solver: pipeline.Solver
     text: Text
     evaluation: Text | Passages | None
@@ -93,11 +76,16 @@ class Plan:
     left_out: Sequence[str]  # parameters that text runs through and nobody prunes, see problems.structure
     types: Mapping[str, torch.dtype]  # of the saved tensors, by their names in the model's state
     record: dict[str, Any]
+    allocated: Mapping[str, Pattern] = field(default_factory=dict)  # by layer, where an allocation was made
 
     @property
     def correcting(self) -> bool:
         """Whether layers make good a part of what arrives wrong."""
         return self.options.sequential and self.options.correct > 0
+
+    def pattern_of(self, layer: Layer) -> Pattern:
+        """The pattern of a layer: the plan's own, or what the allocation gave it."""
+        return self.allocated.get(layer.name, self.pattern)
 
 
 def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
@@ -107,6 +95,9 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         PruneError, ModelError, TextError, PatternError, SpecError, ResourceError: one line, what is wrong.
     """
     pattern = patterns.parse(options.pattern)
+    method = allocation.parse(options.allocation)
+    if reason := allocation.refusal(method, pattern):
+        raise PruneError(reason)
     solver = pipeline.resolve(options.spec or default_spec())
     if not 0 <= options.shrink <= 1:
         raise PruneError(f"shrink must lie between 0 and 1, not {options.shrink}")
@@ -119,6 +110,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     if progress:
         progress(0, None, f"{name}: loading", None)
     model = load_model(name, options.trust_remote_code, options.stream)
+    if reason := allocation.refusal(method, pattern, streamed=model.stream is not None):
+        raise PruneError(reason)
     types = dtypes.choose(model, options.save_dtype)
     found = fingerprint(model)
     rounded = dtypes.cast(model, types)
@@ -139,6 +132,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "model": model.source,
         "model_sha256": found,
         "pattern": str(pattern),
+        "allocation": allocation.full(method),
+        "allocation_sha256": None,  # of the counts, once they are known
         "solver": solver.text,
         "solver_full": solver.full,
         "calibration": text.source or text.name,
@@ -162,7 +157,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "evaluation": (evaluation.source or evaluation.name) if evaluation else None,
         "evaluation_sha256": evaluation.sha256 if evaluation else None,
     }
-    return Plan(model, options, pattern, solver, text, evaluation, layers, batches, missed, types, record)
+    return Plan(model, options, pattern, method, solver, text, evaluation, layers, batches, missed, types, record)
 
 
 def _evaluation(name: str) -> Text | Passages | None:

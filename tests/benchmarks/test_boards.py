@@ -1,15 +1,18 @@
 """The files of the study of whole models, as a reader of them finds the numbers."""
 
 import csv
+import math
 
 import numpy as np
 import pytest
 from layers import random_layer
 
-from benchmarks.prune import boards
+from benchmarks.prune import allocation, boards
 from benchmarks.shared.command import REPORTS
 from benchmarks.shared.csv_lines import append_row
 from fwbench import pipeline
+from fwbench.patterns import parse
+from fwbench.problems import collections
 from fwbench.solvers.start.scores import Wanda
 from fwbench.solvers.weight_update.reswap import Reswap
 from fwbench.stage import Context, State
@@ -70,3 +73,13 @@ def test_an_updated_layer_is_held_until_its_row_is_written(monkeypatch, tmp_path
     for name in ("keep", "weights", "cpu", "wall"):
         assert np.array_equal(again[name], first[name])
     assert not np.array_equal(first["keep"], keep)
+
+
+def test_the_committed_allocations_have_the_same_zeros():
+    rows, layers = (allocation.read(REPORTS / "prune" / name) for name in ("allocation.csv", "allocation_layers.csv"))
+    assert rows.keys() == layers.keys()
+    shapes = {name: collections.SHAPES[name.rpartition(".")[2]] for name in collections.SMOLLM2}
+    for key, row in layers.items():
+        pruned = sum(float(row[name]) * math.prod(shape) for name, shape in shapes.items())
+        budget = sum(int(parse(key[1]).counts(shape).sum()) for shape in shapes.values())
+        assert pruned == pytest.approx(budget, rel=1e-5), key

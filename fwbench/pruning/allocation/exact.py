@@ -1,0 +1,138 @@
+"""An allocation that is exact for what it measures: error curves of the layers, weighted by the loss that they cost.
+
+The loss of the pruned model is divided among the layers: along the straight path from the dense weights ``W`` to the
+pruned ones ``W + D`` it rises by ``Σ_l a_l``, ``a_l = ∫⟨∇_l L(W + tD), D_l⟩dt`` (integrated gradients, Sundararajan et
+al. 2017), errors propagated and all interactions counted. With another sparsity a layer's part is taken to change as
+its error does: ``a_l c_l(s) / c_l(s₀)``. The sum of these is minimised exactly (``knapsack``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fwbench.patterns import PerRow
+from fwbench.problem import Problem
+from fwbench.problems.structure import on_text, weight_of
+from fwbench.pruning import walk as walks
+from fwbench.pruning.allocation import knapsack, passes
+from fwbench.pruning.allocation.passes import Setting
+
+ROWS = 16  # of each layer, evenly spaced: what a curve is of
+STEP = 0.025  # of sparsity, between the levels of a curve
+POINTS = 3  # of Gauss's rule on the path
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The least loss that the layers' error curves predict, solved exactly.
+
+    Both are of Wanda's masks, the curves of some rows of each layer: beside those of masks improved by swaps they have
+    another scale and the same shape. No layer's sparsity is further from the mean than ``reach``. A pass backwards
+    takes three times the model's weights in memory, and its activations.
+    """
+
+    tokens: int = 2048  # of the calibration: for the curves, and for the loss
+    reach: float = 0.15
+
+    def sparsities(self, setting: Setting) -> dict[str, float]:
+        """Of each layer."""
+        setting = setting.first(self.tokens)
+        levels = grid(setting.sparsity, self.reach)
+        curves, pruned = _measured(setting, levels)
+        parts = loss_parts(setting, pruned)
+        costs = np.array([max(parts[name], 0.0) * curves[name] for name in parts])
+        sizes = np.array([rows * n for rows, n in setting.shapes.values()])
+        chosen = np.interp(knapsack.choose(costs, sizes), np.arange(len(levels)), levels)
+        return dict(zip(setting.shapes, chosen.tolist(), strict=True))
+
+
+def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
+    """By layer: its curve, relative to the error at the middle level, and Wanda's mask of that one.
+
+    Returns:
+        curves, ``(levels,)``; masks, True = pruned, in the weights' own orientation.
+    """
+    curves: dict[str, np.ndarray] = {}
+    pruned: dict[str, torch.Tensor] = {}
+    walk = walks.begin(setting.model.network, setting.batches, setting.device)
+    for number, layers in setting.pruned_blocks():
+        setting.tell(number, "error curves")
+        by_name = {layer.name: layer for layer in layers}
+        with passes.on_device(setting, number):
+            arrived = list(walk.arrived(number, {name: layer.module for name, layer in by_name.items()}, True))
+        for names, inputs in arrived:
+            for name in names:
+                problem = Problem(name, weight_of(by_name[name].module), inputs.G, setting.pattern)
+                mask = setting.pattern.prune(np.abs(problem.W) * np.sqrt(inputs.G.diagonal()))
+                pruned[name] = torch.from_numpy(mask.T if by_name[name].transposed else mask)
+                rows = np.unique(np.linspace(0, problem.rows - 1, ROWS).astype(int))
+                errors = curve(problem.part(rows, pattern=PerRow(setting.sparsity)), levels)
+                curves[name] = errors / (errors[len(levels) // 2] or 1.0)
+    return curves, pruned
+
+
+def loss_parts(setting: Setting, pruned: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """What each layer's pruning adds to the loss of the model that is pruned so, nats a token; their sum is all of it.
+
+    Args:
+        pruned: mask of each layer, True = pruned, in the weights' own orientation.
+    """
+    network = setting.model.network.to(setting.device)
+    layers = [layer for block in setting.layers for layer in block]
+    weights = {layer.name: layer.module.weight for layer in layers}
+    dense = {name: weight.detach().clone() for name, weight in weights.items()}
+    masks = {name: mask.to(setting.device) for name, mask in pruned.items()}
+    learning = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    parts = dict.fromkeys(weights, 0.0)
+    points, shares = np.polynomial.legendre.leggauss(POINTS)
+    try:
+        network.requires_grad_(False)
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        for point, share in zip((1 + points) / 2, shares / 2, strict=True):
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(torch.where(masks[name], (1 - point) * dense[name], dense[name]))
+            _backwards(setting, network)
+            for name, weight in weights.items():
+                change = torch.where(masks[name], -dense[name], 0)
+                parts[name] += float(share * (weight.grad * change).sum(dtype=torch.float64))
+                weight.grad = None
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(dense[name])
+                weight.grad = None
+        for parameter, flag in learning.items():
+            parameter.requires_grad_(flag)
+        network.to("cpu")
+    return parts
+
+
+def _backwards(setting: Setting, network: Any) -> None:
+    """Add the gradient of the mean negative log-likelihood over the batches."""
+    scored = sum(len(ids) * (ids.shape[1] - 1) for ids in setting.batches)
+    for number, ids in enumerate(setting.batches):
+        setting.tell(number * len(setting.layers) // len(setting.batches), "loss")
+        ids = ids.to(setting.device)
+        with torch.enable_grad(), on_text(network, ids):
+            logits = network(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+            (loss / scored).backward()
+
+
+def grid(sparsity: float, reach: float) -> np.ndarray:
+    """Sparsities in equal steps around the one asked for, which is the middle one, within ``reach``, 0 and 1."""
+    side = max(1, round(min(reach, sparsity, 1 - sparsity) / STEP))
+    return sparsity + min(reach, sparsity, 1 - sparsity) * np.arange(-side, side + 1) / side
+
+
+def curve(problem: Problem, sparsities: np.ndarray) -> np.ndarray:
+    """Errors of Wanda's masks at some sparsities of each row, ``(levels,)``."""
+    score, levels = np.abs(problem.W) * np.sqrt(problem.G.diagonal()), map(PerRow, sparsities.tolist())
+    return np.array([problem.row_errors(level.prune(score)).sum() for level in levels])
