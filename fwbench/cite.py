@@ -31,6 +31,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "greedy": ("merz2002greedy",),
     "random": (),
     "fw": ("roux2025sparsefw", "frank1956algorithm", "jaggi2013revisiting"),
+    "bernoulli": ("gao2024bypass", "williams1992simple"),
     "push": ("zaslavskiy2009path", "raghavachari1969connections"),
     "splitting": ("boyd2011distributed", "boza2024fast"),
     "qp": ("qpsolvers",),

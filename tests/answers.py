@@ -31,7 +31,7 @@ SPECS = (
     *(f"fw(variant={name},steps=200)" for name in DIRECTIONS),
     *(f"wanda+fw(variant=vanilla,step={name},steps=200,rounded=True)" for name in STEPS),
     *("wanda+fw(alpha=0.9,steps=200)", "fw(convexify=shared)", "fw(convexify=row)", "fw(correct=0,steps=200)"),
-    *("push", "push(variant=inface)", "splitting", "wanda+push", "qp"),
+    *("bernoulli", "push", "push(variant=inface)", "splitting", "wanda+push", "qp"),
     *(f"fw+round(method={name})" for name in ("topk", "randomised", "expectation")),
     *("wanda+swap", "random+swap", "random+swap(enough=0.1)", "random+safeguard", "random+tabu(iterations=2000)"),
     *("random+ils(rounds=20)", "random+anneal(rounds=2)", "fast", "sparsefw", "sparseswaps"),

@@ -37,7 +37,14 @@ VARIANTS = [f"fw(variant={name},steps=100)" for name in DIRECTION_RULES]
 STEPS = [f"fw(variant=vanilla,step={name},steps=50,rounded=True)" for name in STEP_RULES]
 FAST = [
     *("magnitude", "wanda", "ria", "random", "greedy", *VARIANTS, *STEPS, "fw(alpha=0.9,steps=50)"),
-    *("fw(steps=100,convexify=shared)", "fw(steps=100,convexify=row)", "push", "push(variant=inface)", "splitting"),
+    *(
+        "fw(steps=100,convexify=shared)",
+        "fw(steps=100,convexify=row)",
+        "bernoulli(steps=50)",
+        "push",
+        "push(variant=inface)",
+        "splitting",
+    ),
     *("fw(steps=50)+round(method=randomised)", "fw(steps=50)+round(method=expectation)", "qp", "qp(backend=piqp)"),
     *("swap", "random+swap(enough=0.5)", "random+safeguard", "random+tabu(iterations=500)", "random+ils(rounds=5)"),
     *("random+anneal(rounds=2,sweeps=30)", "refit", "reswap", "reswap(ridge=0)", "sparsegpt", "sparsegpt(damping=0)"),
