@@ -45,6 +45,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "admm": ("boza2024fast",),
     "refit": ("meng2024alps",),
     "reswap": ("hazimeh2020fast", "hassibi1992second"),
+    "dwave": ("palubeckis2004multistart", "glover2019quantum"),
     "gurobi": ("gurobi",),
     "scip": ("hojny2025scip",),
     "bnb": ("billionnet2009qcr", "helmberg1996interior"),

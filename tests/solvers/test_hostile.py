@@ -46,7 +46,14 @@ FAST = [
         "splitting",
     ),
     *("fw(steps=50)+round(method=randomised)", "fw(steps=50)+round(method=expectation)", "qp", "qp(backend=piqp)"),
-    *("swap", "random+swap(enough=0.5)", "random+safeguard", "random+tabu(iterations=500)", "random+ils(rounds=5)"),
+    *(
+        "random+dwave(reads=2,sweeps=5)",
+        "swap",
+        "random+swap(enough=0.5)",
+        "random+safeguard",
+        "random+tabu(iterations=500)",
+        "random+ils(rounds=5)",
+    ),
     *("random+anneal(rounds=2,sweeps=30)", "refit", "reswap", "reswap(ridge=0)", "sparsegpt", "sparsegpt(damping=0)"),
     *("admm", "admm(damping=0)", "bnb", "bnb(gap=0.05,subtree=10)", "bound(kind=shared)", "bound(kind=shor)"),
     *("bound(kind=dnn,iterations=10)", "bound(kind=mccormick,iterations=10,rows=2)", "bound(kind=best,iterations=2)"),
@@ -54,6 +61,7 @@ FAST = [
 SLOW = [
     *(f"{name}(convexify={kind})" for name in ("gurobi", "scip") for kind in ("none", "shared", "row")),
     *(f"qp(backend={name})" for name in BACKENDS),
+    "random+dwave(method=sa,reads=2,sweeps=5)",
     *("fast", "best", "fw(variant=away,step=adaptive,steps=50)", "fw(variant=inface,step=short,steps=50)", "bound"),
     *("bound(kind=triangles,iterations=20)", "bound(kind=pentagons,iterations=20)"),
 ]
