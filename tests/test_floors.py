@@ -30,7 +30,7 @@ INSIDE = {
     "solvers": (
         "numerics",
         "start rounding semidefinite",
-        "frank_wolfe local_search weight_update",
+        "frank_wolfe local_search sampling weight_update",
         "bounds branch_and_bound external",
     ),
     "verify": ("rounding", "products tree", "rows", "__init__"),

@@ -195,17 +195,28 @@ def _shown(stage: Stage, only_changed: bool) -> StageSpec:
 def skip_reason(problem: Problem, solver: Solver) -> str | None:
     """Why a stage of the solver declines the problem (or lacks a package), or None."""
     for stage in solver.stages:
-        missing = [name for name in stage.requires if importlib.util.find_spec(name) is None]
-        if missing:
-            return f"{stage.name} needs {', '.join(missing)}, which is not installed (pip install {' '.join(missing)})"
+        if names := missing(stage):
+            return f"{stage.name} needs {', '.join(names)}, which is not installed (pip install {' '.join(names)})"
         if reason := stage.supports(problem):
             return f"{stage.name}: {reason}"
     return None
 
 
+def missing(stage: Stage | type[Stage]) -> list[str]:
+    """Packages that a stage requires and that are not installed, as pip calls them."""
+    return [name.replace(".", "-") for name in stage.requires if not _installed(name)]
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a dotted name, the package that holds it
+        return False
+
+
 def describe(stage: type[Stage]) -> dict[str, Any]:
     """What ``fwbench solvers`` prints of a stage."""
-    missing = [name for name in stage.requires if importlib.util.find_spec(name) is None]
+    lacking = missing(stage)
     return {
         "name": stage.name,
         "role": str(stage.role),
@@ -213,8 +224,8 @@ def describe(stage: type[Stage]) -> dict[str, Any]:
         "summary": (stage.__doc__ or "").strip().split("\n")[0],
         "source": stage.source,
         "advice": stage.advice,
-        "installed": not missing,
-        "missing": missing,
+        "installed": not lacking,
+        "missing": lacking,
         "version": stage.version,
         "file": Path(sys.modules[stage.__module__].__file__ or "").name,
     }

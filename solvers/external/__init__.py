@@ -1,5 +1,6 @@
-"""Solvers of others: QP back ends for the relaxation, Gurobi and SCIP as exact ones, and a layer as they take it."""
+"""Solvers of others: QP back ends for the relaxation, samplers to refine, Gurobi and SCIP as exact ones, and a layer as
+they take it."""
 
-from fwbench.solvers.external import gurobi_, qp, scip_
+from fwbench.solvers.external import dwave_, gurobi_, qp, scip_
 
-__all__ = ["gurobi_", "qp", "scip_"]
+__all__ = ["dwave_", "gurobi_", "qp", "scip_"]

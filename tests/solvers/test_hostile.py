@@ -37,10 +37,27 @@ VARIANTS = [f"fw(variant={name},steps=100)" for name in DIRECTION_RULES]
 STEPS = [f"fw(variant=vanilla,step={name},steps=50,rounded=True)" for name in STEP_RULES]
 FAST = [
     *("magnitude", "wanda", "ria", "random", "greedy", *VARIANTS, *STEPS, "fw(alpha=0.9,steps=50)"),
-    *("fw(steps=100,convexify=shared)", "fw(steps=100,convexify=row)", "push", "push(variant=inface)", "splitting"),
+    *(
+        "fw(steps=100,convexify=shared)",
+        "fw(steps=100,convexify=row)",
+        "bernoulli(steps=50)",
+        "push",
+        "push(variant=inface)",
+        "splitting",
+    ),
     *("fw(steps=50)+round(method=randomised)", "fw(steps=50)+round(method=expectation)", "qp", "qp(backend=piqp)"),
     *("swap", "random+swap(enough=0.5)", "random+safeguard", "random+tabu(iterations=500)", "random+ils(rounds=5)"),
-    *("random+dsnot", "random+splice", "thanos", "thanos(damping=0)", "alps", "alps(ridge=0)", "iht", "fistapruner"),
+    *(
+        "random+dwave(reads=2,sweeps=5)",
+        "random+dsnot",
+        "random+splice",
+        "thanos",
+        "thanos(damping=0)",
+        "alps",
+        "alps(ridge=0)",
+        "iht",
+    ),
+    *("fistapruner",),
     *("sparsegpt(order=diagonal)", "sparsegpt(order=loss,spread=0)", "alternate"),
     *("random+anneal(rounds=2,sweeps=30)", "refit", "reswap", "reswap(ridge=0)", "sparsegpt", "sparsegpt(damping=0)"),
     *("admm", "admm(damping=0)", "bnb", "bnb(gap=0.05,subtree=10)", "bound(kind=shared)", "bound(kind=shor)"),
@@ -49,6 +66,7 @@ FAST = [
 SLOW = [
     *(f"{name}(convexify={kind})" for name in ("gurobi", "scip") for kind in ("none", "shared", "row")),
     *(f"qp(backend={name})" for name in BACKENDS),
+    "random+dwave(method=sa,reads=2,sweeps=5)",
     *("fast", "best", "fw(variant=away,step=adaptive,steps=50)", "fw(variant=inface,step=short,steps=50)", "bound"),
     *("bound(kind=triangles,iterations=20)", "bound(kind=pentagons,iterations=20)"),
 ]

@@ -34,7 +34,7 @@ from fwbench.solvers.weight_update.thanos import Thanos
 from fwbench.stage import Context, Role, State, registry
 
 pipeline.load_solvers()
-ROOMS = ("start", "rounding", "frank_wolfe", "local_search", "weight_update")
+ROOMS = ("start", "rounding", "frank_wolfe", "local_search", "sampling", "weight_update")
 EXACT = Context(dtype="float64")
 SPECS = {
     "random": ["random"],
@@ -49,6 +49,7 @@ SPECS = {
         *("fw(alpha=0.5,steps=60)", "fw(convexify=shared,steps=60)"),
     ],
     "splitting": ["splitting+round", "fw(steps=20)+splitting(iterations=24)+round"],
+    "bernoulli": ["bernoulli(steps=50)", "fw(steps=20)+bernoulli(steps=20,samples=1)"],
     "push": ["push(rounds=10)", "push(variant=inface,rounds=10)"],
     "swap": ["random+swap", "random+swap(enough=0.5)"],
     "tabu": ["random+tabu(iterations=200)"],
