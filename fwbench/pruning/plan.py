@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -78,6 +78,21 @@ class Layer:
         self.module.weight.copy_(weight)  # type: ignore[operator]
 
 
+class Prepared(Protocol):
+    """What is measured and saved needs no more of a plan than this."""
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def evaluation(self) -> Text | Passages | None: ...
+    @property
+    def types(self) -> Mapping[str, torch.dtype]: ...
+    @property
+    def record(self) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """A checked run. ``record`` is all that the output's bytes depend on, in plain JSON."""
@@ -93,6 +108,10 @@ class Plan:
     left_out: Sequence[str]  # parameters that text runs through and nobody prunes, see problems.structure
     types: Mapping[str, torch.dtype]  # of the saved tensors, by their names in the model's state
     record: dict[str, Any]
+
+    @property
+    def device(self) -> str:
+        return self.options.device
 
     @property
     def correcting(self) -> bool:
@@ -115,7 +134,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     if reason := machine.device_error(options.device):
         raise PruneError(reason)
     text = load_text(options.text)
-    evaluation = _evaluation(options.evaluate)
+    evaluation = evaluation_text(options.evaluate)
     if progress:
         progress(0, None, f"{name}: loading", None)
     model = load_model(name, options.trust_remote_code, options.stream)
@@ -123,7 +142,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     found = fingerprint(model)
     rounded = dtypes.cast(model, types)
     layers = _layers(model, options.skip)
-    _check_tied(model, layers, options.skip)
+    check_tied(model, layers, options.skip)
     _check_layers(model, layers, pattern, solver)
     length = min(options.length, model.max_length)
     rows = sequences(model.tokenizer, text, options.tokens, length)
@@ -131,7 +150,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     batches = batch(rows, BATCH)
     if missed := left_out(model.network):
         note(f"{model.label}: {say_left_out(missed)}")
-    _check_runs(model, layers, batches[0])
+    check_runs(model, layers, batches[0])
     record = {
         "format": FORMAT,
         "fwbench": __version__,
@@ -165,7 +184,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     return Plan(model, options, pattern, solver, text, evaluation, layers, batches, missed, types, record)
 
 
-def _evaluation(name: str) -> Text | Passages | None:
+def evaluation_text(name: str) -> Text | Passages | None:
     if protocol := protocols.named(name):
         return protocols.load(*protocol)
     return load_text(name) if name else None
@@ -184,7 +203,7 @@ def _layers(model: Model, skip: str) -> list[list[Layer]]:
     return layers
 
 
-def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> None:
+def check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> None:
     """Refuse to prune a weight that is used in several places, and what could not be saved; before the work."""
     places: dict[int, list[str]] = {}
     for name, parameter in model.network.named_parameters(remove_duplicate=False):
@@ -226,7 +245,7 @@ def _check_layers(model: Model, layers: Sequence[Sequence[Layer]], pattern: Patt
             raise PruneError(f"layer {layer.name} cannot be pruned: {reason}")
 
 
-def _check_runs(model: Model, layers: Sequence[Sequence[Layer]], ids: torch.Tensor) -> None:
+def check_runs(model: Model, layers: Sequence[Sequence[Layer]], ids: torch.Tensor) -> None:
     """Every layer reads each token once, and the blocks are a chain; before the work, not after it."""
     modules = {layer.name: layer.module for block in layers for layer in block}
     shared_inputs(model.network, modules, ids[:1, :FEW])
