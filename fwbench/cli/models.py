@@ -160,6 +160,9 @@ def prune(
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="Of the output; auto for the input's own.",
 )
+@click.option(
+    "--skip", default="", help="Regular expression: layers whose name, or path in the model, it finds stay as they are."
+)
 @options.seed
 @click.option(
     "--evaluate",

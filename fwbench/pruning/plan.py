@@ -150,7 +150,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     batches = batch(rows, BATCH)
     if missed := left_out(model.network):
         note(f"{model.label}: {say_left_out(missed)}")
-    check_runs(model, layers, batches[0])
+    _check_runs(model, layers, batches[0])
     record = {
         "format": FORMAT,
         "fwbench": __version__,
@@ -245,7 +245,7 @@ def _check_layers(model: Model, layers: Sequence[Sequence[Layer]], pattern: Patt
             raise PruneError(f"layer {layer.name} cannot be pruned: {reason}")
 
 
-def check_runs(model: Model, layers: Sequence[Sequence[Layer]], ids: torch.Tensor) -> None:
+def _check_runs(model: Model, layers: Sequence[Sequence[Layer]], ids: torch.Tensor) -> None:
     """Every layer reads each token once, and the blocks are a chain; before the work, not after it."""
     modules = {layer.name: layer.module for block in layers for layer in block}
     shared_inputs(model.network, modules, ids[:1, :FEW])

@@ -6,6 +6,7 @@ arrive at the next. The mask stays, and so do embeddings, head, norms, biases an
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from fwbench.pruning import dtypes
 from fwbench.pruning import walk as walks
 from fwbench.pruning.engine import PROMPT, Clock, check_evaluation, measured, peak_memory
 from fwbench.pruning.output import finish
-from fwbench.pruning.plan import Progress
+from fwbench.pruning.plan import Progress, PruneError
 from fwbench.pruning.reconstruction import Training, train
 from fwbench.pruning.recover_plan import Plan, Recovery, make
 from fwbench.pruning.work import Block, Work, check_output
@@ -133,6 +134,8 @@ def _train_block(plan: Plan, walk: walks.Walk, targets: list[torch.Tensor], numb
     keeps = {name: weight != 0 for name, weight in before.items()}
     training = Training(options.epochs, options.rate, seed=(options.seed << 20) + number)
     found = train(lambda index: walk.output(number, index), targets, weights, plan.types, training)
+    if not math.isfinite(found.before.fitted + found.before.held_out):
+        raise PruneError(f"block {number}: what it gives is not finite, in the dense model or in the pruned one")
     for name, keep in keeps.items():
         assert not found.weights[name][~keep].any(), f"{name}: a pruned weight came back"
     block = {

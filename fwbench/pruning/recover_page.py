@@ -55,7 +55,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("training", _training(summary)),
         ("calibration", page_parts.calibration(summary)),
         ("seed", str(summary["seed"])),
-        ("left as they were", "embeddings, head, norms, biases, and layers without pruned weights"),
+        ("left as they were", _left(summary["skip"])),
         *page_parts.run(summary),
     ]
 
@@ -65,6 +65,10 @@ def _training(summary: Mapping[str, Any]) -> str:
         f"Adam, {text.plural(summary['epochs'], 'epoch')}, a sequence a step, rate {summary['rate']:g} of a layer's "
         f"root mean square weight, falling to 0; {text.plural(summary['held_out'], 'sequence')} held out"
     )
+
+
+def _left(skip: str) -> str:
+    return "embeddings, head, norms, biases, layers without pruned weights" + (f" or that {skip} finds" if skip else "")
 
 
 def _line(block: Mapping[str, Any]) -> tuple[str, ...]:

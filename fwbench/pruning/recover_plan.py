@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fwbench import __version__, machine
-from fwbench.problems.extract import batch, named_layers
+from fwbench.problems.extract import batch, chosen_layers
 from fwbench.problems.models import Model, fingerprint, load_model
 from fwbench.problems.structure import find_blocks
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
@@ -19,6 +19,7 @@ from fwbench.pruning import beside, dtypes, reconstruction
 from fwbench.pruning import plan as plans
 from fwbench.pruning.plan import CALIBRATION, HELD_OUT, Layer, Progress, PruneError
 from fwbench.pruning.reconstruction import Training
+from fwbench.pruning.walk import check_chain
 
 FORMAT = "fwbench-recover-1"
 
@@ -35,6 +36,7 @@ class Recovery:
     rate: float = Training.rate  # of Adam, in units of a layer's root mean square kept weight
     device: str = "cpu"
     save_dtype: str = "auto"  # of the output; auto for each tensor's own
+    skip: str = ""  # regular expression: layers whose name, or path in the model, it finds stay as they are
     seed: int = 0
     evaluate: str = HELD_OUT  # text of the perplexities, or PROTOCOL=TEXT; empty for none
     trust_remote_code: bool = False
@@ -81,15 +83,16 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
     types = dtypes.choose(model, options.save_dtype)
     found = fingerprint(model)
     rounded = dtypes.cast(model, types)
-    layers = pruned_layers(model, dense, (summary or {}).get("skip", ""))
-    plans.check_tied(model, layers, "")
+    skip = options.skip or (summary or {}).get("skip", "")
+    layers = pruned_layers(model, dense, skip)
+    plans.check_tied(model, layers, skip)
     length = min(options.length, model.max_length)
     rows = sequences(model.tokenizer, text, options.tokens, length)
     model.check_tokens(rows)
     if len(rows) < 2:
         raise PruneError(f"{text.name}: one sequence of {len(rows[0])} tokens leaves none to hold out; more tokens do")
     batches = batch(rows, 1)
-    plans.check_runs(model, layers, batches[0])
+    check_chain(model.network, find_blocks(model.network), batches[0])
     record = {
         "format": FORMAT,
         "fwbench": __version__,
@@ -107,6 +110,7 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
         "sequences": len(rows),
         "held_out": len(reconstruction.split(len(rows))[1]),
         "opening": opening_words(model.tokenizer),
+        "skip": skip,
         "epochs": options.epochs,
         "rate": options.rate,
         "seed": options.seed,
@@ -136,14 +140,14 @@ def pruned_layers(model: Model, dense: Model, skip: str = "") -> list[list[Layer
     """Linear layers of each block with weights that are zero, and not so in the dense model.
 
     Args:
-        skip: regular expression by which the model was pruned, see ``find_layers``.
+        skip: regular expression, see ``chosen_layers``.
 
     Raises:
         PruneError: there are none.
     """
     paths = {id(module): path for path, module in model.network.named_modules()}
     layers: list[list[Layer]] = [[] for _ in find_blocks(model.network)]
-    for name, module in named_layers(model, skip=skip).items():
+    for name, module in chosen_layers(model, skip=skip).items():
         layer = Layer(name, f"{paths[id(module)]}.weight", module)
         other = dense.network.get_submodule(paths[id(module)])
         with model.holding(module), dense.holding(other):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from small_models import LENGTH, TOKENS, hashes, options, place, saved, t, tiny
 
 from fwbench.cli import cli
@@ -276,6 +276,9 @@ def test_by_command_with_its_report(place, pruned):
     assert "| dense | pruned | recovered |" in page
     assert "Adam, 1 epoch" in page
     assert "fwbench recover" in (out / "report.html").read_text()
+    done = CliRunner().invoke(cli, ["report", str(out), "-o", str(place / "page")])
+    assert done.exit_code == 0, done.output
+    assert (place / "page" / "index.md").read_text() == page
     beside = CliRunner().invoke(cli, ["perplexity", str(out), "--text", text, "--length", str(LENGTH)])
     assert "dense: perplexity" in beside.output, beside.output
     again = CliRunner().invoke(cli, words)
