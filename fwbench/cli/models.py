@@ -147,7 +147,7 @@ def prune(
 @click.option("--epochs", default=4, show_default=True, type=click.IntRange(min=1), help="Over the fitted sequences.")
 @click.option(
     "--rate",
-    default=0.003,
+    default=0.01,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
     help="Of Adam's steps, in units of a layer's root mean square weight; it falls to 0.",

@@ -126,7 +126,7 @@ def test_steps_are_adam_s():
         g = 2 * np.einsum("bto,bti->oi", (X[index] @ own.T - Y[index]) / scale, X[index]) / 6 * mask
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
         lr = rate * size * (1 - step / 6)
-        own = own - lr * (m / (1 - 0.9 ** (step + 1))) / (np.sqrt(v / (1 - 0.999 ** (step + 1))) + 1e-8)
+        own = own - lr * (m / (1 - 0.9 ** (step + 1))) / (np.sqrt(v / (1 - 0.999 ** (step + 1))) + 1e-12)
     np.testing.assert_allclose(weight.numpy(), own, rtol=1e-9)
     assert not own[~mask].any()
 
