@@ -10,7 +10,7 @@ from typing import Any as _Any
 __version__ = _version("fwbench")
 
 _HOMES = {
-    "api": ("ProvedBound", "Results", "best_known", "bound", "load", "prune", "run", "solve"),
+    "api": ("ProvedBound", "Results", "best_known", "bound", "load", "prune", "recover", "run", "solve"),
     "problem": ("Problem",),
     "result": ("Answer", "Certificate", "Result"),
     "stage": ("Context", "Needs", "Role", "Stage", "State", "register"),

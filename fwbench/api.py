@@ -236,3 +236,24 @@ def prune(model: str | Path, out: Path | str, pattern: str, solver: str = "", **
     from fwbench.pruning.plan import Options
 
     return prune_model(str(model), Path(out), Options(pattern=pattern, spec=solver, **options))
+
+
+def recover(pruned: str | Path, out: Path | str, against: str | Path = "", **options: Any) -> dict[str, Any]:
+    """Train the weights that pruning kept towards the dense model, block by block, as ``fwbench recover`` does.
+
+    Args:
+        pruned: folder of a pruned model, whose pruned weights stay zero.
+        out: folder that appears, complete, at the end.
+        against: the dense model; empty for the one that the folder was pruned from.
+        options: fields of ``fwbench.pruning.Recovery``: text, tokens, epochs, rate, device, ...
+
+    Returns:
+        The content of the folder's ``fwbench.json``: perplexities, totals, one record a block and a layer.
+
+    Raises:
+        PruneError, ModelError, TextError: one line, what is wrong.
+    """
+    from fwbench.pruning.recover_engine import recover as recover_model
+    from fwbench.pruning.recover_plan import Recovery
+
+    return recover_model(str(pruned), Path(out), Recovery(against=str(against), **options))

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.prune import allocation_page, calibration_page, perplexity_page, sequence_page, tokens_page
+from benchmarks.prune import (
+    allocation_page,
+    calibration_page,
+    perplexity_page,
+    recover_page,
+    sequence_page,
+    tokens_page,
+)
 from benchmarks.prune.boards import (
     CORRECTED,
     LAYERS_CSV,
@@ -53,6 +60,8 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
             parts.append(why)
     if allocations := allocation_page.section(folder):
         parts.append(allocations)
+    if recovered := recover_page.section(folder):
+        parts.append(recovered)
     if more := sorted(key for key in rows if TOKENED in key[2]):
         parts.append(MORE_TOKENS.rstrip())
         for pattern in sorted({key[1] for key in more}):

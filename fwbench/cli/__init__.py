@@ -32,6 +32,7 @@ COMMANDS = {
     "import-solution": "proofs",
     "check-solver": "solvers",
     "prune": "models",
+    "recover": "models",
     "perplexity": "models",
     "evaluate": "models",
 }

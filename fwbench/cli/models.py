@@ -1,4 +1,4 @@
-"""Commands about whole models: prune, perplexity."""
+"""Commands about whole models: prune, recover, perplexity, evaluate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -142,6 +143,66 @@ def prune(
         windows = f"{plural(dense['windows'], 'window')} of {dense['length']} tokens"
         before, after = said(dense["value"]), said(found["pruned"]["value"])
         click.echo(f"perplexity {before} dense, {after} pruned ({dense['text']}, {windows})")
+
+
+@click.command()
+@click.argument("pruned")
+@click.option("--against", default="", help="The dense model. [default: that from which the folder was pruned]")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder for the recovered model.")
+@click.option("--text", default="lee", show_default=True, help="To train on: a file, folder, pypi: resource or name.")
+@click.option("--tokens", default=16384, show_default=True, type=click.IntRange(min=1), help="Of that text.")
+@click.option("--length", default=512, show_default=True, type=click.IntRange(min=2), help="Tokens of a sequence.")
+@click.option("--epochs", default=4, show_default=True, type=click.IntRange(min=1), help="Over the fitted sequences.")
+@click.option(
+    "--rate",
+    default=0.01,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Of Adam's steps, in units of a layer's root mean square weight; it falls to 0.",
+)
+@options.device
+@click.option(
+    "--save-dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="Of the output; auto for the input's own.",
+)
+@click.option(
+    "--skip", default="", help="Regular expression: layers whose name, or path in the model, it finds stay as they are."
+)
+@options.seed
+@click.option(
+    "--evaluate",
+    default="lee-heldout",
+    show_default=True,
+    help="Text of the perplexities, PROTOCOL=TEXT such as wikitext2=test.parquet, or 'none'.",
+)
+@options.trust
+@options.stream
+def recover(pruned: str, output: Path, evaluate: str, **given: Any) -> None:
+    """Train the weights that pruning kept, block by block, to give what the dense model's blocks give.
+
+    Pruned weights stay zero. PRUNED is a folder of fwbench prune, or any model with zeros beside --against; every
+    eighth sequence is held out and chooses each block's best epoch. The folder appears when it is complete; a run that
+    was killed goes on where it was.
+    """
+    from fwbench.pruning import Recovery
+    from fwbench.pruning import recover as run
+    from fwbench.report.text import percent, plural
+    from fwbench.report.text import perplexity as said
+
+    recovery = Recovery(evaluate="" if evaluate == "none" else evaluate, **given)
+    with progress() as report:
+        summary = run(pruned, output, recovery, report)
+    totals, found = summary["totals"], summary["perplexity"]
+    click.echo(f"{output}: {totals['weights'] - totals['pruned']:,} kept weights in {totals['layers']} layers trained")
+    before, after = (percent(value) for value in totals["held_out"])
+    click.echo(f"blocks' mean error on held-out sequences {before} pruned, {after} recovered")
+    if dense := found["dense"]:
+        values = ", ".join(f"{said(each['value'])} {kind}" for kind, each in found.items())
+        windows = f"{plural(dense['windows'], 'window')} of {dense['length']} tokens"
+        click.echo(f"perplexity {values} ({dense['text']}, {windows})")
 
 
 @click.command()

@@ -28,10 +28,16 @@ def results(store: tuple[Path, ...], form: str) -> None:
 @click.option("-o", "--output", required=True, type=PATH, help="Folder to write to.")
 @click.option("--title", default="fwbench report", show_default=True)
 def report(store: tuple[Path, ...], output: Path, title: str) -> None:
-    """Write a report (HTML, Markdown, LaTeX, CSV) of one or more stores."""
+    """Write a report (HTML, Markdown, LaTeX, CSV) of one or more stores; of a recovered model, its own page."""
     from fwbench.problems.registry import best_known
     from fwbench.report import page, rows
+    from fwbench.store import is_store
 
+    if len(store) == 1 and (store[0] / "fwbench.json").is_file() and not is_store(store[0]):
+        from fwbench.pruning import tasks
+
+        click.echo(tasks.report(store[0], output))
+        return
     known = best_known()
     click.echo(page.write(rows.load(store, known), output, title=title, registry=known))
 

@@ -1,7 +1,9 @@
-"""The production path: a model and a text in, a pruned model out."""
+"""The production path: a model and a text in, a pruned model out, and one that is recovered."""
 
 from fwbench.pruning.engine import prune
 from fwbench.pruning.output import load_masks
 from fwbench.pruning.plan import Options, PruneError
+from fwbench.pruning.recover_engine import recover
+from fwbench.pruning.recover_plan import Recovery
 
-__all__ = ["Options", "PruneError", "load_masks", "prune"]
+__all__ = ["Options", "PruneError", "Recovery", "load_masks", "prune", "recover"]

@@ -25,7 +25,7 @@ from fwbench.pruning import plan as plans
 from fwbench.pruning import walk as walks
 from fwbench.pruning.layers import Solved, solve, together
 from fwbench.pruning.output import finish
-from fwbench.pruning.plan import Options, Plan, Progress
+from fwbench.pruning.plan import Options, Plan, Prepared, Progress
 from fwbench.pruning.work import Block, Work, check_output
 from fwbench.result import Result, pack_mask
 
@@ -70,7 +70,7 @@ def prune(name: str, out: Path | str, options: Options, progress: Progress | Non
     with notes.heard(said.append):
         with clock.of("load"):
             plan = plans.make(name, options, progress)
-            _check_evaluation(plan)
+            check_evaluation(plan)
             size = dtypes.size(plan.model.network, plan.types)
         work = Work(out)
         with work.begin(plan.record, needed=2 * size):
@@ -81,7 +81,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     with clock.of("evaluate"):
         dense = work.read_json("dense.json")
         if dense is None:
-            dense = _evaluation(plan, progress)
+            dense = measured(plan, progress)
             work.write_json("dense.json", dense)
     if plan.allocation is not None:
         with clock.of("allocate"):
@@ -89,7 +89,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     records, masks, resumed = _blocks(plan, work, clock, progress)
     rows = [Result.from_json(record.pop("row")) for record in records]
     with clock.of("evaluate"):
-        pruned = _evaluation(plan, progress)
+        pruned = measured(plan, progress)
     summary = {
         **plan.record,
         "left_out": list(plan.left_out),
@@ -215,8 +215,8 @@ def _report(plan: Plan, number: int, resumed: int, began: float, progress: Progr
         progress(number, len(plan.layers), f"{plan.model.label}: pruning block {number}", left)
 
 
-def _check_evaluation(plan: Plan) -> None:
-    """Raise what :func:`_evaluation` would, ModelError or TextError, before the work."""
+def check_evaluation(plan: Prepared) -> None:
+    """Raise what :func:`measured` would, ModelError or TextError, before the work."""
     if plan.evaluation:
         check_causal(plan.model.network)
         if isinstance(plan.evaluation, Passages):
@@ -226,10 +226,10 @@ def _check_evaluation(plan: Plan) -> None:
     plan.model.check_tokens([plan.model.tokenizer(PROMPT, verbose=False)["input_ids"]])
 
 
-def _evaluation(plan: Plan, progress: Progress | None) -> dict[str, Any]:
+def measured(plan: Prepared, progress: Progress | None) -> dict[str, Any]:
     """Perplexity and a sample of the model as it is now."""
     tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
-    through = None if plan.model.stream is None else walks.by_block(plan.model, plan.options.device, tell)
+    through = None if plan.model.stream is None else walks.by_block(plan.model, plan.device, tell)
     with _on_device(plan):
         if isinstance(plan.evaluation, Passages):
             found: Perplexity | None = protocols.measure(plan.model, plan.evaluation, progress=tell, through=through)
@@ -239,9 +239,9 @@ def _evaluation(plan: Plan, progress: Progress | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _on_device(plan: Plan) -> Iterator[None]:
+def _on_device(plan: Prepared) -> Iterator[None]:
     """The whole model on the device where it fits, else where it is."""
-    network, device = plan.model.network, torch.device(plan.options.device)
+    network, device = plan.model.network, torch.device(plan.device)
     size = sum(p.numel() * p.itemsize for p in network.parameters())
     fits = device.type == "cuda" and plan.model.stream is None
     fits = fits and 1.3 * size + (2 << 30) < torch.cuda.mem_get_info(device)[0]

@@ -21,7 +21,7 @@ from fwbench.problems.checkpoint import LICENCES, reason_of
 from fwbench.problems.listening import listening
 from fwbench.problems.models import Model
 from fwbench.pruning import dtypes, page, shards
-from fwbench.pruning.plan import Plan, PruneError
+from fwbench.pruning.plan import Prepared, PruneError
 from fwbench.pruning.work import Work
 from fwbench.result import Result, unpack_mask
 from fwbench.store import LAYERS, Store, StoreError
@@ -34,9 +34,16 @@ PROCESSORS = ("*processor_config.json", "chat_template*")
 
 
 def finish(
-    plan: Plan, work: Work, masks: Mapping[str, bytes], rows: Sequence[Result], summary: dict[str, Any], started: float
+    plan: Prepared,
+    work: Work,
+    masks: Mapping[str, bytes],
+    rows: Sequence[Result],
+    summary: dict[str, Any],
+    started: float,
 ) -> None:
     """Write everything beside the work, rename it to the output folder, and remove the work.
+
+    Without rows there is no store.
 
     Raises:
         PruneError: it cannot be written; the work stays, and the same command goes on.
@@ -48,10 +55,8 @@ def finish(
     with _writing(folder / MASKS, work):
         write_masks(folder / MASKS, masks, plan)
     _save_model(plan, work, folder)
-    with _writing(folder / LAYERS, work), Store(folder / LAYERS) as store:
-        for row in rows:
-            store.add(replace(row, machine=summary["machine"]))
-        store.settle()
+    if rows:
+        _write_rows(folder / LAYERS, work, rows, summary["machine"])
     now = time.monotonic()
     summary["seconds"] |= {"save": now - begun, "total": now - started}
     content = json.dumps(summary, indent=1, sort_keys=True) + "\n"
@@ -69,6 +74,13 @@ def finish(
     shutil.rmtree(work.folder, ignore_errors=True)
 
 
+def _write_rows(path: Path, work: Work, rows: Sequence[Result], machine: Mapping[str, Any]) -> None:
+    with _writing(path, work), Store(path) as store:
+        for row in rows:
+            store.add(replace(row, machine=machine))
+        store.settle()
+
+
 @contextlib.contextmanager
 def _writing(path: Path, work: Work) -> Iterator[None]:
     """Name the file in an error: a full disk does not."""
@@ -81,7 +93,7 @@ def _writing(path: Path, work: Work) -> Iterator[None]:
         ) from None
 
 
-def _save_model(plan: Plan, work: Work, folder: Path) -> None:
+def _save_model(plan: Prepared, work: Work, folder: Path) -> None:
     model, network, config = plan.model, plan.model.network, plan.model.network.config
     if model.stream is None:
         dtypes.convert(network, plan.types)
@@ -148,7 +160,7 @@ def _companions(model: Model) -> list[Path]:
     return sorted({file for pattern in patterns for file in model.folder.glob(pattern) if file.is_file()})
 
 
-def write_masks(path: Path, masks: Mapping[str, bytes], plan: Plan) -> None:
+def write_masks(path: Path, masks: Mapping[str, bytes], plan: Prepared) -> None:
     """Write the masks of parameters, by name: packed bits, row-major in the parameter's shape, 1 = the weight stays."""
     about = {
         "format": MASK_FORMAT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from fwbench import report
+from fwbench.pruning import page_parts, recover_page
 from fwbench.report import text
 
 HERE = Path(__file__).parent
@@ -23,7 +24,12 @@ PROVING = "fw+push(rounds=20)+swap+safeguard"  # the preset ``fast`` after a sta
 
 def render(summary: Mapping[str, Any], tasks: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The pages by their names, ``report.html`` and ``report.md``; ``tasks`` as fwbench.pruning.tasks has them."""
-    context, pages = {**build(summary), "tasks": task_lines(tasks or {}), "task_columns": TASKS}, {}
+    if "recovered" in summary["sample"]:
+        speeds = speed(summary["pattern"] or "", summary["totals"]["sparsity"])
+        built = recover_page.build(summary) | {"speed": speeds}
+    else:
+        built = build(summary)
+    context, pages = {**built, "tasks": task_lines(tasks or {}), "task_columns": TASKS}, {}
     for name, options in (("report.html", {"autoescape": True}), ("report.md", {"finalize": text.markdown})):
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE),
@@ -39,7 +45,7 @@ def render(summary: Mapping[str, Any], tasks: Mapping[str, Any] | None = None) -
 
 def build(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a page shows, as text."""
-    totals, sample = summary["totals"], summary["sample"]
+    totals = summary["totals"]
     proved = any(record["gap"] is not None for record in summary["layers"])
     shown = [index for index in range(len(COLUMNS)) if proved or index != GAP]
     total = (
@@ -54,9 +60,12 @@ def build(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "title": f"{summary['label']} pruned to {summary['pattern']}",
         "lead": _lead(summary),
-        "perplexity": _perplexity(summary),
-        "samples": [("dense", sample["prompt"], sample["dense"]), ("pruned", sample["prompt"], sample["pruned"])],
+        "perplexity": page_parts.perplexities(summary),
+        "samples": page_parts.samples(summary),
         "facts": _facts(summary),
+        "command": "prune",
+        "table": "Layers",
+        "about": "",
         "columns": [COLUMNS[index] for index in shown],
         "lines": [[_line(record)[index] for index in shown] for record in summary["layers"]],
         "total": [total[index] for index in shown],
@@ -94,56 +103,19 @@ def _lead(summary: Mapping[str, Any]) -> str:
     return sentence
 
 
-def _perplexity(summary: Mapping[str, Any]) -> dict[str, str] | None:
-    dense, pruned = summary["perplexity"]["dense"], summary["perplexity"]["pruned"]
-    if dense is None or pruned is None:
-        return None
-    return {
-        "dense": text.perplexity(dense["value"]),
-        "pruned": text.perplexity(pruned["value"]),
-        "how": f"on {dense['text']}: {text.plural(dense['windows'], 'window')} of {dense['length']} tokens"
-        f"{_begun(dense['opening'])}, {dense['scored']:,} tokens scored; lower is better",
-    }
-
-
-def _begun(opening: Sequence[str]) -> str:
-    return f", each begun with {' '.join(opening)}" if opening else ""
-
-
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    seconds = summary["seconds"]
-    parts = ", ".join(f"{key} {text.seconds(value)}" for key, value in seconds.items() if key != "total")
-    machine = summary["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items())
-    facts = [
-        ("model", f"{summary['model']}, sha256 of its parameters {summary['model_sha256'][:16]}"),
+    shrunk = f"; correlations shrunk by {text.percent(summary['shrink'])}" if summary["shrink"] else ""
+    return [
+        ("model", page_parts.model(summary)),
         ("solver", summary["solver"]),
         ("pattern", summary["pattern"]),
         *_allocation(summary),
         ("order", _order(summary)),
-        (
-            "calibration",
-            (
-                f"{summary['calibration']}, sha256 {summary['calibration_sha256'][:16]}: {summary['tokens']:,} tokens "
-                f"in {text.plural(summary['sequences'], 'sequence')} of at most {summary['context_length']}"
-                f"{_begun(summary['opening'])}"
-                + (f"; correlations shrunk by {text.percent(summary['shrink'])}" if summary["shrink"] else "")
-            ),
-        ),
+        ("calibration", page_parts.calibration(summary) + shrunk),
         ("seed", str(summary["seed"])),
         ("left dense", _left_dense(summary["skip"])),
-        ("saved as", _saved_as(summary)),
-        ("time", f"{text.seconds(seconds.get('total'))} ({parts})"),
-        ("peak memory", f"{summary['peak_memory'] / 2**30:.2f} GiB" if summary["peak_memory"] else text.NOTHING),
-        ("machine", f"{machine.get('cpu', '')}, {machine.get('threads', '')} threads; device {summary['device']}"),
-        ("versions", versions),
+        *page_parts.run(summary),
     ]
-    facts += [("note", sentence) for sentence in summary["notes"]]
-    if summary["blocks_resumed"]:
-        facts.append(
-            ("resumed", f"{text.plural(summary['blocks_resumed'], 'block')} came from an earlier, stopped run")
-        )
-    return facts
 
 
 def _allocation(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -153,11 +125,6 @@ def _allocation(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     shares = [record["pruned"] / (record["rows"] * record["n"]) for record in summary["layers"]]
     range_ = f"{text.percent(min(shares))} to {text.percent(max(shares))} of a layer"
     return [("allocation", f"{summary['allocation']}: {range_}, sha256 {summary['allocation_sha256'][:16]}")]
-
-
-def _saved_as(summary: Mapping[str, Any]) -> str:
-    rounded = text.plural(summary["rounded"], "tensor")
-    return summary["save_dtype"] + (f"; {rounded} rounded to it before the work" if summary["rounded"] else "")
 
 
 def _left_dense(skip: str) -> str:

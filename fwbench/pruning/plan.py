@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -60,6 +60,21 @@ class Options:
     stream: bool | None = None  # read the model block by block; None where it is large beside the free memory
 
 
+class Prepared(Protocol):
+    """What is measured and saved needs no more of a plan than this."""
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def evaluation(self) -> Text | Passages | None: ...
+    @property
+    def types(self) -> Mapping[str, torch.dtype]: ...
+    @property
+    def record(self) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """A checked run. ``record`` is all that the output's bytes depend on, in plain JSON."""
@@ -77,6 +92,10 @@ class Plan:
     types: Mapping[str, torch.dtype]  # of the saved tensors, by their names in the model's state
     record: dict[str, Any]
     allocated: Mapping[str, Pattern] = field(default_factory=dict)  # by layer, where an allocation was made
+
+    @property
+    def device(self) -> str:
+        return self.options.device
 
     @property
     def correcting(self) -> bool:
@@ -106,7 +125,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     if reason := machine.device_error(options.device):
         raise PruneError(reason)
     text = load_text(options.text)
-    evaluation = _evaluation(options.evaluate)
+    evaluation = evaluation_text(options.evaluate)
     if progress:
         progress(0, None, f"{name}: loading", None)
     model = load_model(name, options.trust_remote_code, options.stream)
@@ -116,7 +135,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     found = fingerprint(model)
     rounded = dtypes.cast(model, types)
     layers = _layers(model, options.skip)
-    _check_tied(model, layers, options.skip)
+    check_tied(model, layers, options.skip)
     _check_layers(model, layers, pattern, solver)
     length = min(options.length, model.max_length)
     rows = sequences(model.tokenizer, text, options.tokens, length)
@@ -160,7 +179,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     return Plan(model, options, pattern, method, solver, text, evaluation, layers, batches, missed, types, record)
 
 
-def _evaluation(name: str) -> Text | Passages | None:
+def evaluation_text(name: str) -> Text | Passages | None:
     if protocol := protocols.named(name):
         return protocols.load(*protocol)
     return load_text(name) if name else None
@@ -179,7 +198,7 @@ def _layers(model: Model, skip: str) -> list[list[Layer]]:
     return layers
 
 
-def _check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> None:
+def check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> None:
     """Refuse to prune a weight that is used in several places, and what could not be saved; before the work."""
     places: dict[int, list[str]] = {}
     for name, parameter in model.network.named_parameters(remove_duplicate=False):

@@ -89,6 +89,19 @@ def evaluate(
     return tasks
 
 
+def report(folder: Path, out: Path) -> Path:
+    """Write the page of a model's folder, with its tasks, to another one; the path of its ``index.html``.
+
+    Raises:
+        PruneError, ProblemError: no such folder, or a file cannot be written.
+    """
+    if (summary := beside.summary_of(folder)) is None:
+        raise PruneError(f"{folder}: not a folder that fwbench prune or recover wrote")
+    for file, text in page.render(summary, kept(folder)).items():
+        write_atomic(out / file.replace("report", "index"), text.encode(errors="replace"))
+    return out / "index.html"
+
+
 def kept(folder: Path) -> dict[str, Any]:
     """The tasks that were measured of a pruned folder so far. Raises PruneError."""
     path = folder / FILE

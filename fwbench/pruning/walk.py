@@ -55,14 +55,17 @@ class Walk:
 
     def run(self, number: int, activations: Sequence[torch.Tensor] | None = None) -> Iterator[torch.Tensor]:
         """Outputs of a block, batch by batch, on its device; of other activations than its own if they are given."""
-        for hidden, calls in zip(activations or self.hidden, self.calls, strict=True):
-            if number in calls:
-                inputs = hidden.to(self.device, copy=True)
-                with running(self.network):
-                    output = _call(self.blocks[number], inputs, calls[number], self.device)
-                yield output
-            else:
-                yield hidden
+        for index in range(len(self.calls)):
+            yield self.output(number, index, activations)
+
+    def output(self, number: int, index: int, activations: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+        """The same of one batch."""
+        hidden, calls = (activations or self.hidden)[index], self.calls[index]
+        if number not in calls:
+            return hidden
+        inputs = hidden.to(self.device, copy=True)
+        with running(self.network):
+            return _call(self.blocks[number], inputs, calls[number], self.device)
 
     @torch.no_grad()
     def advance(self, number: int) -> None:

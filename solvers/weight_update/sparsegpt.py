@@ -49,9 +49,6 @@ class SparseGPT(Stage):
 
     name: ClassVar[str] = "sparsegpt"
     role: ClassVar[Role] = Role.UPDATE
-    advice: ClassVar[str] = (
-        "For the published baseline with update in one pass; not for the least error, ADMM's is lower at like time."
-    )
     needs: ClassVar[Needs] = Needs.NOTHING
     uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
     advice: ClassVar[str] = (

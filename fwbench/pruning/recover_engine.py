@@ -1,0 +1,180 @@
+"""``fwbench recover``: the kept weights of a pruned model, trained block by block towards the dense model.
+
+Two walks: the dense model's activations give each block its target, and those of the blocks that are recovered already
+arrive at the next. The mask stays, and so do embeddings, head, norms, biases and layers without pruned weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fwbench import machine, notes
+from fwbench.pruning import dtypes
+from fwbench.pruning import walk as walks
+from fwbench.pruning.engine import PROMPT, Clock, check_evaluation, measured, peak_memory
+from fwbench.pruning.output import finish
+from fwbench.pruning.plan import Progress, PruneError
+from fwbench.pruning.reconstruction import Training, train
+from fwbench.pruning.recover_plan import Plan, Recovery, make
+from fwbench.pruning.work import Block, Work, check_output
+from fwbench.result import pack_mask
+
+
+def recover(name: str, out: Path | str, options: Recovery, progress: Progress | None = None) -> dict[str, Any]:
+    """Train what pruning left of a model, mask kept, and write it to a folder.
+
+    Args:
+        name: of the pruned model: a folder of ``fwbench prune``, or any checkpoint whose pruned weights are zeros.
+            It is never modified.
+        out: folder that appears, complete, at the end; until then the work is in ``OUT.partial``, and the same call
+            goes on there after a kill.
+        options: what to do.
+        progress: called with (blocks done, blocks in all, what, seconds left).
+
+    Returns:
+        The content of ``fwbench.json``.
+
+    Raises:
+        PruneError, ModelError, TextError, ProblemError: one line, what is wrong.
+    """
+    out, clock, said = Path(out), Clock(), list[str]()
+    check_output(out)
+    with notes.heard(said.append):
+        with clock.of("load"):
+            plan = make(name, options, progress)
+            check_evaluation(plan)
+            size = dtypes.size(plan.model.network, plan.types)
+        work = Work(out)
+        with work.begin(plan.record, needed=2 * size):
+            return _run(plan, work, clock, said, progress)
+
+
+def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progress | None) -> dict[str, Any]:
+    with clock.of("evaluate"):
+        begun = work.read_json("begun.json")
+        if begun is None:
+            begun = {"dense": measured(replace(plan, model=plan.dense), progress), "pruned": measured(plan, progress)}
+            work.write_json("begun.json", begun)
+    records, masks, resumed = _blocks(plan, work, clock, progress)
+    blocks = [block for record in records if (block := record.pop("trained"))]
+    with clock.of("evaluate"):
+        found = {**begun, "recovered": measured(plan, progress)}
+    summary = {
+        **plan.record,
+        "perplexity": {kind: each["perplexity"] for kind, each in found.items()},
+        "sample": {"prompt": PROMPT, **{kind: each["sample"] for kind, each in found.items()}},
+        "totals": totals(plan, records, blocks),
+        "blocks": blocks,
+        "layers": records,
+        "notes": said,
+        "machine": machine.describe(),
+        "blocks_resumed": resumed,
+        "seconds": clock.seconds,
+        "peak_memory": peak_memory(),
+    }
+    if progress:
+        progress(len(plan.layers), len(plan.layers), f"{plan.model.label}: saving", None)
+    with clock.of("save"):
+        finish(plan, work, masks, (), summary, clock.started)
+    return summary
+
+
+def _blocks(
+    plan: Plan, work: Work, clock: Clock, progress: Progress | None
+) -> tuple[list[dict[str, Any]], dict[str, bytes], int]:
+    """Walk through all blocks; finished ones are read, the others trained. Records, packed masks, blocks read."""
+    with clock.of("forward"), work.room() as offload:
+        walk = walks.begin(plan.model.network, plan.batches, plan.device, offload / "recovered")
+        dense = walks.begin(plan.dense.network, plan.batches, plan.device, offload / "dense")
+    records: list[dict[str, Any]] = []
+    masks: dict[str, bytes] = {}
+    resumed, began = 0, time.monotonic()
+    for number, layers in enumerate(plan.layers):
+        if progress:
+            each = (time.monotonic() - began) / (number - resumed) if number > resumed else None
+            left = None if each is None else each * (len(plan.layers) - number)
+            progress(number, len(plan.layers), f"{plan.model.label}: recovering block {number}", left)
+        with clock.of("forward"), plan.dense.holding(dense.blocks[number]):
+            dense.blocks[number].to(plan.device)
+            dense.advance(number)
+        dense.blocks[number].to("cpu")
+        with plan.model.holding(walk.blocks[number]):
+            walk.blocks[number].to(plan.device)
+            done = work.read_block(number) if layers else Block({}, {}, [])
+            if done is not None:
+                resumed += bool(layers)
+                for layer in layers:
+                    layer.load(done.weights[layer.parameter])
+            else:
+                with clock.of("train"):
+                    done = _train_block(plan, walk, dense.hidden, number)
+                work.write_block(number, done)
+            with clock.of("forward"):
+                walk.advance(number)
+        if plan.model.stream is not None:
+            plan.model.stream.move(work.block(number), done.weights)
+        walk.blocks[number].to("cpu")
+        records += [dict(record) for record in done.records]
+        masks |= {name: pack_mask(keep) for name, keep in done.masks.items()}
+        machine.release_memory()
+    return records, masks, resumed
+
+
+def _train_block(plan: Plan, walk: walks.Walk, targets: list[torch.Tensor], number: int) -> Block:
+    began, options = time.monotonic(), plan.options
+    layers = {layer.parameter: layer for layer in plan.layers[number]}
+    weights = {name: layer.module.weight for name, layer in layers.items()}
+    before = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+    keeps = {name: weight != 0 for name, weight in before.items()}
+    training = Training(options.epochs, options.rate, seed=(options.seed << 20) + number)
+    found = train(lambda index: walk.output(number, index), targets, weights, plan.types, training)
+    if not math.isfinite(found.before.fitted + found.before.held_out):
+        raise PruneError(f"block {number}: what it gives is not finite, in the dense model or in the pruned one")
+    for name, keep in keeps.items():
+        assert not found.weights[name][~keep].any(), f"{name}: a pruned weight came back"
+    block = {
+        "block": number,
+        "layers": len(layers),
+        "fitted": [found.before.fitted, found.after.fitted],
+        "held_out": [found.before.held_out, found.after.held_out],
+        "epoch": found.epoch,
+        "seconds": time.monotonic() - began,
+    }
+    records = [
+        {
+            "layer": layer.name,
+            "parameter": name,
+            "rows": before[name].shape[layer.transposed],
+            "n": before[name].shape[1 - layer.transposed],
+            "pruned": int((~keeps[name]).sum()),
+            "change": float((found.weights[name].float() - before[name]).norm() / before[name].norm()),
+            "trained": block if layer is next(iter(layers.values())) else None,
+        }
+        for name, layer in layers.items()
+    ]
+    return Block(found.weights, {name: keep.numpy() for name, keep in keeps.items()}, records)
+
+
+def totals(plan: Plan, records: list[dict[str, Any]], blocks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over the layers, and means over the blocks of their errors before and after."""
+    pruned, weights = sum(r["pruned"] for r in records), sum(r["rows"] * r["n"] for r in records)
+    parameters = sum(parameter.numel() for parameter in plan.model.network.parameters())
+    means = {
+        kind: [sum(block[kind][when] for block in blocks) / len(blocks) for when in (0, 1)]
+        for kind in ("fitted", "held_out")
+    }
+    return {
+        "layers": len(records),
+        "weights": weights,
+        "pruned": pruned,
+        "parameters": parameters,
+        "sparsity": pruned / weights,
+        "sparsity_of_model": pruned / parameters,
+        **means,
+    }
