@@ -44,7 +44,7 @@ class ALPS(Stage):
 
     name: ClassVar[str] = "alps"
     role: ClassVar[Role] = Role.UPDATE
-    advice: ClassVar[str] = "For small errors with updated weights at high sparsity; not where masks alone may change."
+    advice: ClassVar[str] = "For nearly `reswap`'s errors in less time; not where masks alone may change."
     needs: ClassVar[Needs] = Needs.NOTHING
     uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
     source: ClassVar[str] = "Meng, Behdin, Wang and Mazumder, ALPS, NeurIPS 2024, arXiv 2406.07831"

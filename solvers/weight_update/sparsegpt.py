@@ -50,7 +50,7 @@ class SparseGPT(Stage):
     name: ClassVar[str] = "sparsegpt"
     role: ClassVar[Role] = Role.UPDATE
     advice: ClassVar[str] = (
-        "For weights updated in one sweep, `order=loss` where columns differ; not for the least error: `admm`."
+        "For weights updated in one sweep, `order=loss` where columns differ; not for the least error: `alps`."
     )
     needs: ClassVar[Needs] = Needs.NOTHING
     uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
