@@ -44,7 +44,7 @@ class ALPS(Stage):
 
     name: ClassVar[str] = "alps"
     role: ClassVar[Role] = Role.UPDATE
-    advice: ClassVar[str] = "For nearly `reswap`'s errors in less time; not where masks alone may change."
+    advice: ClassVar[str] = "For errors near `reswap`'s in less time, but for o_proj; not where masks alone may change."
     needs: ClassVar[Needs] = Needs.NOTHING
     uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
     source: ClassVar[str] = "Meng, Behdin, Wang and Mazumder, ALPS, NeurIPS 2024, arXiv 2406.07831"
