@@ -35,7 +35,9 @@ class Splice(Stage):
 
     name: ClassVar[str] = "splice"
     role: ClassVar[Role] = Role.REFINE
-    advice: ClassVar[str] = "For a quick first descent from a poor mask; not for the last percent: `swap` goes on."
+    advice: ClassVar[str] = (
+        "For a comparison with best-subset selection; not for a mask to be used: `swap` ends lower and sooner."
+    )
     source: ClassVar[str] = "Zhu, Wen, Zhu, Zhang and Wang, A polynomial algorithm for best-subset selection, PNAS 2020"
     size: int = 32  # pairs exchanged at once, at most
 

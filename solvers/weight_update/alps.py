@@ -44,9 +44,9 @@ class ALPS(Stage):
 
     name: ClassVar[str] = "alps"
     role: ClassVar[Role] = Role.UPDATE
+    advice: ClassVar[str] = "For errors near `reswap`'s in less time, but for o_proj; not where masks alone may change."
     needs: ClassVar[Needs] = Needs.NOTHING
     uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
-    advice: ClassVar[str] = "For small errors with updated weights at high sparsity; not where masks alone may change."
     source: ClassVar[str] = "Meng, Behdin, Wang and Mazumder, ALPS, NeurIPS 2024, arXiv 2406.07831"
 
     def __post_init__(self) -> None:

@@ -35,9 +35,9 @@ ENOUGH = 1e-4  # of the squared step: what a tried step must gain
 class Alternate(Stage):
     """Alternate between mask and weights by safeguarded gradient steps, from those at hand; the error never rises.
 
-    Steps are longer than those of ``iht``, whose length is right for the worst direction. Of alternating schemes named
-    in the literature, leaving out tokens (robust phase retrieval) needs the inputs themselves, and multiplicative
-    updates (Blahut and Arimoto's) need weights that are fixed: over masks alone they are mirror descent.
+    Steps are longer than those of ``iht``, whose length is right for the worst direction, but not accelerated. Of the
+    literature's other alternating schemes, leaving out tokens (robust phase retrieval) needs the inputs themselves, and
+    multiplicative updates (Blahut and Arimoto's) need weights that are fixed: over masks they are mirror descent.
     """
 
     rule: str = "palm"
@@ -45,9 +45,7 @@ class Alternate(Stage):
 
     name: ClassVar[str] = "alternate"
     role: ClassVar[Role] = Role.UPDATE
-    advice: ClassVar[str] = (
-        "For masks and weights without an inverse, better than `iht`; not for the least error: `alps`."
-    )
+    advice: ClassVar[str] = "For masks and weights without an inverse, as `iht`; not for the least error: `alps`."
     source: ClassVar[str] = "Bolte, Sabach and Teboulle, Math. Program. 146, 2014; LPAM, arXiv 2411.06333"
 
     def __post_init__(self) -> None:

@@ -80,8 +80,8 @@ class Layer:
         weights = np.where(dead, problem.W, np.divide(unscaled, self.scale, out=unscaled, where=self.scale > 0))
         weights = np.where(keep, weights, 0).astype(np.float32)
         ours, theirs = problem.weight_errors(weights), problem.weight_errors(given)
-        worse = ours > theirs if problem.pattern.separable else np.full(problem.rows, ours.sum() > theirs.sum())
-        keep[worse], weights[worse] = start[worse], given[worse]
+        better = ours <= theirs if problem.pattern.separable else np.full(problem.rows, ours.sum() <= theirs.sum())
+        keep[~better], weights[~better] = start[~better], given[~better]
         return keep, weights
 
     def end(self, state: State, v: torch.Tensor, stopped: str = "") -> State:

@@ -49,11 +49,11 @@ class SparseGPT(Stage):
 
     name: ClassVar[str] = "sparsegpt"
     role: ClassVar[Role] = Role.UPDATE
+    advice: ClassVar[str] = (
+        "For weights updated in one sweep, `order=loss` where columns differ; not for the least error: `alps`."
+    )
     needs: ClassVar[Needs] = Needs.NOTHING
     uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
-    advice: ClassVar[str] = (
-        "For weights updated in one sweep, `order=loss` where columns differ; not for the least error: `admm`."
-    )
     source: ClassVar[str] = (
         "Frantar and Alistarh, SparseGPT, ICML 2023, arXiv 2301.00774; Su and Wang, arXiv 2603.05878"
     )

@@ -41,11 +41,11 @@ class Thanos(Stage):
 
     name: ClassVar[str] = "thanos"
     role: ClassVar[Role] = Role.UPDATE
-    needs: ClassVar[Needs] = Needs.NOTHING
-    uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
     advice: ClassVar[str] = (
         "For a sweep like `sparsegpt`'s with exact updates of a block; not for the least error: `alps`."
     )
+    needs: ClassVar[Needs] = Needs.NOTHING
+    uses: ClassVar[tuple[Needs, ...]] = (Needs.MASK,)
     source: ClassVar[str] = "Ilin and Richtarik, Thanos, arXiv 2504.05346"
 
     def __post_init__(self) -> None:
