@@ -2,6 +2,6 @@
 
 ``start``, ``frank_wolfe`` (relax), ``rounding``, ``local_search`` (refine), ``weight_update``, ``bounds``,
 ``branch_and_bound`` (exact), ``external``, which holds solvers of others (relax, exact), and ``first_order``, rivals of
-Frank-Wolfe (relax); below them ``semidefinite`` and ``numerics``. A room's ``__init__`` imports its stages, which registers them: adding a solver is adding one file and
-naming it there.
+Frank-Wolfe (relax); below them ``semidefinite`` and ``numerics``. A room's ``__init__`` imports its stages, which
+registers them: adding a solver is adding one file and naming it there.
 """

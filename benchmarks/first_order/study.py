@@ -29,7 +29,7 @@ from fwbench.stage import Context, State
 
 CURVES_CSV, ALPHA_CSV, LEMMA_CSV = "curves.csv", "alpha.csv", "lemma.csv"
 PROBLEMS = ("mini/n256.gate_proj.top.0.5", "mini/n384.up_proj.random.0.5", "mini/n384.down_proj.top.0.5")
-REAL, ROWS, PATTERN, BLOCK = ("q_proj", "gate_proj"), 32, "0.6", 7
+REAL, ROWS, PATTERN, BLOCK = "q_proj", 32, "0.6", 7
 END, STEPS = 1e-6, 1000
 METHODS = {  # what the page calls it: the stage
     "fw, vanilla": "fw(variant=vanilla)",
@@ -47,7 +47,7 @@ METHODS = {  # what the page calls it: the stage
 }
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 RANKS = ("wanda", "ria")
-ALPHA_ROWS = 16
+ALPHA_ROWS = 8
 PUBLISHED = 2000  # iterations
 LEMMA_UP_TO = 192  # inputs of problems of `mini` whose optimum is proved
 
@@ -110,8 +110,7 @@ def digits(value: float) -> float:
 def convergence_problems() -> Iterator[Problem]:
     for selector in PROBLEMS:
         yield one(selector)[1]
-    for name in REAL:
-        yield rows_of(name, ROWS)
+    yield rows_of(REAL, ROWS)
 
 
 def rows_of(name: str, count: int) -> Problem:
@@ -186,7 +185,7 @@ def guarantees(path) -> None:
     known = registry.best_known()
     small = (problem for _, problem in load("mini") if problem.n <= LEMMA_UP_TO and problem.T is None)
     by_row = (problem for problem in small if problem.pattern.group_size(problem.shape) == problem.n)
-    for problem in (*by_row, *(rows_of(name, ALPHA_ROWS) for name in REAL)):
+    for problem in (*by_row, *(rows_of(name, ALPHA_ROWS) for name in SHAPES)):
         if problem.name in done:
             continue
         spec = f"wanda+fw(step=open,steps={PUBLISHED},gap=0.0,variant=vanilla)+round"

@@ -94,10 +94,10 @@ class Descent(loop.Method):
         if not self.search:
             self.u, self.rest, self.g = ahead, self.rest + back, self.g + change
             return
-        inside = slope < curvature
-        part = torch.where(inside, slope.clamp(min=0) / curvature, torch.where(slope > 0, 1.0, 0.0))
+        inside = (slope < curvature) & (slope > 0)
+        part = torch.where(inside, slope / curvature, torch.where(slope > 0, 1.0, 0.0))
         self.u, self.rest, self.g = self.u + part * move, self.rest + part * back, self.g + part * change
-        self.length *= torch.where(inside, SHRINK, GROW)
+        self.length *= torch.where(inside, SHRINK, torch.where(slope > 0, GROW, 1.0))
 
 
 class StochasticDescent(loop.Method):

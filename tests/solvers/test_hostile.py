@@ -38,7 +38,8 @@ STEPS = [f"fw(variant=vanilla,step={name},steps=50,rounded=True)" for name in ST
 FAST = [
     *("magnitude", "wanda", "ria", "random", "greedy", *VARIANTS, *STEPS, "fw(alpha=0.9,steps=50)"),
     *("fw(steps=100,convexify=shared)", "fw(steps=100,convexify=row)", "push", "push(variant=inface)", "splitting"),
-    *("mirror(steps=50)", "mirror(steps=50,blocks=2)", "pgd(steps=50)", "pdhg(steps=50)", "fw(steps=50,average=polyak)"),
+    *("mirror(steps=50)", "mirror(steps=50,blocks=2)", "pgd(steps=50)", "pdhg(steps=50)"),
+    *("fw(steps=50,average=polyak)", "fw(steps=50,average=lookahead)"),
     *("fw(steps=50)+round(method=randomised)", "fw(steps=50)+round(method=expectation)", "qp", "qp(backend=piqp)"),
     *("swap", "random+swap(enough=0.5)", "random+safeguard", "random+tabu(iterations=500)", "random+ils(rounds=5)"),
     *("random+anneal(rounds=2,sweeps=30)", "refit", "reswap", "reswap(ridge=0)", "sparsegpt", "sparsegpt(damping=0)"),
