@@ -47,7 +47,7 @@ def test_the_guarantee_of_sparsefw_by_hand():
     assert bounds.guaranteed_gaps(problem, 10) == pytest.approx([72 * (2 + 4) + 7.2])
     for pattern in ("unstructured:0.5", "1:2"):
         with pytest.raises(ValueError, match="by row"):
-            bounds.guaranteed_gaps(problem.with_pattern(pattern), 10)
+            bounds.guaranteed_gaps(Problem("groups", np.ones((2, 4)), np.eye(4), pattern), 10)
 
 
 @pytest.mark.parametrize("name", ["n016.gate_proj.random.0.5", "n016.o_proj.top.0.6", "n032.up_proj.top.0.5"])
