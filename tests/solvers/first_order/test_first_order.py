@@ -15,10 +15,12 @@ from oracles import gradient, group_sums, relaxed_minimum
 from fwbench import patterns, verify
 from fwbench.problem import Problem
 from fwbench.problems.collections import one
+from fwbench.solvers.first_order import mirror
 from fwbench.solvers.first_order.mirror import Mirror
 from fwbench.solvers.first_order.pdhg import PrimalDual
 from fwbench.solvers.first_order.pgd import ProjectedGradient
 from fwbench.solvers.first_order.simplex import CappedSimplex, largest_correlation
+from fwbench.solvers.frank_wolfe.objective import Objective
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.stage import Context, State
 
@@ -195,13 +197,21 @@ def test_blocks_see_a_part_of_the_inputs_and_a_seed_decides_which():
     assert minimum <= problem.row_errors(one_.relaxed).sum() <= 1.25 * minimum
 
 
-def test_blocks_are_unbiased():
-    """The mean over the blocks of one pass is the gradient."""
+def test_one_block_is_the_whole_and_parts_are_right_on_average():
+    """The first step with one block is that of fixed length; estimates of the product sum to it over a pass."""
     problem = random_layer("0.5", rows=2, n=12)
-    W, u = problem.W.astype(float), np.full(problem.shape, 0.5)
-    parts = np.array_split(np.random.default_rng(0).permutation(12), 4)
-    estimates = [2 * W * ((W[:, part] * u[:, part]) @ problem.G[part] * (12 / len(part))) for part in parts]
-    np.testing.assert_allclose(np.mean(estimates, axis=0), gradient(problem, u), rtol=1e-12)
+    layer = Objective.of(problem, EXACT)
+    start = torch.full(problem.shape, 0.5, dtype=torch.float64)
+    whole, blocks = mirror.Descent(layer, start, search=False), mirror.StochasticDescent(layer, start, 1, seed=0)
+    whole.step()
+    blocks.step()
+    np.testing.assert_allclose(blocks.u, whole.u, rtol=1e-9)
+    seen = []
+    parts = mirror.StochasticDescent(layer, start, 4, seed=0)
+    for _ in range(4):
+        parts.u = start  # each at the same point
+        seen.append(parts.estimate())
+    np.testing.assert_allclose(torch.stack(seen).mean(0), layer.product(start), rtol=1e-12)
 
 
 # --- hostile data, limits ---------------------------------------------------------------------------------------------
