@@ -33,8 +33,8 @@ STAGES = {
     "pdhg": PrimalDual(gap=1e-7),
 }
 NEAR = {"mirror, fixed": 1e-4, "pdhg": 1e-3}  # of the value, after those steps; the others 1e-6
-CASES = [("0.5", False), ("2:4", True), ("unstructured:0.4", False), ("rows", True)]  # pattern, whether with a target
-EXAMPLES = settings(max_examples=8, deadline=None)
+CASES = [("0.5", True), ("2:4", True), ("unstructured:0.4", False), ("rows", False)]  # pattern, whether with a target
+EXAMPLES = settings(max_examples=6, deadline=None)
 
 
 def solve(problem: Problem, stage, context: Context = EXACT) -> State:
@@ -98,7 +98,7 @@ def test_the_largest_correlation_is_the_eigenvalue_of_every_row():
 # --- the minimum ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pattern", ["0.5", "2:4", "unstructured:0.4", "rows"])
+@pytest.mark.parametrize("pattern", ["2:4", "rows"])
 @pytest.mark.parametrize("name", STAGES)
 def test_inputs_without_correlation_have_a_closed_form(name, pattern):
     """``f = Σ q u²``: the minimum is ``clip(λ / 2q, 0, 1)`` with the ``λ`` that gives each group its sum."""
@@ -232,7 +232,7 @@ def test_bounds_are_below_every_mask(seed, pattern, size, condition):
             assert verify.check(scaled, after.certificate).ok
 
 
-@pytest.mark.parametrize("pattern", ["unstructured:0.4", "2:4", "rows"])
+@pytest.mark.parametrize("pattern", ["unstructured:0.4", "rows"])
 def test_bears_hostile_layers(pattern):
     for problem in (*hostile_layers(pattern), *hostile_targets(pattern)):
         for stage in (
