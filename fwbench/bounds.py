@@ -64,6 +64,26 @@ def lower_bound(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) ->
     return float(np.maximum(bounds, problem.floor).sum())
 
 
+def guaranteed_gaps(problem: Problem, iterations: int) -> np.ndarray:
+    """How far SparseFW's mask may be above the best, by its theory: each row's ``(rows,)``, in units of the error.
+
+    ``2 λ(min(k, r) + √(2 r min(k, r))) + k λ / T``: the rounding of the relaxation's minimum, and what ``T`` iterations
+    leave of it; ``λ`` the largest eigenvalue of ``Q``, ``k`` weights kept and ``r`` pruned (Roux et al., arXiv
+    2510.13713, lemmas 1 and 2, without fixed weights). It holds before anything has been computed.
+
+    Raises:
+        ValueError: the pattern's groups are not the rows.
+    """
+    if problem.pattern.group_size(problem.shape) != problem.n:
+        raise ValueError(f"{problem.name}: the guarantee is for patterns that count by row, not {problem.pattern}")
+    W = problem.W.astype(np.float64)
+    largest = np.array([np.linalg.eigvalsh(problem.G * w * w[:, None])[-1] for w in W])
+    pruned = problem.counts.astype(np.float64)
+    kept = problem.n - pruned
+    fewer = np.minimum(kept, pruned)
+    return largest * (2 * (fewer + np.sqrt(2 * pruned * fewer)) + kept / iterations)
+
+
 def slope(problem: Problem, u: np.ndarray) -> np.ndarray:
     """How fast the bound grows with each ``e_i`` at ``u``: ``c_i = Σ_r w_ri² u_ri (1 - u_ri)``, ``(n,)``."""
     u = np.clip(np.asarray(u, dtype=np.float64), 0, 1)

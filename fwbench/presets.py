@@ -7,7 +7,7 @@ PRESETS = {
     "SparseFW_RIA": "ria+fw(alpha=0.9,fixed=ria,step=open,steps=2000,variant=vanilla)+round",
     # Zimmer et al., SparseSwaps, arXiv 2512.10922: exact 1-swaps from Wanda's mask, to the end
     "SparseSwaps": "wanda+swap",
-    # the same with the most swaps that the paper allows a row
+    # the same with the most swaps a row that reviews of the paper quote
     "SparseSwaps100": "wanda+swap(limit=100)",
     # ours, chosen from the study in reports/masks (blocks 3, 13 and 23): tabu search finds more where a row is one
     # group, annealing in N:M; both go on after all cheaper stages have ended, at some 40 times their cost

@@ -31,6 +31,8 @@ SPECS = (
     *(f"fw(variant={name},steps=200)" for name in DIRECTIONS),
     *(f"wanda+fw(variant=vanilla,step={name},steps=200,rounded=True)" for name in STEPS),
     *("wanda+fw(alpha=0.9,steps=200)", "fw(convexify=shared)", "fw(convexify=row)", "fw(correct=0,steps=200)"),
+    *("wanda+fw(alpha=0.5,fixed=ria,steps=200)", "fw(average=polyak,steps=100)", "fw(average=lookahead,steps=100)"),
+    *("mirror(steps=200)", "mirror(blocks=4,steps=200)", "pgd(steps=200)", "pdhg(steps=200)"),
     *("bernoulli", "push", "push(variant=inface)", "splitting", "wanda+push", "qp"),
     *(f"fw+round(method={name})" for name in ("topk", "randomised", "expectation")),
     *("wanda+swap", "random+swap", "random+swap(enough=0.1)", "random+safeguard", "random+dwave"),

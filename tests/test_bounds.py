@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from layers import PATTERNS, hostile_layers, integer_layer, random_layer
 from oracles import relaxed_minimum
 
-from fwbench import bounds, verify
+from fwbench import bounds, pipeline, verify
 from fwbench.problem import Problem
+from fwbench.problems import registry
+from fwbench.problems.collections import one
 from fwbench.verify.rounding import proves_shared
 
 SMALL = {"unstructured:0.4": 5}  # inputs for which masks can be enumerated; 8 elsewhere
@@ -37,6 +39,26 @@ def points(problem: Problem, rng: np.random.Generator) -> list[np.ndarray]:
     """Any points will do: inside the cube, at a vertex of the polytope, far outside."""
     cube = rng.random(problem.shape)
     return [cube, problem.pattern.prune(cube).astype(float), rng.standard_normal(problem.shape) * 3]
+
+
+def test_the_guarantee_of_sparsefw_by_hand():
+    """``Q = diag(1, 4, 9, 16, 25, 36)``, 4 pruned of 6: λ = 36, k = min(k, r) = 2, so 72 (2 + √16) + 72 / T."""
+    problem = Problem("squares", [[1, 2, 3, 4, 5, 6]], np.eye(6), np.array([4]))
+    assert bounds.guaranteed_gaps(problem, 10) == pytest.approx([72 * (2 + 4) + 7.2])
+    for pattern in ("unstructured:0.5", "1:2"):
+        with pytest.raises(ValueError, match="by row"):
+            bounds.guaranteed_gaps(Problem("groups", np.ones((2, 4)), np.eye(4), pattern), 10)
+
+
+@pytest.mark.parametrize("name", ["n016.gate_proj.random.0.5", "n016.o_proj.top.0.6", "n032.up_proj.top.0.5"])
+def test_the_guarantee_of_sparsefw_holds_on_real_rows(name):
+    """Its mask without fixed weights is no further above the optimum, which is known."""
+    problem = one(f"mini/{name}")[1]
+    for steps in (1, 50):
+        found = pipeline.run(problem, f"wanda+fw(variant=vanilla,step=open,steps={steps},gap=0.0)+round", threads=1)
+        best = registry.best_known()[problem.hash]
+        assert best.gap == pytest.approx(0, abs=1e-9)
+        assert problem.error(found.keep) - best.lower <= bounds.guaranteed_gaps(problem, steps).sum()
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

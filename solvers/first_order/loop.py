@@ -81,7 +81,8 @@ def minimise(method: Method, limits: Limits, context: Context) -> LoopRun:
     lines = np.arange(len(u))  # rows still at work
     blocks = len(u) if layer.pattern.separable else 1
     end, best_u = u.clone(), u.clone()
-    best, value = (torch.full((blocks, 1), fill, dtype=u.dtype, device=u.device) for fill in (-torch.inf, 0.0))
+    # in float64, as a target's offset is
+    best, value = (torch.full((blocks, 1), fill, dtype=torch.float64, device=u.device) for fill in (-torch.inf, 0.0))
     trace: list[TracePoint] = []
     t, stopped = 0, ""
     while True:
@@ -89,9 +90,9 @@ def minimise(method: Method, limits: Limits, context: Context) -> LoopRun:
         if t % CHECK_EVERY == 0 or t == limits.steps or late:
             point, g = method.point()
             own = method.layer
-            here = lines if blocks > 1 or layer.pattern.separable else np.arange(1)
-            now = own.value(point, g)
-            gap = own.total(g * (point - own.pattern.prune(g).to(g.dtype)))
+            here = lines if layer.pattern.separable else np.arange(1)
+            now = own.value(point, g).double()
+            gap = own.total(g * (point - own.pattern.prune(g).to(g.dtype))).double()
             better = now - gap > best[here]
             best_u[lines] = torch.where(better, point, best_u[lines])
             best[here] = torch.maximum(best[here], now - gap)
@@ -108,7 +109,7 @@ def minimise(method: Method, limits: Limits, context: Context) -> LoopRun:
         t += 1
     products = math.ceil(method.products)
     counters = {"lmo_calls": len(trace), "gram_products": products}
-    return LoopRun(end, best_u, best, t, stopped, trace, counters)
+    return LoopRun(end, best_u, best.to(u.dtype), t, stopped, trace, counters)
 
 
 Begin = Callable[[Objective, torch.Tensor], Method]

@@ -94,10 +94,10 @@ class Descent(loop.Method):
         if not self.search:
             self.u, self.rest, self.g = ahead, self.rest + back, self.g + change
             return
-        inside = slope < curvature
-        part = torch.where(inside, slope.clamp(min=0) / curvature, torch.where(slope > 0, 1.0, 0.0))
+        inside = (slope < curvature) & (slope > 0)
+        part = torch.where(inside, slope / curvature, torch.where(slope > 0, 1.0, 0.0))
         self.u, self.rest, self.g = self.u + part * move, self.rest + part * back, self.g + part * change
-        self.length *= torch.where(inside, SHRINK, GROW)
+        self.length *= torch.where(inside, SHRINK, torch.where(slope > 0, GROW, 1.0))
 
 
 class StochasticDescent(loop.Method):
@@ -112,18 +112,21 @@ class StochasticDescent(loop.Method):
         self.length = 2 / largest_correlation(layer.G)
         self.waiting: list[np.ndarray] = []
 
-    def step(self) -> None:
+    def estimate(self) -> torch.Tensor:
+        """``(w∘u) G`` from the next block of its terms; over a pass of equal blocks the mean is the product."""
         n = self.u.shape[1]
         if not self.waiting:
             self.waiting = np.array_split(self.random.permutation(n), self.blocks)
         inputs = torch.from_numpy(np.sort(self.waiting.pop())).to(self.u.device)
-        W, G = self.layer.W, self.layer.G
-        product = (W[:, inputs] * self.u[:, inputs]) @ G[inputs] * (n / len(inputs))
         self.products += len(inputs) / n
-        length = self.length / math.sqrt(1 + self.t / self.blocks)
+        W, G = self.layer.W, self.layer.G
+        return (W[:, inputs] * self.u[:, inputs]) @ G[inputs] * (n / len(inputs))
+
+    def step(self) -> None:
+        product = self.estimate()
         pull = self.scale * self.layer.gradient(self.u, product)
         most = -FURTHEST_MOVE / self.layer.least(-pull.abs())
-        length = most.clamp(max=length)
+        length = most.clamp(max=self.length / math.sqrt(1 + self.t / self.blocks))
         self.logits, level = self.simplex.entropic(self.logits - length * pull, self.scale, -length * self.level)
         self.level = -level / length
         self.u = torch.sigmoid(self.logits)

@@ -146,7 +146,7 @@ def advance(t, method, check, f, a):
         if variant == kernels.VANILLA:
             gap = f.slope[r] = kernels.aim(w, u, g, v, f.toward[r], P)
         else:
-            due = method.correct > 0 and ((t + 1) % method.correct == 0 or f.mode[r] == kernels.EXACT)
+            due = method.correct > 0 and ((t_all + 1) % method.correct == 0 or f.mode[r] == kernels.EXACT)
             if check or due or variant != kernels.DICG:
                 gap = kernels.gap_of(g, u, v)
             if variant == kernels.INFACE or (variant == kernels.DICG and due):
@@ -240,7 +240,7 @@ class LoopState:
     def corrects(self, t: int) -> bool:
         """Whether iteration ``t`` ends with a correction of the active sets."""
         every = self.method.correct
-        return self.method.atoms and every > 0 and (t + 1) % every == 0
+        return self.method.atoms and every > 0 and (self.method.first + t + 1) % every == 0
 
     def refreshes(self, t: int) -> bool:
         """Whether iteration ``t`` ends with a product for the gradient."""

@@ -140,7 +140,7 @@ class LoopOptions:
     capacity: int = 0  # atoms in a row's active set; 0 for as many as it may need (of a whole layer: as memory allows)
     correct: int = 0  # iterations from one quadratic correction to the next, 0 for none
     rounded: bool = False  # whether the trace tells the error of the rounded iterate
-    first: int = 0  # iterations made before this run: the open loop's step goes on from there
+    first: int = 0  # iterations made before this run: open steps and corrections go on from there
 
 
 @dataclass

@@ -26,8 +26,8 @@ class Swap(Stage):
     On CUDA all rows descend side by side; swaps between rows, for a count over the layer, stay on the CPU. With
     ``enough=0.1`` a swap is taken as soon as no other of its row can gain more than ten times as much, which is faster
     and ends at slightly more error. In N:M groups it is always the best.
-    ``limit``: most swaps of one row, 0 for as many as it takes (SparseSwaps' ``T_max`` is 100); where rows share a
-    count, an exchange between two rows is one of each.
+    ``limit``: most swaps of one row, 0 for as many as it takes (``T_max`` of SparseSwaps, 100 by its reviews); where
+    rows share a count, an exchange between two rows is one of each.
     """
 
     name: ClassVar[str] = "swap"

@@ -78,7 +78,9 @@ def test_an_updated_layer_is_held_until_its_row_is_written(monkeypatch, tmp_path
 def test_the_committed_allocations_have_the_same_zeros():
     rows, layers = (allocation.read(REPORTS / "prune" / name) for name in ("allocation.csv", "allocation_layers.csv"))
     assert rows.keys() == layers.keys()
-    shapes = {name: collections.SHAPES[name.rpartition(".")[2]] for name in collections.MODELS["smollm2"].names("smollm2")}
+    shapes = {
+        name: collections.SHAPES[name.rpartition(".")[2]] for name in collections.MODELS["smollm2"].names("smollm2")
+    }
     for key, row in layers.items():
         pruned = sum(float(row[name]) * math.prod(shape) for name, shape in shapes.items())
         budget = sum(int(parse(key[1]).counts(shape).sum()) for shape in shapes.values())

@@ -11,6 +11,7 @@ from benchmarks.shared.command import REPORTS
 FROM_FILES = (
     "convergence",
     "exact",
+    "first_order",
     "gpu",
     "memory",
     "momentum",

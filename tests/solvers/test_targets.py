@@ -34,7 +34,7 @@ from fwbench.solvers.weight_update.thanos import Thanos
 from fwbench.stage import Context, Role, State, registry
 
 pipeline.load_solvers()
-ROOMS = ("start", "rounding", "frank_wolfe", "local_search", "sampling", "weight_update")
+ROOMS = ("start", "rounding", "frank_wolfe", "first_order", "local_search", "sampling", "weight_update")
 EXACT = Context(dtype="float64")
 SPECS = {
     "random": ["random"],
@@ -46,8 +46,12 @@ SPECS = {
     "fw": [
         *(f"fw(variant={name},steps=60)" for name in DIRECTION_RULES),
         *(f"fw(variant=vanilla,step={name},steps=60,rounded=True)" for name in STEP_RULES),
+        *("fw(alpha=0.5,fixed=ria,steps=60)", "fw(average=lookahead,steps=60)"),
         *("fw(alpha=0.5,steps=60)", "fw(convexify=shared,steps=60)"),
     ],
+    "mirror": ["mirror(steps=60)", "mirror(steps=60,blocks=2)"],
+    "pgd": ["pgd(steps=60)"],
+    "pdhg": ["pdhg(steps=60)"],
     "splitting": ["splitting+round", "fw(steps=20)+splitting(iterations=24)+round"],
     "bernoulli": ["bernoulli(steps=50)", "fw(steps=20)+bernoulli(steps=20,samples=1)"],
     "push": ["push(rounds=10)", "push(variant=inface,rounds=10)"],
