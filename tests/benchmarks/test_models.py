@@ -81,3 +81,6 @@ def test_the_page_sets_both_models_side_by_side(files):
         "| 0.5 | `admm`, correct=0.3, sequential | 48.00 (1.50) | 48.00 (2.00) | 30.00 (1.50) | 15.00 (1.50) |" in shown
     )
     assert "| 0.5 | `admm` | – | – | −25.0 % | +50.0 % |" in shown
+    assert (
+        f"Of the {len(study.plan())} lines that the study plans, {len(study.plan()) - 3} are not measured yet." in shown
+    )
