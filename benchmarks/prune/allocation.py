@@ -4,7 +4,7 @@
     python -m benchmarks.prune.allocation row 0.6 exact  one row
     python -m benchmarks.prune.page
 
-Rows are one-shot, as those of ``boards``, and of its ``wanda+swap``; ``row --mode sequential --method admm`` is what
+Rows are one-shot, as those of ``boards``; ``row --mode sequential --method admm`` is what
 ``fwbench prune`` does by default with another solver. Rows are only ever appended to ``allocation.csv``, each layer's
 sparsity to ``allocation_layers.csv``; allocations and masks are kept in the cache, so that a kill loses one layer.
 """
@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from fwbench.pruning import Options, allocation, prune
 from fwbench.pruning import plan as plans
 
 ALLOCATION_CSV, LAYERS_CSV = "allocation.csv", "allocation_layers.csv"
-METHOD = "wanda+swap"
+METHODS = ("wanda", "wanda+swap")  # of the rows that run adds, cheapest first
 ALLOCATIONS = ("uniform", "owl", "alpha", "neuroal", "exact")
 PLAN = (("0.6", "exact"), ("0.7", "uniform"), ("0.7", "exact"))  # at 0.6 the boards have the uniform one
 PLAN += tuple((pattern, name) for name in ALLOCATIONS[1:-1] for pattern in ("0.6", "0.7"))
@@ -116,13 +117,13 @@ def read(path: Path) -> dict[tuple[str, ...], dict[str, str]]:
 
 
 def run(out: Path) -> None:
-    for pattern, name in PLAN:
-        if (ONE_SHOT, pattern, METHOD, name) in read(out / ALLOCATION_CSV):
+    for method, (pattern, name) in product(METHODS, PLAN):
+        if (ONE_SHOT, pattern, method, name) in read(out / ALLOCATION_CSV):
             continue
-        print(f"-- {pattern} {name}", flush=True)
-        words = ["--out", str(out), "row", pattern, name]
+        print(f"-- {pattern} {name} {method}", flush=True)
+        words = ["--out", str(out), "row", pattern, name, "--method", method]
         if subprocess.run([sys.executable, "-m", __spec__.name, *words], stderr=subprocess.DEVNULL).returncode:
-            print(f"-- {pattern} {name}: failed", flush=True)
+            print(f"-- {pattern} {name} {method}: failed", flush=True)
 
 
 def main() -> None:
@@ -132,7 +133,7 @@ def main() -> None:
     single = commands.add_parser("row", help="one row")
     single.add_argument("pattern")
     single.add_argument("allocation")
-    single.add_argument("--method", default=METHOD)
+    single.add_argument("--method", default=METHODS[-1])
     single.add_argument("--mode", default=ONE_SHOT, choices=(ONE_SHOT, SEQUENTIAL))
     given = parser.parse_args()
     if given.command == "row":

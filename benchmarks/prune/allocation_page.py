@@ -93,4 +93,4 @@ def _mean(shares: Mapping[str, float]) -> float:
 
 def _ordered(rows: Rows) -> list[tuple[str, ...]]:
     """Keys by pattern and method, and then in the order of the allocations."""
-    return sorted(rows, key=lambda key: (*key[:3], ALLOCATIONS.index(key[3])))
+    return sorted(rows, key=lambda key: (*key[:3], ALLOCATIONS.index(key[3].partition("(")[0]), key[3]))

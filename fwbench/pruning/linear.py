@@ -27,7 +27,7 @@ class Layer:
     @property
     def shape(self) -> Shape:
         """Rows, one for each output, and inputs."""
-        rows, n = self.module.weight.shape  # type: ignore[union-attr,misc]
+        rows, n = self.module.weight.shape  # type: ignore[misc]
         return (n, rows) if self.transposed else (rows, n)
 
     @torch.no_grad()

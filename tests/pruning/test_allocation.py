@@ -18,7 +18,7 @@ from fwbench.cli import cli
 from fwbench.patterns import PerRow, Rows, Unstructured, parse
 from fwbench.problems import collections
 from fwbench.pruning import PruneError, allocation, engine, load_masks, plan, prune
-from fwbench.pruning.allocation import counts, exact, knapsack, neuroal, published
+from fwbench.pruning.allocation import counts, exact, knapsack, neuroal, passes, published
 from fwbench.spec import SpecError
 
 __all__ = ["place"]  # a fixture
@@ -193,6 +193,28 @@ def test_each_meets_the_budget_and_leaves_the_model_as_it_was(place, name, patte
     assert all(after[key].equal(weight) for key, weight in before.items())
     assert flags == [parameter.requires_grad for parameter in at.model.network.parameters()]
     assert all(parameter.grad is None for parameter in at.model.network.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_block_may_stay_dense(place, name):
+    made = plan.make(str(saved(place, "llama")), options(place, skip=r"\.01\."))
+    at = allocation.setting(made.model, made.layers, made.batches, made.pattern)
+    whole = setting(place)
+    for (_, own), (_, norms) in zip(passes.dense_norms(at), passes.dense_norms(whole), strict=True):
+        assert all(np.array_equal(own[layer], norms[layer]) for layer in own)
+    found = allocation.patterns(at, allocation.allocate(allocation.parse(name), at))
+    assert {layer.split(".")[1] for layer in found} == {"00", "02"}
+    pruned = sum(int(found[layer].counts(shape).sum()) for layer, shape in at.shapes.items())
+    assert pruned == counts.budget(at.pattern, list(at.shapes.values()))
+
+
+def test_masks_and_curves_behind_a_dense_block(place):
+    made = plan.make(str(saved(place, "llama")), options(place, skip=r"\.01\."))
+    at = allocation.setting(made.model, made.layers, made.batches, made.pattern)
+    levels = exact.grid(0.5, 0.1)
+    (own_curves, own), (curves, masks) = exact._measured(at, levels), exact._measured(setting(place), levels)
+    assert all(own[layer].equal(masks[layer]) for layer in own)
+    assert all(np.array_equal(own_curves[layer], curves[layer]) for layer in own)
 
 
 def test_the_parts_are_all_of_the_loss(place):

@@ -29,11 +29,11 @@ POINTS = 3  # of Gauss's rule on the path
 
 @dataclass(frozen=True)
 class Exact:
-    """The least loss that the layers' error curves predict, solved exactly.
+    """The least loss that parts of the loss and error curves predict, solved exactly.
 
     Both are of Wanda's masks, the curves of some rows of each layer: beside those of masks improved by swaps they have
-    another scale and the same shape. No layer's sparsity is further from the mean than ``reach``. A pass backwards
-    takes three times the model's weights in memory, and its activations.
+    another scale and the same shape. A layer whose part is negative counts as free. No layer's sparsity is further from
+    the mean than ``reach``. The passes backwards take three times the model's weights in memory, and its activations.
     """
 
     tokens: int = 2048  # of the calibration: for the curves, and for the loss
@@ -60,11 +60,11 @@ def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarra
     curves: dict[str, np.ndarray] = {}
     pruned: dict[str, torch.Tensor] = {}
     walk = walks.begin(setting.model.network, setting.batches, setting.device)
-    for number, layers in setting.pruned_blocks():
+    for number, layers in enumerate(setting.layers):
         setting.tell(number, "error curves")
         by_name = {layer.name: layer for layer in layers}
         with passes.on_device(setting, number):
-            arrived = list(walk.arrived(number, {name: layer.module for name, layer in by_name.items()}, True))
+            arrived = walk.arrived(number, {name: layer.module for name, layer in by_name.items()}, True)
         for names, inputs in arrived:
             for name in names:
                 problem = Problem(name, weight_of(by_name[name].module), inputs.G, setting.pattern)
