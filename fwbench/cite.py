@@ -32,6 +32,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "random": (),
     "fw": ("roux2025sparsefw", "frank1956algorithm", "jaggi2013revisiting"),
     "bernoulli": ("gao2024bypass", "williams1992simple"),
+    "momentum": ("pethick2025scion", "mokhtari2020stochastic"),
     "push": ("zaslavskiy2009path", "raghavachari1969connections"),
     "splitting": ("boyd2011distributed", "boza2024fast"),
     "qp": ("qpsolvers",),
@@ -49,6 +50,8 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "gurobi": ("gurobi",),
     "scip": ("hojny2025scip",),
     "bnb": ("billionnet2009qcr", "helmberg1996interior"),
+    "unrolled": ("hadou2024robust",),
+    "learned_bound": ("amos2017input", "helmberg1996interior"),
     "bound": ("helmberg1996interior", "poljak1995recipe"),
 }
 EXPECTATION = ("ageev2004pipage",)  # of round(method=expectation)

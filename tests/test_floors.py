@@ -31,7 +31,7 @@ INSIDE = {
         "numerics",
         "start rounding semidefinite",
         "frank_wolfe local_search sampling weight_update",
-        "bounds branch_and_bound external",
+        "bounds branch_and_bound external learned",
     ),
     "verify": ("rounding", "products tree", "rows", "__init__"),
 }

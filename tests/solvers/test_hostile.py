@@ -37,23 +37,10 @@ VARIANTS = [f"fw(variant={name},steps=100)" for name in DIRECTION_RULES]
 STEPS = [f"fw(variant=vanilla,step={name},steps=50,rounded=True)" for name in STEP_RULES]
 FAST = [
     *("magnitude", "wanda", "ria", "random", "greedy", *VARIANTS, *STEPS, "fw(alpha=0.9,steps=50)"),
-    *(
-        "fw(steps=100,convexify=shared)",
-        "fw(steps=100,convexify=row)",
-        "bernoulli(steps=50)",
-        "push",
-        "push(variant=inface)",
-        "splitting",
-    ),
+    *("fw(steps=100,convexify=shared)", "fw(steps=100,convexify=row)", "push", "push(variant=inface)", "splitting"),
+    *("bernoulli(steps=50)", "momentum(steps=50)", "unrolled", "random+dwave(reads=2,sweeps=5)", "learned_bound"),
     *("fw(steps=50)+round(method=randomised)", "fw(steps=50)+round(method=expectation)", "qp", "qp(backend=piqp)"),
-    *(
-        "random+dwave(reads=2,sweeps=5)",
-        "swap",
-        "random+swap(enough=0.5)",
-        "random+safeguard",
-        "random+tabu(iterations=500)",
-        "random+ils(rounds=5)",
-    ),
+    *("swap", "random+swap(enough=0.5)", "random+safeguard", "random+tabu(iterations=500)", "random+ils(rounds=5)"),
     *("random+anneal(rounds=2,sweeps=30)", "refit", "reswap", "reswap(ridge=0)", "sparsegpt", "sparsegpt(damping=0)"),
     *("admm", "admm(damping=0)", "bnb", "bnb(gap=0.05,subtree=10)", "bound(kind=shared)", "bound(kind=shor)"),
     *("bound(kind=dnn,iterations=10)", "bound(kind=mccormick,iterations=10,rows=2)", "bound(kind=best,iterations=2)"),

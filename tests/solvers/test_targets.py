@@ -29,7 +29,7 @@ from fwbench.solvers.weight_update.sparsegpt import SparseGPT
 from fwbench.stage import Context, Role, State, registry
 
 pipeline.load_solvers()
-ROOMS = ("start", "rounding", "frank_wolfe", "local_search", "sampling", "weight_update")
+ROOMS = ("start", "rounding", "frank_wolfe", "learned", "local_search", "sampling", "weight_update")
 EXACT = Context(dtype="float64")
 SPECS = {
     "random": ["random"],
@@ -45,6 +45,9 @@ SPECS = {
     ],
     "splitting": ["splitting+round", "fw(steps=20)+splitting(iterations=24)+round"],
     "bernoulli": ["bernoulli(steps=50)", "fw(steps=20)+bernoulli(steps=20,samples=1)"],
+    "momentum": ["momentum(steps=50)", "momentum(steps=50,alpha=0.1,transport=True,batches=3)"],
+    "learned_bound": ["random+learned_bound(steps=60)"],
+    "unrolled": ["unrolled", "fw(steps=20)+unrolled(steps=3)"],
     "push": ["push(rounds=10)", "push(variant=inface,rounds=10)"],
     "swap": ["random+swap", "random+swap(enough=0.5)"],
     "tabu": ["random+tabu(iterations=200)"],
