@@ -9,9 +9,13 @@ All begin with Wanda's mask. One thread; CPU seconds of the relaxation, and of s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+
+from benchmarks.learned import train
 from benchmarks.learned.study import LAYERS, PATTERNS, ROWS
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read
@@ -23,7 +27,7 @@ from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.learned.unrolled import Unrolled
 from fwbench.solvers.local_search.swap import Swap
 from fwbench.solvers.start.scores import Wanda
-from fwbench.stage import Context, Stage, State
+from fwbench.stage import Context, State
 
 STEPS_CSV = "steps.csv"
 PRODUCTS = Unrolled().steps + 2
@@ -47,12 +51,28 @@ class Step:
     hash: str
 
 
-METHODS: dict[str, Stage | None] = {
+Method = Callable[[Problem, State, Context], State]
+
+
+def frank_wolfe(times: int = 1, **given: Any) -> Method:
+    """Of as many products, or of so many times as many."""
+    return FrankWolfe(steps=times * PRODUCTS - 1, gap=0.0, **given).run
+
+
+def untrained(problem: Problem, start: State, context: Context) -> State:
+    """Where the training of ``unrolled`` began."""
+    return Unrolled().follow(problem, start, context, np.array([train.BEGIN] * Unrolled().steps, np.float32))
+
+
+METHODS: dict[str, Method | None] = {
     "none: Wanda's mask": None,
-    "unrolled": Unrolled(),
-    "Frank-Wolfe, line search": FrankWolfe(variant="vanilla", steps=PRODUCTS - 1, gap=0.0),
-    "Frank-Wolfe, open loop": FrankWolfe(variant="vanilla", step="open", steps=PRODUCTS - 1, gap=0.0),
-    "Frank-Wolfe, in-face": FrankWolfe(steps=PRODUCTS - 1, gap=0.0),
+    "unrolled": Unrolled().run,
+    "the same steps, before training": untrained,
+    "Frank-Wolfe, line search": frank_wolfe(variant="vanilla"),
+    "Frank-Wolfe, line search, 4 times as long": frank_wolfe(4, variant="vanilla"),
+    "Frank-Wolfe, open loop": frank_wolfe(variant="vanilla", step="open"),
+    "Frank-Wolfe, in-face": frank_wolfe(),
+    "Frank-Wolfe, in-face, 4 times as long": frank_wolfe(4),
 }
 
 
@@ -61,9 +81,9 @@ def measured(problem: Problem) -> Iterator[Step]:
     start = Wanda().run(problem, State(), context)
     unit = problem.error(start.mask)
     about = (problem.name.split(".", 1)[1].partition(".r")[0], str(problem.pattern), problem.rows, problem.n)
-    for name, stage in METHODS.items():
+    for name, method in METHODS.items():
         began = time.process_time()
-        after = start if stage is None else stage.run(problem, start, context)
+        after = start if method is None else method(problem, start, context)
         seconds = time.process_time() - began
         u = ~start.mask if after.relaxed is None else after.relaxed
         keep = ~problem.pattern.prune(-u.astype(float))
@@ -71,7 +91,7 @@ def measured(problem: Problem) -> Iterator[Step]:
         swapped = Swap().run(problem, State(keep=keep), context).mask
         swaps = time.process_time() - began
         errors = (problem.row_errors(u).sum(), problem.error(keep), problem.error(swapped))
-        products = 0 if stage is None else PRODUCTS
+        products = after.counters.get("gram_products", 0)
         parts = (float(error / unit) for error in errors)
         yield Step(*about, name, products, *parts, seconds, swaps, problem.hash[:12])
 

@@ -167,7 +167,7 @@ class Batch:
             torch.from_numpy(np.stack(arrays).astype(np.float64))
             for arrays in ([p.W for p in problems], [p.G for p in problems], [~mask for mask in masks])
         )
-        return cls(W, G, start, problems[0].pattern, torch.from_numpy(problems[0].counts[:, None]))
+        return cls(W, G, start, problems[0].pattern, torch.tensor(problems[0].counts)[:, None])
 
     def run(self, trained: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean error at the end, and the mean gap ``(steps + 1,)`` at every step, by that at the start."""

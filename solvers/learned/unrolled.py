@@ -43,29 +43,33 @@ class Unrolled(Stage):
     name: ClassVar[str] = "unrolled"
     role: ClassVar[Role] = Role.RELAX
     advice: ClassVar[str] = (
-        "For a rough relaxed point in a fixed number of products, on layers like those it was trained on; not where a "
-        "few more products are affordable: `fw` goes on to the minimum, and proves a bound."
+        "For comparing trained steps, or for a rounded point in very few products; not to prune: at equal time "
+        "`fw(variant=vanilla)` has the lower relaxed error, the better mask after swaps, and a bound."
     )
     source: ClassVar[str] = "Hadou, NaderiAlizadeh, Ribeiro, arXiv 2312.15788; trained by benchmarks/learned"
     steps: int = 20
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= (most := len(weights.load("unrolled")["steps"])):
+        most = len(weights.load("unrolled")["steps"])
+        if not 1 <= self.steps <= most:
             raise ValueError(f"steps must lie between 1 and the {most} that are trained, got {self.steps}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
+        return self.follow(problem, state, context, weights.load("unrolled")["steps"][: self.steps])
+
+    def follow(self, problem: Problem, state: State, context: Context, trained: np.ndarray) -> State:
+        """The steps that ``trained (steps, 3)`` says."""
         layer = Objective.of(problem, context)
         begin = torch.tensor(
             np.asarray(state.relaxed if state.relaxed is not None else ~state.mask),
             dtype=layer.W.dtype,
             device=context.device,
         )
-        trained = torch.from_numpy(weights.load("unrolled")["steps"].copy()).to(begin)
-        counts = torch.from_numpy(problem.counts[:, None]).to(begin)
+        counts = torch.tensor(problem.counts).to(begin)[:, None]
         own, bound = curvatures(layer.W, layer.G)
         u = before = begin
         done = 0
-        for length, exponent, momentum in numbers(trained[: self.steps]):
+        for length, exponent, momentum in numbers(torch.tensor(trained).to(begin)):
             if context.expired():
                 break
             y = u + momentum * (u - before)
@@ -75,7 +79,7 @@ class Unrolled(Stage):
             done += 1
         relaxed = patterns.project(problem.pattern, u.double().cpu().numpy())
         relaxed = better(problem, np.asarray(begin.double().cpu().numpy()), relaxed)
-        stopped = "deadline" if done < self.steps else ""
+        stopped = "deadline" if done < len(trained) else ""
         return replace(state, relaxed=relaxed, stopped=stopped).count(iterations=done, gram_products=done + 2)
 
 

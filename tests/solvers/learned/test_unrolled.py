@@ -22,7 +22,7 @@ EXACT = Context(dtype="float64")
 def test_the_projection_is_the_nearest_point_in_its_metric(pattern):
     problem, rng = random_layer(pattern, rows=2, n=12), np.random.default_rng(0)
     z, s = 2 * rng.standard_normal(problem.shape), np.exp(rng.standard_normal(problem.shape))
-    counts = torch.from_numpy(problem.counts[:, None]).double()
+    counts = torch.tensor(problem.counts).double()[:, None]
     found = project(torch.tensor(z), torch.tensor(s), problem.pattern.groups, counts).numpy()
     P, q = sp.diags(1 / s.ravel(), format="csc"), -(z / s).ravel()
     sums = sp.csc_matrix(group_sums(problem.pattern, problem.shape))
@@ -33,7 +33,7 @@ def test_the_projection_is_the_nearest_point_in_its_metric(pattern):
 
 def test_the_projection_knows_its_derivative():
     problem, rng = random_layer("0.5", rows=2, n=8), np.random.default_rng(1)
-    counts = torch.from_numpy(problem.counts[:, None]).double()
+    counts = torch.tensor(problem.counts).double()[:, None]
     z, s = (torch.tensor(rng.random(problem.shape) + 0.3, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(lambda z, s: project(z, s, problem.pattern.groups, counts), (z, s), atol=1e-6)
 
@@ -43,7 +43,7 @@ def test_the_projection_knows_its_derivative():
 def test_each_step_is_the_formula(pattern, target):
     problem = arriving(pattern, rows=2, n=12, seed=1)[0] if target else random_layer(pattern, rows=2, n=12, seed=1)
     start = begun(problem, Unrolled)
-    counts = torch.from_numpy(problem.counts[:, None]).double()
+    counts = torch.tensor(problem.counts).double()[:, None]
     trained = torch.from_numpy(weights.load("unrolled")["steps"].astype(np.float64))
     u = before = (~start.keep).astype(float)
     Q = np.abs(problem.W[:, :, None] * problem.W[:, None, :].astype(float) * problem.G)
@@ -67,7 +67,7 @@ def test_the_minimum_is_a_fixed_point_and_the_majorant_descends():
     own, bound = curvatures(W, G)
     for w, d in zip(problem.W.astype(float), bound.numpy(), strict=True):
         assert np.linalg.eigvalsh(np.diag(d) - np.outer(w, w) * problem.G)[0] >= -1e-9
-    counts = torch.from_numpy(problem.counts[:, None]).double()
+    counts = torch.tensor(problem.counts).double()[:, None]
     for s in (1 / (2 * bound), 3 / (2 * own)):
         moved = project(torch.tensor(u) - s * torch.tensor(gradient(problem, u)), s, problem.pattern.groups, counts)
         np.testing.assert_allclose(moved.numpy(), u, atol=1e-4)
