@@ -12,6 +12,7 @@ FROM_FILES = (
     "convergence",
     "exact",
     "gpu",
+    "learned",
     "memory",
     "momentum",
     "prune",
