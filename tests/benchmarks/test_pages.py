@@ -16,6 +16,7 @@ FROM_FILES = (
     "memory",
     "momentum",
     "prune",
+    "sampling",
     "updates",
 )  # the others load models or a store
 
