@@ -56,11 +56,14 @@ class LearnedBound(Stage):
             return replace(after, stopped="deadline")
         e = learned_e(problem, plain.relaxed)
         run, proof = proved(problem, plain.relaxed, e, self.steps, self.gap, context, self.name)
+        context.hand_in("convexified", proof)
         after = replace(after, stopped=run.stopped, trace=(*after.trace, *run.trace)).bound(proof.bound, proof)
         return after.count(iterations=run.iterations, **run.counters)
 
     def salvage(self, problem: Problem, state: State, parts: Mapping[Any, Any]) -> State:
-        return state.bound(parts["plain"].bound, parts["plain"])
+        for proof in parts.values():
+            state = state.bound(proof.bound, proof)
+        return state
 
 
 def proved(
