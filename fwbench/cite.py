@@ -35,6 +35,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "mirror": ("beck2003mirror", "bauschke2017descent"),
     "pgd": ("beck2009fista", "odonoghue2015adaptive"),
     "pdhg": ("condat2013primal", "applegate2021pdlp"),
+    "momentum": ("pethick2025scion", "mokhtari2020stochastic"),
     "push": ("zaslavskiy2009path", "raghavachari1969connections"),
     "splitting": ("boyd2011distributed", "boza2024fast"),
     "qp": ("qpsolvers",),
@@ -59,6 +60,8 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "gurobi": ("gurobi",),
     "scip": ("hojny2025scip",),
     "bnb": ("billionnet2009qcr", "helmberg1996interior"),
+    "unrolled": ("hadou2024robust",),
+    "learned_bound": ("amos2017input", "helmberg1996interior"),
     "bound": ("helmberg1996interior", "poljak1995recipe"),
 }
 EXPECTATION = ("ageev2004pipage",)  # of round(method=expectation)

@@ -31,7 +31,7 @@ INSIDE = {
         "numerics",
         "start rounding semidefinite",
         "frank_wolfe local_search sampling weight_update",
-        "bounds branch_and_bound external first_order",
+        "bounds branch_and_bound external first_order learned",
     ),
     "verify": ("rounding", "products tree", "rows", "__init__"),
 }

@@ -101,15 +101,15 @@ class DWave(Stage):
         form = qubo(block, self.penalty * enough(block))
         A = form.A / np.abs(form.A).max()  # what the samplers compute with is ordinary
         i, j = np.triu_indices(block.size, 1)
-        model = dimod.BinaryQuadraticModel.from_numpy_vectors(A.diagonal(), (i, j, 2 * A[i, j]), 0.0, "BINARY")
+        model = dimod.BinaryQuadraticModel.from_numpy_vectors(A.diagonal(), (i, j, 2 * A[i, j]), 0.0, dimod.BINARY)
         options: dict[str, Any] = {"num_reads": self.reads, "seed": seed, "initial_states": start.astype(np.int8)}
         if self.method == "sa":
-            stop = {"interrupt_function": context.expired, "num_sweeps": self.sweeps}
-            found = SimulatedAnnealingSampler().sample(model, **options, **stop)
+            options |= {"interrupt_function": context.expired, "num_sweeps": self.sweeps}
+            found = SimulatedAnnealingSampler().sample(model, **options)
         else:
             left = context.left() / self.reads  # a limit that is not reached changes nothing
-            timeout = None if math.isinf(left) else max(1, min(int(1000 * left), SEEDS - 1))
-            moves = {"num_restarts": 0, "coefficient_z_first": 1, "lower_bound_z": self.sweeps * block.size}
-            found = TabuSampler().sample(model, **options, **moves, timeout=timeout)
+            options["timeout"] = None if math.isinf(left) else max(1, min(int(1000 * left), SEEDS - 1))
+            options |= {"num_restarts": 0, "coefficient_z_first": 1, "lower_bound_z": self.sweeps * block.size}
+            found = TabuSampler().sample(model, **options)
         order = np.argsort(np.array(found.variables))
         return found.record.sample[:, order].astype(bool)

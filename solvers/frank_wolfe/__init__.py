@@ -3,6 +3,6 @@
 It has three executions: ``loop_numba`` (CPU), ``loop_torch`` (any device, the reference), ``loop_triton`` (CUDA).
 """
 
-from fwbench.solvers.frank_wolfe import push, splitting, stage
+from fwbench.solvers.frank_wolfe import momentum, push, splitting, stage
 
-__all__ = ["push", "splitting", "stage"]
+__all__ = ["momentum", "push", "splitting", "stage"]

@@ -1,19 +1,26 @@
 """Frank-Wolfe with momentum: one calibration batch's Gram matrix a step, the whole layer's never needed.
 
-For layers whose calibration streams by. A problem file holds the sum of all batches, so no spec leads here; the caller
-hands in the batches (``benchmarks/momentum/study.py`` streams a model's).
+For layers whose calibration streams by: ``iterates`` takes the batches from its caller (``benchmarks/momentum/study``
+streams a model's). It too holds a matrix of the size of ``G``, that of the batch at hand. A problem holds the sum of
+all batches, so the stage ``momentum`` makes batches of its own, which cost as much as the whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import ClassVar
 
+import numpy as np
 import torch
 
+from fwbench import patterns
 from fwbench.patterns import Pattern
+from fwbench.problem import Problem
 from fwbench.solvers.frank_wolfe.objective import Objective
 from fwbench.solvers.numerics.scaling import in_range
+from fwbench.stage import Context, Role, Stage, State, register
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ def iterates(
     pattern: Pattern,
     u: torch.Tensor,
     options: Averaging | None = None,
+    linear: torch.Tensor | None = None,
 ) -> Iterator[torch.Tensor]:
     """The iterate after each batch: one Gram product and one call of the oracle a step, all rows at once.
 
@@ -64,6 +72,7 @@ def iterates(
         pattern: of the mask.
         u: where to start, ``(rows, n)``, 1 = pruned; it is not written to.
         options: the defaults if None.
+        linear: of a target, ``(rows, n)`` float64: it is known whole, and enters every average whole.
     """
     options = options or Averaging()
     u = before = u.to(W)
@@ -72,7 +81,10 @@ def iterates(
     for t, gram in enumerate(grams):
         if ordinary is None:  # the range of the first batch is that of all; the oracle sees each row by itself
             size = W.double().cpu().numpy(), gram.double().cpu().diagonal().numpy()
-            rows, columns = (torch.from_numpy(x).to(W.device) for x in in_range(*size, pattern.separable))
+            terms = None if linear is None else linear.cpu().numpy()
+            scales = in_range(*size, pattern.separable, terms)
+            rows, columns = (torch.from_numpy(x).to(W.device) for x in scales)
+            linear = None if linear is None else (linear * rows**2).to(W)
             ordinary = bool((rows == 1).all() and (columns == 1).all())
             W, back = (W if ordinary else (W * rows * columns).to(W)), torch.where(columns > 0, columns, 1.0)
         batch = Objective(W, (gram if ordinary else gram / back / back[:, None]).to(W), None, pattern)
@@ -80,5 +92,78 @@ def iterates(
         # both gradients of the transport, (1 - α)(∇_t(u_t) - ∇_t(u_{t-1})) + α ∇_t(u_t), in one product
         at = u - (1 - alpha) * before if options.transport else alpha * u
         d = (1 - alpha) * d + batch.gradient(at, batch.product(at))
+        d = d if linear is None else d.add_(linear, alpha=alpha)
         before, u = u, u + options.ell / (t + options.ell) * (pattern.prune(d).to(u.dtype) - u)
         yield u
+
+
+@register
+@dataclass(frozen=True)
+class Momentum(Stage):
+    """Frank-Wolfe on averaged gradients of batches, one a step: Scion's update over a mask's polytope.
+
+    As a problem holds ``G`` alone, its batches are made: ``n`` tokens that have its Gram matrix (a root of ``G`` turned
+    by a random rotation of the seed) are dealt into ``batches`` parts, taken in turn. So a step costs a product like
+    one with ``G``, and nothing is saved: streams are for callers of ``iterates``.
+    ``alpha``: part of the newest gradient in the average, constant (Scion's is 0.1), or 0 for ``4 / (t + 8)^(2/3)``.
+    ``transport``: move the average along with the point. ``ell``: of the step ``ell / (t + ell)``.
+    It begins with the point or mask at hand, and proves nothing.
+    """
+
+    name: ClassVar[str] = "momentum"
+    role: ClassVar[Role] = Role.RELAX
+    advice: ClassVar[str] = (
+        "For comparing stochastic steps with exact ones; not to prune: `fw` has the whole Gram matrix for the same "
+        "price, and fewer steps to the same error."
+    )
+    source: ClassVar[str] = "Pethick et al., Scion, arXiv 2502.07529; Mokhtari et al. 2018; Zhang et al. 2019"
+    steps: int = 500
+    batches: int = 8
+    alpha: float = 0.0
+    transport: bool = False
+    ell: float = 2.0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batches) < 1:
+            raise ValueError("steps and batches must be at least 1")
+        Averaging(self.alpha, self.transport, self.ell)
+
+    def run(self, problem: Problem, state: State, context: Context) -> State:
+        kind = {"dtype": getattr(torch, context.dtype), "device": context.device}
+        start = state.relaxed if state.relaxed is not None else ~state.mask
+        u = torch.tensor(np.asarray(start, np.float64), device=context.device)
+        linear = None if problem.linear is None else torch.tensor(problem.linear, device=context.device)
+        grams = cycle_of_grams(problem.G, self.batches, context.seed)
+        steps = iterates(
+            torch.tensor(problem.W, **kind),
+            (torch.from_numpy(gram).to(context.device) for gram in grams),
+            problem.pattern,
+            u,
+            Averaging(self.alpha, self.transport, self.ell),
+            linear,
+        )
+        done = 0
+        while done < self.steps and not context.expired():
+            u, done = next(steps), done + 1
+        stopped = "deadline" if done < self.steps else ""
+        relaxed = patterns.project(problem.pattern, u.clamp(0, 1).cpu().numpy(), patterns.DRIFT)
+        return replace(state, relaxed=relaxed, stopped=stopped).count(iterations=done, gram_products=done)
+
+
+def cycle_of_grams(G: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Gram matrices ``(n, n)`` of batches of tokens, again and again; ``G`` is the mean of a round.
+
+    The tokens are the columns of ``X = G^½ R``, ``R`` a random rotation: ``XXᵀ = G``, and no token is like one input.
+
+    Args:
+        count: of the batches; at most ``n``.
+    """
+    n = len(G)
+    norm = np.sqrt(np.maximum(G.diagonal(), 0.0))
+    inverse = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
+    values, vectors = np.linalg.eigh(G * inverse * inverse[:, None])
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0]
+    X = norm[:, None] * (vectors * np.sqrt(np.maximum(values, 0.0))) @ rotation
+    count = min(count, n)
+    for part in cycle(np.array_split(np.arange(n), count)):
+        yield count * (X[:, part] @ X[:, part].T)

@@ -13,9 +13,11 @@ FROM_FILES = (
     "exact",
     "first_order",
     "gpu",
+    "learned",
     "memory",
     "momentum",
     "prune",
+    "sampling",
     "updates",
 )  # the others load models or a store
 

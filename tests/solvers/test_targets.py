@@ -34,7 +34,7 @@ from fwbench.solvers.weight_update.thanos import Thanos
 from fwbench.stage import Context, Role, State, registry
 
 pipeline.load_solvers()
-ROOMS = ("start", "rounding", "frank_wolfe", "first_order", "local_search", "sampling", "weight_update")
+ROOMS = ("start", "rounding", "frank_wolfe", "first_order", "learned", "local_search", "sampling", "weight_update")
 EXACT = Context(dtype="float64")
 SPECS = {
     "random": ["random"],
@@ -54,6 +54,9 @@ SPECS = {
     "pdhg": ["pdhg(steps=60)"],
     "splitting": ["splitting+round", "fw(steps=20)+splitting(iterations=24)+round"],
     "bernoulli": ["bernoulli(steps=50)", "fw(steps=20)+bernoulli(steps=20,samples=1)"],
+    "momentum": ["momentum(steps=50)", "momentum(steps=50,alpha=0.1,transport=True,batches=3)"],
+    "learned_bound": ["random+learned_bound(steps=60)"],
+    "unrolled": ["unrolled", "fw(steps=20)+unrolled(steps=3)"],
     "push": ["push(rounds=10)", "push(variant=inface,rounds=10)"],
     "swap": ["random+swap", "random+swap(enough=0.5)"],
     "tabu": ["random+tabu(iterations=200)"],

@@ -1,19 +1,20 @@
 """Frank-Wolfe with momentum against a plain numpy loop over rows, vanilla Frank-Wolfe, and a QP solver's minimum."""
 
+from dataclasses import replace
 from itertools import cycle, islice
 
 import numpy as np
 import pytest
 import torch
-from layers import PATTERNS, random_layer
+from layers import PATTERNS, arriving, begun, extreme_layers, random_layer
 from oracles import group_sums, relaxed_minimum
 
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers.frank_wolfe import loop
-from fwbench.solvers.frank_wolfe.momentum import Averaging, iterates
+from fwbench.solvers.frank_wolfe.momentum import Averaging, Momentum, cycle_of_grams, iterates
 from fwbench.solvers.frank_wolfe.push import middle
-from fwbench.stage import Context
+from fwbench.stage import Context, State
 
 
 def split(problem: Problem, count: int) -> list[np.ndarray]:
@@ -109,3 +110,66 @@ def test_batches_in_turn_reach_the_minimum(problem):
 def test_options_that_make_no_sense(wrong):
     with pytest.raises(ValueError, match="must"):
         Averaging(**wrong)
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 40])
+def test_a_round_of_batches_has_the_gram_matrix_as_its_mean(count):
+    for problem in (random_layer("0.5", n=12, condition=1e6), *extreme_layers("0.5", n=12)):
+        batches = list(islice(cycle_of_grams(problem.G, count, seed=3), min(count, 12)))
+        scale = np.sqrt(np.outer(problem.G.diagonal(), problem.G.diagonal()))
+        np.testing.assert_allclose(np.mean(batches, axis=0), problem.G, atol=1e-12 * scale.max(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_stage_is_iterates_over_its_batches(pattern):
+    problem, exact = random_layer(pattern, n=12, seed=2), Context(dtype="float64", seed=4)
+    start = begun(problem, Momentum)
+    after = Momentum(steps=10, batches=3, alpha=0.3).run(problem, start, exact)
+    grams = map(torch.from_numpy, cycle_of_grams(problem.G, 3, 4))
+    W, u = torch.tensor(problem.W, dtype=torch.float64), torch.tensor(~start.keep)
+    expected = list(islice(iterates(W, grams, problem.pattern, u, Averaging(0.3)), 10))[-1]
+    np.testing.assert_allclose(after.relaxed, expected.numpy(), atol=1e-9)
+    assert after.counters == {"iterations": 10, "gram_products": 10}
+
+
+@pytest.mark.parametrize("transport", [False, True])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_with_a_target_one_batch_is_vanilla_with_the_open_step(pattern, transport):
+    """Newest gradient only, or an average that is moved along exactly: the linear term is in every gradient once."""
+    problem, exact = arriving(pattern, rows=2, n=12, seed=1)[0], Context(dtype="float64")
+    start = State(relaxed=middle(problem))
+    stage = Momentum(steps=20, batches=1, alpha=0.0 if transport else 1.0, transport=transport)
+    vanilla = loop.minimise(
+        loop.Objective.of(problem, exact), torch.tensor(middle(problem)), loop.LoopOptions(steps=20, step="open"), exact
+    )
+    np.testing.assert_allclose(stage.run(problem, start, exact).relaxed, vanilla.u.numpy(), atol=1e-9)
+
+
+@pytest.mark.parametrize("target", [False, True])
+def test_the_stage_reaches_the_minimum(target):
+    problem = arriving("0.5", n=24, wrong=0.3)[0] if target else random_layer("0.5", n=24)
+    minimum, _ = relaxed_minimum(problem)
+    after = Momentum(steps=2000, batches=4).run(problem, begun(problem, Momentum), Context(dtype="float64"))
+    assert minimum * (1 - 1e-9) <= problem.row_errors(after.relaxed).sum() <= minimum * 1.01
+
+
+def test_seeds_units_and_the_deadline():
+    problem = random_layer("0.5", n=12)
+    start = begun(problem, Momentum)
+    one, again, other = (Momentum(steps=30).run(problem, start, Context(seed=seed)).relaxed for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    scaled = replace(problem, W=problem.W * np.float32(2.0**60), G=problem.G * 2.0**60)
+    np.testing.assert_allclose(Momentum(steps=30).run(scaled, start, Context(seed=1)).relaxed, one, atol=1e-5)
+    late = Momentum().run(problem, start, Context(deadline=0.0))
+    assert (late.stopped, late.counters["iterations"]) == ("deadline", 0)
+    assert np.array_equal(late.relaxed, ~start.keep)
+
+
+@pytest.mark.parametrize("given", [{"steps": 0}, {"batches": 0}, {"alpha": 2.0}, {"ell": 0.0}])
+def test_what_is_no_parameter_is_refused(given):
+    with pytest.raises(ValueError, match="must"):
+        Momentum(**given)

@@ -1,0 +1,1 @@
+"""reports/learned: what trained weights bring."""

@@ -1,0 +1,121 @@
+"""What a learned diagonal is worth: its bound beside that of other diagonals, on blocks that it was not trained on.
+
+    python -m benchmarks.learned.study         lines that are missing are added to bounds.csv
+    python -m benchmarks.learned.page
+
+Every diagonal begins with the same rough point of the plain relaxation, and every bound is the checker's to prove. One
+thread; CPU seconds of the diagonal by itself, and of what all share: the point, and the convexified relaxation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmarks.shared import command
+from benchmarks.shared.csv_lines import append, read
+from benchmarks.shared.samples import sample
+from benchmarks.shared.threads import restart_on_one_thread
+from fwbench import bounds, verify
+from fwbench.problem import Problem
+from fwbench.problems.collections import one
+from fwbench.solvers.frank_wolfe.stage import FrankWolfe
+from fwbench.solvers.learned.bound import LearnedBound, proved
+from fwbench.solvers.learned.diagonal import alone, learned_e, top
+from fwbench.solvers.local_search.swap import Swap
+from fwbench.solvers.semidefinite.row import RowForm
+from fwbench.solvers.semidefinite.shared_diagonal import shared_e
+from fwbench.solvers.semidefinite.shor import shor
+from fwbench.solvers.start.scores import Wanda
+from fwbench.stage import Context, State
+
+BOUNDS_CSV = "bounds.csv"
+LAYERS = ("15.o_proj", "15.gate_proj", "26.o_proj", "26.q_proj")
+WIDE = ("15.down_proj",)  # 1536 inputs: one pattern
+PATTERNS = ("0.5", "2:4")
+ROWS, SHOR_ROWS = 32, 2
+
+
+@dataclass(frozen=True)
+class Line:
+    """One diagonal on one layer's rows; ``bound`` and ``bound_of_few`` as parts of the errors of a mask after swaps."""
+
+    layer: str
+    pattern: str
+    rows: int
+    n: int
+    method: str
+    bound: float
+    bound_of_few: float  # on the first ``SHOR_ROWS`` of the rows
+    slope: float  # Σ c e, which the shared diagonal maximises
+    seconds: float  # CPU, of the diagonal
+    seconds_around: float  # CPU, of the rest
+    hash: str
+
+
+def inverse_diagonal(problem: Problem, u: np.ndarray) -> np.ndarray:
+    """The net's formula with ``v = 1``: nothing learned."""
+    tau, H = alone(problem.G)
+    return bounds.safe(problem.G, tau / top(H, np.ones(problem.n)))
+
+
+METHODS: dict[str, Callable[[Problem, np.ndarray], np.ndarray]] = {
+    "none": lambda problem, u: bounds.safe(problem.G),
+    "inverse diagonal": inverse_diagonal,
+    "learned": learned_e,
+    "shared, the best": shared_e,
+}
+
+
+def measured(problem: Problem) -> Iterator[Line]:
+    """A line for each diagonal, and for Shor's of a few rows."""
+    context, stage = Context(threads=1), LearnedBound()
+    start = Wanda().run(problem, State(), context)
+    keep = Swap().run(problem, start, context).keep
+    assert keep is not None
+    errors = problem.mask_errors(keep)
+    place = problem.name.split(".", 1)[1].partition(".r")[0]
+    about = (place, str(problem.pattern), problem.rows, problem.n)
+    began = time.process_time()
+    u = FrankWolfe(steps=stage.plain_steps, gap=1e-2).run(problem, start, context).relaxed
+    around = time.process_time() - began
+    assert u is not None
+    c = bounds.slope(problem, u)
+    for name, diagonal in METHODS.items():
+        began = time.process_time()
+        e = diagonal(problem, u)
+        spent = time.process_time() - began
+        run, proof = proved(problem, u, e, stage.steps, stage.gap, context)
+        rest = around + time.process_time() - began - spent
+        assert verify.check(problem, proof).ok
+        few = bounds.group_bounds(problem, run.best_u.clamp(0, 1).numpy(), e)[:SHOR_ROWS]
+        parts = proof.bound / errors.sum(), few.sum() / errors[:SHOR_ROWS].sum()
+        yield Line(*about, name, *map(float, parts), float(c @ e), spent, rest, problem.hash[:12])
+    began = time.process_time()
+    few = np.array([shor(RowForm.of(problem, row)).proof.lower for row in range(SHOR_ROWS)])
+    spent = (time.process_time() - began) / SHOR_ROWS * problem.rows
+    part = float(few.sum() / errors[:SHOR_ROWS].sum())
+    yield Line(*about, "Shor, a row's own", np.nan, part, np.nan, spent, 0.0, problem.hash[:12])
+
+
+def main() -> None:
+    parser = command.study(__spec__, __doc__)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    options = parser.parse_args()
+    restart_on_one_thread()
+    path = options.out / BOUNDS_CSV
+    known = {(line.layer, line.pattern) for line in read(path, Line)}
+    for layer in (*LAYERS, *WIDE):
+        _, whole = one(f"smollm2/{layer}")
+        for pattern in PATTERNS[: 1 if layer in WIDE else None]:
+            if (layer, pattern) not in known:
+                problem = replace(sample(whole, options.rows), pattern=pattern)
+                append(path, list(measured(problem)))
+                print(layer, pattern, flush=True)
+
+
+if __name__ == "__main__":
+    main()

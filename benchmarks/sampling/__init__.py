@@ -1,0 +1,1 @@
+"""reports/sampling: stages that draw masks or gradients at random, beside those that do not."""
