@@ -75,9 +75,14 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
     if progress:
         progress(0, None, f"{name}: loading", None)
     summary = beside.summary_of(name)
-    dense = beside.dense_model(name, summary, options.against, options.trust_remote_code, options.stream)
+    dense = beside.find_dense(name, summary, options.against, options.trust_remote_code, options.stream)
     if dense is None:
-        raise PruneError(f"{name}: the dense model that it came from is needed; name it with --against")
+        reason = (
+            f"{summary['model']}, from which it was pruned, is not to be had here"
+            if summary
+            else "not of fwbench prune"
+        )
+        raise PruneError(f"{name}: {reason}; name the dense model with --against")
     model = load_model(name, options.trust_remote_code, options.stream)
     _check_fit(model, dense)
     types = dtypes.choose(model, options.save_dtype)
