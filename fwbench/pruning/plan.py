@@ -72,6 +72,11 @@ class Layer:
         """True if the model stores the weight with one column per output (GPT-2's ``Conv1D``)."""
         return isinstance(self.module, Conv1D)
 
+    @property
+    def weight(self) -> nn.Parameter:
+        """The module's own, in the model's orientation."""
+        return self.module.weight  # type: ignore[return-value]
+
     @torch.no_grad()
     def load(self, weight: torch.Tensor) -> None:
         """Overwrite the weight, given in the model's own orientation."""
