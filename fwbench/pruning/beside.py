@@ -43,7 +43,24 @@ def dense_model(
     trust_remote_code: bool = False,
     stream: bool | None = None,
 ) -> Model | None:
-    """The model that a folder was pruned from, loaded; None, and a note, where it is not to be had.
+    """What :func:`find_dense` finds; a note where a folder's is not to be had."""
+    model = find_dense(folder, summary, name, trust_remote_code, stream)
+    if model is None and summary is not None:
+        note(
+            f"{folder}: {summary['model']}, from which it was pruned, is not to be had here, so its line is missing; "
+            "give --dense"
+        )
+    return model
+
+
+def find_dense(
+    folder: Path | str,
+    summary: Mapping[str, Any] | None,
+    name: str = "",
+    trust_remote_code: bool = False,
+    stream: bool | None = None,
+) -> Model | None:
+    """The model that a folder was pruned from, loaded; None where it is not to be had.
 
     Args:
         summary: of the folder, from :func:`summary_of`; None where it is no folder of ``fwbench prune``.
@@ -77,7 +94,6 @@ def dense_model(
             return model
         del model
         machine.release_memory()
-    note(f"{folder}: {source}, from which it was pruned, is not to be had here, so its line is missing; give --dense")
     return None
 
 
@@ -93,7 +109,7 @@ def perplexities(
     Args:
         name: of the model, as :func:`fwbench.problems.models.load_model` takes it.
         measure: of a loaded model.
-        dense: see :func:`dense_model`.
+        dense: see :func:`find_dense`.
 
     Raises:
         PruneError, ModelError, TextError: one line, what is wrong.

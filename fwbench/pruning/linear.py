@@ -25,12 +25,17 @@ class Layer:
         return isinstance(self.module, Conv1D)
 
     @property
+    def weight(self) -> nn.Parameter:
+        """The module's own, in the model's orientation."""
+        return self.module.weight  # type: ignore[return-value]
+
+    @property
     def shape(self) -> Shape:
         """Rows, one for each output, and inputs."""
-        rows, n = self.module.weight.shape  # type: ignore[misc]
+        rows, n = self.weight.shape
         return (n, rows) if self.transposed else (rows, n)
 
     @torch.no_grad()
     def load(self, weight: torch.Tensor) -> None:
         """Overwrite the weight, given in the model's own orientation."""
-        self.module.weight.copy_(weight)  # type: ignore[operator]
+        self.weight.copy_(weight)

@@ -129,7 +129,7 @@ def _blocks(
 def _train_block(plan: Plan, walk: walks.Walk, targets: list[torch.Tensor], number: int) -> Block:
     began, options = time.monotonic(), plan.options
     layers = {layer.parameter: layer for layer in plan.layers[number]}
-    weights = {name: layer.module.weight for name, layer in layers.items()}
+    weights = {name: layer.weight for name, layer in layers.items()}
     before = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
     keeps = {name: weight != 0 for name, weight in before.items()}
     training = Training(options.epochs, options.rate, seed=(options.seed << 20) + number)

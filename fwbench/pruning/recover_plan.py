@@ -75,9 +75,10 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
     if progress:
         progress(0, None, f"{name}: loading", None)
     summary = beside.summary_of(name)
-    dense = beside.dense_model(name, summary, options.against, options.trust_remote_code, options.stream)
+    dense = beside.find_dense(name, summary, options.against, options.trust_remote_code, options.stream)
     if dense is None:
-        raise PruneError(f"{name}: the dense model that it came from is needed; name it with --against")
+        known = f"{summary['model']}, from which it was pruned, is not to be had here" if summary else ""
+        raise PruneError(f"{name}: {known or 'not of fwbench prune'}; name the dense model with --against")
     model = load_model(name, options.trust_remote_code, options.stream)
     _check_fit(model, dense)
     types = dtypes.choose(model, options.save_dtype)
@@ -151,7 +152,7 @@ def pruned_layers(model: Model, dense: Model, skip: str = "") -> list[list[Layer
         layer = Layer(name, f"{paths[id(module)]}.weight", module)
         other = dense.network.get_submodule(paths[id(module)])
         with model.holding(module), dense.holding(other):
-            if bool(((module.weight == 0) & (other.weight != 0)).any()):
+            if bool(((layer.weight == 0) & (other.weight != 0)).any()):
                 layers[int(name.split(".")[1])].append(layer)
     if not any(layers):
         raise PruneError(

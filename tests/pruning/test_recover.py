@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from small_models import LENGTH, TOKENS, hashes, options, place, saved, t, tiny
 
+import fwbench as fwb
 from fwbench.cli import cli
 from fwbench.problems import models
 from fwbench.pruning import PruneError, Recovery, load_masks, prune, recover, recover_engine
@@ -219,9 +220,10 @@ def test_a_checkpoint_of_others(place, pruned, tmp_path):
     network = t.AutoModelForCausalLM.from_pretrained(pruned("llama"), dtype=torch.bfloat16)
     network.save_pretrained(source)
     tiny.save_tokenizer(source)
-    with pytest.raises(PruneError, match="--against"):
+    with pytest.raises(PruneError, match="not of fwbench prune; name the dense model with --against"):
         recover(str(source), tmp_path / "out", asked(place))
-    summary = recover(str(source), tmp_path / "out", asked(place, against=str(dense)))
+    summary = recover(str(source), tmp_path / "out", asked(place, against=str(dense), skip=r"\.02\."))
+    assert [block["block"] for block in summary["blocks"]] == [0, 1]
     assert (summary["solver"], summary["pattern"], summary["save_dtype"]) == (None, None, "bfloat16")
     found, old, masks = load_file(tmp_path / "out" / WEIGHTS), load_file(source / WEIGHTS), load_masks(tmp_path / "out")
     assert {weight.dtype for weight in found.values()} == {torch.bfloat16}
@@ -281,5 +283,9 @@ def test_by_command_with_its_report(place, pruned):
     assert (place / "page" / "index.md").read_text() == page
     beside = CliRunner().invoke(cli, ["perplexity", str(out), "--text", text, "--length", str(LENGTH)])
     assert "dense: perplexity" in beside.output, beside.output
+    second = fwb.recover(out, place / "again", text=text, tokens=TOKENS, length=LENGTH, epochs=1, evaluate="")
+    assert (second["model"], second["pruned"], second["pattern"]) == ("llama", "recovered", "0.5")
+    for name, keep in load_masks(place / "again").items():
+        assert np.array_equal(keep, load_masks(out)[name])
     again = CliRunner().invoke(cli, words)
     assert "already there" in str(again.exception)
