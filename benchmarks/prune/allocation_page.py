@@ -68,17 +68,17 @@ def _perplexities(rows: Rows) -> str:
 
 
 def _shares(layers: Rows) -> str:
-    lines = []
+    lines = {}
     for key in _ordered(layers):
         mode, pattern, _, name = key
-        if mode == ONE_SHOT and name != UNIFORM:
+        if mode == ONE_SHOT and name != UNIFORM:  # whatever the method: the allocation is made before
             found = {layer: float(share) for layer, share in layers[key].items() if layer.rpartition(".")[2] in SHAPES}
             kinds = [_mean({layer: found[layer] for layer in found if layer.endswith(kind)}) for kind in SHAPES]
             blocks = [_mean({layer: found[layer] for layer in found if _block(layer) in range_}) for range_ in BLOCKS]
-            lines.append((pattern, f"`{name}`", *(f"{share:.3f}" for share in kinds + blocks)))
+            lines[pattern, name] = (pattern, f"`{name}`", *(f"{share:.3f}" for share in kinds + blocks))
     kinds_head = [kind.removesuffix("_proj") for kind in SHAPES]
     blocks_head = [f"blocks {range_[0]} to {range_[-1]}" if range_[1:] else f"block {range_[0]}" for range_ in BLOCKS]
-    return table(("pattern", "allocation", *kinds_head, *blocks_head), lines, left=2)
+    return table(("pattern", "allocation", *kinds_head, *blocks_head), lines.values(), left=2)
 
 
 def _block(layer: str) -> int:
