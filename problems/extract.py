@@ -160,9 +160,12 @@ def chosen_layers(
     paths = {id(module): f"{path}.weight" for path, module in model.network.named_modules()}
     others = [path for block in find_blocks(model.network) for path, _, _ in outside(block)] if skip else []
 
+    def in_name(expression: str, name: str) -> bool:  # a match in the model's label alone says nothing of a layer
+        return any(match.end() > len(model.label) for match in re.finditer(expression, name))
+
     def found(option: str, expression: str) -> set[str]:
         search = re.compile(expression).search
-        names = {name for name, layer in every.items() if search(name) or search(paths[id(layer)])}
+        names = {name for name, layer in every.items() if in_name(expression, name) or search(paths[id(layer)])}
         if not names and not (option == "--skip" and any(map(search, others))):
             name, layer = next(iter(every.items()))
             raise ModelError(

@@ -1,6 +1,7 @@
 """Extraction: every Gram equals one computed another way, and inputs that are one are found to be one."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -250,6 +251,16 @@ def test_layers_are_chosen_by_name_or_path(layers, skip):
     for problem in found:
         assert np.array_equal(problem.G, every[problem.name].G)
     assert [p.name for p in found] == [name for name in every if name in {p.name for p in found}]
+
+
+def test_the_models_own_name_chooses_no_layer():
+    """A folder may be named after what was left out of it; a whole name may begin with it all the same."""
+    model = replace(tiny.model("llama"), label="mlp-dense")
+    expected = [p.name for p in extract.extract(tiny.model("llama"), TEXT, tokens=64, skip="mlp")]
+    found = [p.name for p in extract.extract(model, TEXT, tokens=64, skip="mlp")]
+    assert found == [name.replace("llama", "mlp-dense") for name in expected] != []
+    [one] = extract.extract(model, TEXT, tokens=64, layers=r"^mlp-dense\.00\.q_proj$")
+    assert one.name == "mlp-dense.00.q_proj"
 
 
 @pytest.mark.parametrize(
