@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,8 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
     found = fingerprint(model)
     rounded = dtypes.cast(model, types)
     skip = options.skip or (summary or {}).get("skip", "")
-    layers = pruned_layers(model, dense, skip)
+    label = (summary or {}).get("label") or dense.label  # layers are named as they were when they were pruned
+    layers = pruned_layers(model, dense, label, skip)
     plans.check_tied(model, layers, skip)
     length = min(options.length, model.max_length)
     rows = sequences(model.tokenizer, text, options.tokens, length)
@@ -97,7 +98,7 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
     record = {
         "format": FORMAT,
         "fwbench": __version__,
-        "label": dense.label,
+        "label": label,
         "model": dense.source,
         "model_sha256": fingerprint(dense),
         "pruned": model.source,
@@ -137,10 +138,11 @@ def _check_fit(model: Model, dense: Model) -> None:
         )
 
 
-def pruned_layers(model: Model, dense: Model, skip: str = "") -> list[list[Layer]]:
+def pruned_layers(model: Model, dense: Model, label: str, skip: str = "") -> list[list[Layer]]:
     """Linear layers of each block with weights that are zero, and not so in the dense model.
 
     Args:
+        label: begins their names.
         skip: regular expression, see ``chosen_layers``.
 
     Raises:
@@ -148,7 +150,7 @@ def pruned_layers(model: Model, dense: Model, skip: str = "") -> list[list[Layer
     """
     paths = {id(module): path for path, module in model.network.named_modules()}
     layers: list[list[Layer]] = [[] for _ in find_blocks(model.network)]
-    for name, module in chosen_layers(model, skip=skip).items():
+    for name, module in chosen_layers(replace(model, label=label), skip=skip).items():
         layer = Layer(name, f"{paths[id(module)]}.weight", module)
         other = dense.network.get_submodule(paths[id(module)])
         with model.holding(module), dense.holding(other):
