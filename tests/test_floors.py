@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_imports_only_from_lower_floors(module):
         if other not in ("", own):
             assert own, f"fwbench/__init__.py imports {name}"
             assert FLOOR[other] < FLOOR[own], f"{module} (floor {FLOOR[own]}) imports {name} (floor {FLOOR[other]})"
+
+
+def test_every_package_is_shipped():
+    """A wheel has the packages that are named, and no others."""
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    found = {"fwbench"}
+    for folder, name in (("fwbench", "fwbench"), ("problems", "fwbench.problems"), ("solvers", "fwbench.solvers")):
+        for path in (ROOT / folder).rglob("__init__.py"):
+            found.add(".".join((name, *path.parent.relative_to(ROOT / folder).parts)))
+    assert set(named) == found
 
 
 @pytest.mark.parametrize("folder", INSIDE)

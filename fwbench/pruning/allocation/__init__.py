@@ -44,12 +44,15 @@ def parse(text: str) -> Method | None:
         raise SpecError(f"allocation {name} has no parameter {unknown[0]!r}; {has}")
     if kind is None:
         return None
-    for key, value in params.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and 0 < value < float("inf")) or (fields[key] == "int" and value != int(value)):
-            raise SpecError(f"allocation {name}: {key} must be a {'whole ' * (fields[key] == 'int')}number above 0")
-        params[key] = int(value) if fields[key] == "int" else float(value)
-    return kind(**params)
+    return kind(**{key: _number(name, key, value, fields[key] == "int") for key, value in params.items()})
+
+
+def _number(name: str, key: str, value: spec.Literal, whole: bool) -> float:
+    """A parameter's value, if it is a number above 0."""
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    if not 0 < number < float("inf") or (whole and number != int(number)):
+        raise SpecError(f"allocation {name}: {key} must be a {'whole ' * whole}number above 0")
+    return int(number) if whole else number
 
 
 def full(method: Method | None) -> str:

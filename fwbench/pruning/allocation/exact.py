@@ -84,7 +84,7 @@ def loss_parts(setting: Setting, pruned: Mapping[str, torch.Tensor]) -> dict[str
     """
     network = setting.model.network.to(setting.device)
     layers = [layer for block in setting.layers for layer in block]
-    weights = {layer.name: layer.module.weight for layer in layers}
+    weights = {layer.name: layer.weight for layer in layers}
     dense = {name: weight.detach().clone() for name, weight in weights.items()}
     masks = {name: mask.to(setting.device) for name, mask in pruned.items()}
     learning = {parameter: parameter.requires_grad for parameter in network.parameters()}
@@ -101,6 +101,7 @@ def loss_parts(setting: Setting, pruned: Mapping[str, torch.Tensor]) -> dict[str
             _backwards(setting, network)
             for name, weight in weights.items():
                 change = torch.where(masks[name], -dense[name], 0)
+                assert weight.grad is not None  # each layer runs: the plan has seen it
                 parts[name] += float(share * (weight.grad * change).sum(dtype=torch.float64))
                 weight.grad = None
     finally:

@@ -94,7 +94,7 @@ def alignments(setting: Setting, dense: Activations, sparse: Activations) -> dic
     """
     modules = {layer.name: layer.module for block in setting.layers for layer in block}
     groups = shared_inputs(setting.model.network, modules, setting.batches[0][:1, :FEW])
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for names, (following, *_) in pairwise(groups):
         lost = dense[following] - sparse[following]
         if all(setting.shapes[name][0] == len(lost) for name in names):
@@ -110,8 +110,8 @@ def _best(
     for number, patterns in enumerate(candidates):
         sparse = pruned_norms(setting, patterns, f"{what} {number + 1} of {len(candidates)}")
         found.append((misalignment(dense, sparse), patterns, sparse))
-    _, patterns, sparse = min(found, key=lambda item: item[0])
-    return dict(patterns), sparse
+    _, chosen, norms = min(found, key=lambda item: item[0])
+    return dict(chosen), norms
 
 
 @torch.no_grad()
