@@ -73,7 +73,7 @@ def _stage(stage: type[Stage]) -> Iterator[str]:
     yield f"- Begins with: {_beginning(stage)}"
     yield f"- Source: {said['source'] or 'fwbench'}"
     if stage.requires:
-        yield f"- Needs the package {', '.join(f'`{name}`' for name in stage.requires)}"
+        yield f"- Needs the package {', '.join(f'`{name}`' for name in map(pipeline.package, stage.requires))}"
     yield "\n" + _paragraphs(rest) + "\n"
 
 

@@ -45,7 +45,8 @@ class Solver:
 
     @property
     def updates_weights(self) -> bool:
-        return any(stage.role is Role.UPDATE for stage in self.stages)
+        """Whether it ends with changed weights: a later stage that makes another mask takes them as they were."""
+        return [stage.role for stage in self.stages if stage.role is not Role.BOUND][-1:] == [Role.UPDATE]
 
 
 @cache
@@ -204,7 +205,12 @@ def skip_reason(problem: Problem, solver: Solver) -> str | None:
 
 def missing(stage: Stage | type[Stage]) -> list[str]:
     """Packages that a stage requires and that are not installed, as pip calls them."""
-    return [name.replace(".", "-") for name in stage.requires if not _installed(name)]
+    return [package(name) for name in stage.requires if not _installed(name)]
+
+
+def package(module: str) -> str:
+    """What pip calls the package of a module that a stage requires."""
+    return module.replace(".", "-")
 
 
 def _installed(module: str) -> bool:

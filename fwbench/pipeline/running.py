@@ -106,6 +106,7 @@ def execute(
     for index, stage in enumerate(run.solver.stages):
         if context.expired() and stage.role in (Role.REFINE, Role.RELAX, Role.BOUND) and state.keep is not None:
             skipped.append(stage.name)
+            state = _given(stage, state)  # as the row says of its solver
             continue
         if stage.role is Role.ROUND and state.relaxed is None:
             continue  # its relaxation was skipped
@@ -166,8 +167,9 @@ def salvage(run: Run, handed: Iterable[Done | Part]) -> Answer:
             parts[item.key], index = item.value, item.index
     if parts:
         stage = run.solver.stages[index]
-        state = _checked(run.problem, stage, stage.salvage(run.problem, state, parts))
-    state = replace(state, proven=False, stopped="killed")
+        state = _checked(run.problem, stage, stage.salvage(run.problem, _given(stage, state), parts))
+    weights = state.weights if run.solver.updates_weights else None
+    state = replace(state, weights=weights, proven=False, stopped="killed")
     return judged(run.problem, _ran(blank, records, state), state, [])
 
 
@@ -186,8 +188,14 @@ def _blame(stage: Stage, error: Exception) -> str:
     return f"{stage.name} raised {_named(error)}"
 
 
+def _given(stage: Stage, state: State) -> State:
+    """What a stage begins with: changed weights do not belong to another mask."""
+    return state if stage.role in (Role.UPDATE, Role.BOUND) else replace(state, weights=None)
+
+
 def _run_stage(problem: Problem, stage: Stage, state: State, context: Context) -> tuple[State, StageRecord]:
     before = dict(state.counters)
+    state = _given(stage, state)
     _synchronise(context.device)
     started = time.perf_counter()
     after = stage.run(problem, state, context)

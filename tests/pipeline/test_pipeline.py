@@ -21,6 +21,31 @@ from fwbench.stage import Context, Needs, Role, Stage, State, needs
 PROBLEM = random_layer("0.5", n=12)
 
 
+@pytest.mark.parametrize(
+    "spec", ["admm+swap", "wanda+refit+swap", "refit+fw", "sparsegpt+tabu(iterations=50)", "admm+bnb"]
+)
+def test_another_mask_takes_the_weights_as_they_were(spec):
+    """The error is that of the mask alone, and a refit after it is that of the new mask."""
+    for seed in range(4):
+        problem = random_layer("0.5", n=12, seed=seed)
+        answer = run(problem, resolve(spec))
+        assert answer.result.solved, answer.result.reason
+        assert not answer.result.updates_weights
+        assert answer.weights is None
+        assert answer.result.error == pytest.approx(problem.error(answer.keep))
+        again = run(problem, resolve(f"{spec}+refit"))
+        assert again.result.updates_weights
+        assert again.result.error <= answer.result.error * (1 + 1e-9)
+        assert np.array_equal(again.keep, answer.keep)
+
+
+def test_an_update_before_another_mask_does_not_count_where_time_ends():
+    run_ = Run(PROBLEM, resolve("refit+tabu"))
+    answer = pipeline.execute(run_, time_limit=0.0)
+    assert (answer.result.status, answer.weights, answer.result.updates_weights) == (Status.TIMEOUT, None, False)
+    assert answer.result.error == pytest.approx(PROBLEM.error(answer.keep))
+
+
 # --- resolve ---------------------------------------------------------------------------------------------------------
 
 
