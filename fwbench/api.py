@@ -253,7 +253,7 @@ def recover(pruned: str | Path, out: Path | str, against: str | Path = "", **opt
     Raises:
         PruneError, ModelError, TextError: one line, what is wrong.
     """
-    from fwbench.pruning.recover_engine import recover as recover_model
-    from fwbench.pruning.recover_plan import Recovery
+    from fwbench.pruning import Recovery
+    from fwbench.pruning import recover as recover_model
 
     return recover_model(str(pruned), Path(out), Recovery(against=str(against), **options))

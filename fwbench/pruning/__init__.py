@@ -3,7 +3,7 @@
 from fwbench.pruning.engine import prune
 from fwbench.pruning.output import load_masks
 from fwbench.pruning.plan import Options, PruneError
-from fwbench.pruning.recover_engine import recover
-from fwbench.pruning.recover_plan import Recovery
+from fwbench.pruning.recovery.engine import recover
+from fwbench.pruning.recovery.plan import Recovery
 
 __all__ = ["Options", "PruneError", "Recovery", "load_masks", "prune", "recover"]

@@ -11,7 +11,8 @@ import jinja2
 from markupsafe import Markup
 
 from fwbench import report
-from fwbench.pruning import page_parts, recover_page
+from fwbench.pruning import page_parts
+from fwbench.pruning.recovery import page as recovery_page
 from fwbench.report import text
 
 HERE = Path(__file__).parent
@@ -26,7 +27,7 @@ def render(summary: Mapping[str, Any], tasks: Mapping[str, Any] | None = None) -
     """The pages by their names, ``report.html`` and ``report.md``; ``tasks`` as fwbench.pruning.tasks has them."""
     if "recovered" in summary["sample"]:
         speeds = speed(summary["pattern"] or "", summary["totals"]["sparsity"])
-        built = recover_page.build(summary) | {"speed": speeds}
+        built = recovery_page.build(summary) | {"speed": speeds}
     else:
         built = build(summary)
     context, pages = {**built, "tasks": task_lines(tasks or {}), "task_columns": TASKS}, {}

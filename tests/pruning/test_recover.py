@@ -13,9 +13,10 @@ from small_models import LENGTH, TOKENS, hashes, options, place, saved, t, tiny
 import fwbench as fwb
 from fwbench.cli import cli
 from fwbench.problems import models
-from fwbench.pruning import PruneError, Recovery, load_masks, prune, recover, recover_engine
-from fwbench.pruning import reconstruction as rec
+from fwbench.pruning import PruneError, Recovery, load_masks, prune, recover
 from fwbench.pruning import walk as walks
+from fwbench.pruning.recovery import engine as recover_engine
+from fwbench.pruning.recovery import training as rec
 
 __all__ = ["place"]  # a fixture
 WEIGHTS = "model.safetensors"

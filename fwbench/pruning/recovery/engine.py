@@ -20,8 +20,8 @@ from fwbench.pruning import walk as walks
 from fwbench.pruning.engine import PROMPT, Clock, check_evaluation, measured, peak_memory
 from fwbench.pruning.output import finish
 from fwbench.pruning.plan import Progress, PruneError
-from fwbench.pruning.reconstruction import Training, train
-from fwbench.pruning.recover_plan import Plan, Recovery, make
+from fwbench.pruning.recovery.plan import Plan, Recovery, make
+from fwbench.pruning.recovery.training import Training, train
 from fwbench.pruning.work import Block, Work, check_output
 from fwbench.result import pack_mask
 

@@ -15,10 +15,10 @@ from fwbench.problems.models import Model, fingerprint, load_model
 from fwbench.problems.structure import find_blocks
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
 from fwbench.protocols import Passages
-from fwbench.pruning import beside, dtypes, reconstruction
+from fwbench.pruning import beside, dtypes
 from fwbench.pruning import plan as plans
 from fwbench.pruning.plan import CALIBRATION, HELD_OUT, Layer, Progress, PruneError
-from fwbench.pruning.reconstruction import Training
+from fwbench.pruning.recovery.training import Training, split
 from fwbench.pruning.walk import check_chain
 
 FORMAT = "fwbench-recover-1"
@@ -110,7 +110,7 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
         "tokens": sum(ids.numel() for ids in batches),
         "context_length": length,
         "sequences": len(rows),
-        "held_out": len(reconstruction.split(len(rows))[1]),
+        "held_out": len(split(len(rows))[1]),
         "opening": opening_words(model.tokenizer),
         "skip": skip,
         "epochs": options.epochs,
