@@ -13,6 +13,7 @@ from small_models import LENGTH, TOKENS, hashes, options, place, saved, t, tiny
 import fwbench as fwb
 from fwbench.cli import cli
 from fwbench.problems import models
+from fwbench.problems.structure import ModelError
 from fwbench.pruning import PruneError, Recovery, load_masks, prune, recover
 from fwbench.pruning import walk as walks
 from fwbench.pruning.recovery import engine as recover_engine
@@ -223,6 +224,8 @@ def test_a_checkpoint_of_others(place, pruned, tmp_path):
     tiny.save_tokenizer(source)
     with pytest.raises(PruneError, match="not of fwbench prune; name the dense model with --against"):
         recover(str(source), tmp_path / "out", asked(place))
+    with pytest.raises(ModelError, match="no/folder/here: no such model folder"):
+        recover("no/folder/here", tmp_path / "out", asked(place))
     summary = recover(str(source), tmp_path / "out", asked(place, against=str(dense), skip=r"\.02\."))
     assert [block["block"] for block in summary["blocks"]] == [0, 1]
     assert (summary["solver"], summary["pattern"], summary["save_dtype"]) == (None, None, "bfloat16")

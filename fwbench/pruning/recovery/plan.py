@@ -74,12 +74,12 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
     text, evaluation = load_text(options.text), plans.evaluation_text(options.evaluate)
     if progress:
         progress(0, None, f"{name}: loading", None)
+    model = load_model(name, options.trust_remote_code, options.stream)
     summary = beside.summary_of(name)
     dense = beside.find_dense(name, summary, options.against, options.trust_remote_code, options.stream)
     if dense is None:
         known = f"{summary['model']}, from which it was pruned, is not to be had here" if summary else ""
         raise PruneError(f"{name}: {known or 'not of fwbench prune'}; name the dense model with --against")
-    model = load_model(name, options.trust_remote_code, options.stream)
     _check_fit(model, dense)
     types = dtypes.choose(model, options.save_dtype)
     found = fingerprint(model)
