@@ -293,7 +293,7 @@ def test_equal_names_are_told_apart(fwbench, tmp_path):
     for name in ("index.html", "index.md"):
         outputs[name] = (tmp_path / "page" / name).read_text()
     for what, text in outputs.items():
-        assert all(name in text for name in names), (what, text)
+        assert all(name in text.replace(r"\allowbreak{}", "") for name in names), (what, text)
     assert fwbench("run", "own", "-s", "random", "--store", "old")[0] == 0
     with Store("old") as old, Store("new") as new:
         for row in old.results():

@@ -42,7 +42,7 @@ def test_extract_on_the_command_line(place, tmp_path, capsys):
 
 def test_no_chain_is_refused_before_the_work(place, tmp_path, monkeypatch):
     """And a layer that does not run: before the perplexity of the dense model."""
-    monkeypatch.setattr(engine, "_evaluation", mock.Mock(side_effect=AssertionError("the work began")))
+    monkeypatch.setattr(engine, "measured", mock.Mock(side_effect=AssertionError("the work began")))
     for family, reason in (("reformer", "more than hidden states"), ("bart", "--skip 'encoder_attn'")):
         with mock.patch.dict(FAMILIES, {family: lambda family=family: tiny_architectures.config(family)}):
             source = str(saved(place, family))
