@@ -152,7 +152,7 @@ def test_the_catalogue_has_every_stage_under_its_role():
         (own,) = (part for part in section if part.startswith(f"{kind.name}\n"))
         for name, value in stage.parameters(kind).items():
             assert f"`{name}={value}`" in own, own
-        for package in kind.requires:
+        for package in map(pipeline.package, kind.requires):
             assert f"`{package}`" in own
     assert all(f"| `{name}` | `{spec}` |" in "\n".join(generate.presets()) for name, spec in pipeline.presets().items())
 
