@@ -59,24 +59,13 @@ from fwbench.cli.progress import progress
 )
 @options.device
 @options.dtype("float32")
-@click.option(
-    "--save-dtype",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    help="Of the output; auto for the input's own.",
-)
+@options.save_dtype
 @click.option(
     "--skip", default="", help="Regular expression: layers whose name, or path in the model, it finds stay dense."
 )
 @click.option("--time-limit", type=SECONDS, help="Seconds for each layer.")
 @options.seed
-@click.option(
-    "--evaluate",
-    default="lee-heldout",
-    show_default=True,
-    help="Text of the perplexities, PROTOCOL=TEXT such as wikitext2=test.parquet, or 'none'.",
-)
+@options.evaluate
 @options.trust
 @options.stream
 def prune(
@@ -129,7 +118,7 @@ def prune(
         skip=skip,
         time_limit=time_limit or float("inf"),
         seed=seed,
-        evaluate="" if evaluate == "none" else evaluate,
+        evaluate=evaluate,
         trust_remote_code=trust_remote_code,
         stream=stream,
     )
@@ -161,26 +150,15 @@ def prune(
     help="Of Adam's steps, in units of a layer's root mean square weight; it falls to 0.",
 )
 @options.device
-@click.option(
-    "--save-dtype",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    help="Of the output; auto for the input's own.",
-)
+@options.save_dtype
 @click.option(
     "--skip", default="", help="Regular expression: layers whose name, or path in the model, it finds stay as they are."
 )
 @options.seed
-@click.option(
-    "--evaluate",
-    default="lee-heldout",
-    show_default=True,
-    help="Text of the perplexities, PROTOCOL=TEXT such as wikitext2=test.parquet, or 'none'.",
-)
+@options.evaluate
 @options.trust
 @options.stream
-def recover(pruned: str, output: Path, evaluate: str, **given: Any) -> None:
+def recover(pruned: str, output: Path, **given: Any) -> None:
     """Train the weights that pruning kept, block by block, to give what the dense model's blocks give.
 
     Pruned weights stay zero. PRUNED is a folder of fwbench prune, or any model with zeros beside --against; every
@@ -192,7 +170,7 @@ def recover(pruned: str, output: Path, evaluate: str, **given: Any) -> None:
     from fwbench.report.text import percent, plural
     from fwbench.report.text import perplexity as said
 
-    recovery = Recovery(evaluate="" if evaluate == "none" else evaluate, **given)
+    recovery = Recovery(**given)
     with progress() as report:
         summary = run(pruned, output, recovery, report)
     totals, found = summary["totals"], summary["perplexity"]

@@ -61,6 +61,20 @@ stream = click.option(
     default=None,
     help="Read the model block by block, or load it whole. [default: --stream where it would take 60 % of free memory]",
 )
+save_dtype = click.option(
+    "--save-dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="Of the output; auto for the input's own.",
+)
+evaluate = click.option(
+    "--evaluate",
+    default="lee-heldout",
+    show_default=True,
+    callback=lambda _, __, text: "" if text == "none" else text,
+    help="Text of the perplexities, PROTOCOL=TEXT such as wikitext2=test.parquet, or 'none'.",
+)
 places = click.option(
     "--problem",
     "places",

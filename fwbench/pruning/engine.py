@@ -8,10 +8,11 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,6 +32,8 @@ from fwbench.result import Result, pack_mask
 
 PROMPT = "The most surprising thing about the sea is"
 SAMPLE_TOKENS = 32
+
+AnyPlan = TypeVar("AnyPlan", bound=Prepared)
 
 
 @dataclass
@@ -65,16 +68,31 @@ def prune(name: str, out: Path | str, options: Options, progress: Progress | Non
     Raises:
         PruneError, ModelError, TextError, PatternError, SpecError, ProblemError: one line, what is wrong.
     """
+    return begun(out, lambda: plans.make(name, options, progress), partial(_run, progress=progress))
+
+
+def begun(
+    out: Path | str,
+    make: Callable[[], AnyPlan],
+    run: Callable[[AnyPlan, Work, Clock, list[str]], dict[str, Any]],
+) -> dict[str, Any]:
+    """Make a plan, check what can be checked before the work, and run it where its work is kept.
+
+    Args:
+        out: folder that appears at the end.
+        make: the plan.
+        run: called with the plan, its work, the clock and the notes so far, to which more are added.
+    """
     out, clock, said = Path(out), Clock(), list[str]()
     check_output(out)
     with notes.heard(said.append):
         with clock.of("load"):
-            plan = plans.make(name, options, progress)
+            plan = make()
             check_evaluation(plan)
             size = dtypes.size(plan.model.network, plan.types)
         work = Work(out)
         with work.begin(plan.record, needed=2 * size):
-            return _run(plan, work, clock, said, progress)
+            return run(plan, work, clock, said)
 
 
 def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progress | None) -> dict[str, Any]:

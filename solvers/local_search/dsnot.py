@@ -20,12 +20,10 @@ import numba
 import numpy as np
 
 from fwbench.problem import Problem
+from fwbench.solvers.local_search.chunks import by_rows
 from fwbench.solvers.numerics.jit import njit
-from fwbench.solvers.numerics.threads import numba_threads
 from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
-
-CHUNK_ROWS = 64  # rows between two looks at the clock
 
 
 @register
@@ -53,26 +51,16 @@ class DSnoT(Stage):
             raise ValueError(f"power must lie between 0 and 2, got {self.power!r}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        W, diagonal = problem.W.astype(np.float64), problem.G.diagonal()
-        pruned, cycles, stopped = ~state.mask, 0, ""
+        diagonal, cycles = problem.G.diagonal(), 0
         score, divisor = wanda_score(problem.W, problem.G), np.where(diagonal > 0, diagonal, 1.0) ** self.power
-        with numba_threads(context.threads):
-            for first in range(0, problem.rows, CHUNK_ROWS):
-                if context.expired():
-                    stopped = "deadline"
-                    break
-                rows = slice(first, first + CHUNK_ROWS)
-                moments = (W[rows] * pruned[rows]) @ problem.G
-                if problem.T is not None:
-                    moments += problem.T[rows]
-                found = pruned[rows].copy()
-                arrays = (W[rows], problem.G, moments, score[rows], 1 / divisor, found)
-                cycles += int(_cycle(*arrays, problem.group, self.cycles).sum())
-                worse = problem.row_errors(found, rows) > problem.row_errors(pruned[rows], rows)  # carried along, it
-                found[worse] = pruned[rows][worse]  # may have drifted
-                pruned[rows] = found
-        after = replace(state, keep=~pruned, relaxed=None, stopped=stopped)
-        return after.count(iterations=cycles)
+
+        def descend(rows: slice, W: np.ndarray, moments: np.ndarray, pruned: np.ndarray) -> None:
+            nonlocal cycles
+            arrays = (W, problem.G, moments, score[rows], 1 / divisor, pruned)
+            cycles += int(_cycle(*arrays, problem.group, self.cycles).sum())
+
+        keep, stopped = by_rows(problem, state.mask, context, descend)
+        return replace(state, keep=keep, relaxed=None, stopped=stopped).count(iterations=cycles)
 
 
 @njit(parallel=True)

@@ -15,11 +15,10 @@ import numba
 import numpy as np
 
 from fwbench.problem import Problem
+from fwbench.solvers.local_search.chunks import by_rows
 from fwbench.solvers.numerics.jit import njit
-from fwbench.solvers.numerics.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
-CHUNK_ROWS = 64  # rows between two looks at the clock
 RELATIVE_GAIN = 1e-11  # of what a row's weights cost, each alone: less is rounding
 
 
@@ -46,27 +45,18 @@ class Splice(Stage):
             raise ValueError(f"size must be at least 1, got {self.size}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
-        W, diagonal = problem.W.astype(np.float64), problem.G.diagonal()
-        pruned, swaps, evaluated, stopped = ~state.mask, 0, 0, ""
-        with numba_threads(context.threads):
-            for first in range(0, problem.rows, CHUNK_ROWS):
-                if context.expired():
-                    stopped = "deadline"
-                    break
-                rows = slice(first, first + CHUNK_ROWS)
-                half = (W[rows] * pruned[rows]) @ problem.G
-                if problem.T is not None:
-                    half += problem.T[rows]
-                slack = RELATIVE_GAIN * (W[rows] ** 2 * diagonal).sum(axis=1)
-                if problem.linear is not None:
-                    slack += RELATIVE_GAIN * np.abs(problem.linear[rows]).sum(axis=1)
-                found = pruned[rows].copy()
-                counts = _splice(W[rows], problem.G, half, found, problem.group, self.size, slack)
-                worse = problem.row_errors(found, rows) > problem.row_errors(pruned[rows], rows)  # carried along, it
-                found[worse] = pruned[rows][worse]  # may have drifted
-                pruned[rows] = found
-                swaps, evaluated = swaps + int(counts[:, 0].sum()), evaluated + int(counts[:, 1].sum())
-        after = replace(state, keep=~pruned, relaxed=None, stopped=stopped)
+        diagonal, swaps, evaluated = problem.G.diagonal(), 0, 0
+
+        def descend(rows: slice, W: np.ndarray, half: np.ndarray, pruned: np.ndarray) -> None:
+            nonlocal swaps, evaluated
+            slack = RELATIVE_GAIN * (W**2 * diagonal).sum(axis=1)
+            if problem.linear is not None:
+                slack += RELATIVE_GAIN * np.abs(problem.linear[rows]).sum(axis=1)
+            counts = _splice(W, problem.G, half, pruned, problem.group, self.size, slack)
+            swaps, evaluated = swaps + int(counts[:, 0].sum()), evaluated + int(counts[:, 1].sum())
+
+        keep, stopped = by_rows(problem, state.mask, context, descend)
+        after = replace(state, keep=keep, relaxed=None, stopped=stopped)
         return after.count(swaps=swaps, swap_evaluations=evaluated)
 
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fwbench import machine, notes
-from fwbench.pruning import dtypes
+from fwbench import machine
 from fwbench.pruning import walk as walks
-from fwbench.pruning.engine import PROMPT, Clock, check_evaluation, measured, peak_memory
+from fwbench.pruning.engine import PROMPT, Clock, begun, measured, peak_memory
 from fwbench.pruning.output import finish
 from fwbench.pruning.plan import Progress, PruneError
 from fwbench.pruning.recovery.plan import Plan, Recovery, make
 from fwbench.pruning.recovery.training import Training, train
-from fwbench.pruning.work import Block, Work, check_output
+from fwbench.pruning.work import Block, Work
 from fwbench.result import pack_mask
 
 
@@ -43,28 +43,19 @@ def recover(name: str, out: Path | str, options: Recovery, progress: Progress | 
     Raises:
         PruneError, ModelError, TextError, ProblemError: one line, what is wrong.
     """
-    out, clock, said = Path(out), Clock(), list[str]()
-    check_output(out)
-    with notes.heard(said.append):
-        with clock.of("load"):
-            plan = make(name, options, progress)
-            check_evaluation(plan)
-            size = dtypes.size(plan.model.network, plan.types)
-        work = Work(out)
-        with work.begin(plan.record, needed=2 * size):
-            return _run(plan, work, clock, said, progress)
+    return begun(out, lambda: make(name, options, progress), partial(_run, progress=progress))
 
 
 def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progress | None) -> dict[str, Any]:
     with clock.of("evaluate"):
-        begun = work.read_json("begun.json")
-        if begun is None:
-            begun = {"dense": measured(replace(plan, model=plan.dense), progress), "pruned": measured(plan, progress)}
-            work.write_json("begun.json", begun)
+        before = work.read_json("begun.json")
+        if before is None:
+            before = {"dense": measured(replace(plan, model=plan.dense), progress), "pruned": measured(plan, progress)}
+            work.write_json("begun.json", before)
     records, masks, resumed = _blocks(plan, work, clock, progress)
     blocks = [block for record in records if (block := record.pop("trained"))]
     with clock.of("evaluate"):
-        found = {**begun, "recovered": measured(plan, progress)}
+        found = {**before, "recovered": measured(plan, progress)}
     summary = {
         **plan.record,
         "perplexity": {kind: each["perplexity"] for kind, each in found.items()},
