@@ -2,6 +2,7 @@
 
     python -m benchmarks.prune.recover 0.6 admm               one pattern and method, pruned in sequence
     python -m benchmarks.prune.recover 0.6 wanda --one-shot --tokens 4096
+    python -m benchmarks.prune.recover 0.6 "admm, allocation=exact" --times 2
     python -m benchmarks.prune.page                           writes their section
 
 The pruned models, of 16,384 tokens as on the boards, stay in the cache and serve each recovery of theirs. Lines are
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from fwbench.pruning import Options, Recovery, prune, recover
 
 RECOVER_CSV = "recover.csv"
 PRUNED = 0  # epochs of a model that is pruned alone
+ALLOCATED = ", allocation="  # what follows in a method's name: see fwbench.pruning.allocation
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Line:
     tokens: int  # of the recovery
     epochs: int
     rate: float
+    times: int  # recovered so often, each time from the last
     lee_heldout: float  # perplexities
     wikipedia: float
     fitted: float  # mean over blocks of the relative error on fitted and on held-out sequences
@@ -48,27 +51,39 @@ class Line:
     cpu_minutes: float  # of the recovery; nan where it was finished after a kill
 
 
-def study(out: Path, key: tuple[str, str, str], recovery: Recovery) -> None:
+def study(out: Path, key: tuple[str, str, str], recovery: Recovery, times: int = 1) -> None:
     """Add to the file in ``out`` what is missing of a mode, pattern and method, and a recovery."""
     mode, pattern, method = key
-    known = {(line.mode, line.pattern, line.method, line.tokens, line.epochs, line.rate): line for line in _read(out)}
+    known = {(*_key(line), line.tokens, line.epochs, line.rate, line.times) for line in _read(out)}
     folder = resources.cache_folder() / "studies" / "recover" / "-".join((pattern, method, mode))
     if not folder.is_dir():
-        prune(MODEL, folder, Options(pattern=pattern, spec=method, sequential=mode == SEQUENTIAL, evaluate=""))
-    if (*key, 0, PRUNED, 0.0) not in known:
-        append(out / RECOVER_CSV, [Line(*key, 0, PRUNED, 0.0, *_perplexities(folder), 0.0, 0.0, 0.0)])
+        spec, _, allocation = method.partition(ALLOCATED)
+        options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="")
+        prune(MODEL, folder, replace(options, allocation=allocation) if allocation else options)
+    if (*key, 0, PRUNED, 0.0, 0) not in known:
+        append(out / RECOVER_CSV, [Line(*key, 0, PRUNED, 0.0, 0, *_perplexities(folder), 0.0, 0.0, 0.0)])
     given = (recovery.tokens, recovery.epochs, recovery.rate)
-    if (*key, *given) in known:
+    if (*key, *given, times) in known:
         return
-    target, minutes = folder.with_name("-".join((folder.name, *map(str, given)))), float("nan")
-    if not target.is_dir():
-        began = time.process_time()
-        recover(str(folder), target, recovery)
-        minutes = round((time.process_time() - began) / 60, 2)
-    totals = json.loads((target / "fwbench.json").read_text(encoding="utf-8"))["totals"]
-    errors = [float(f"{totals[kind][1]:.5g}") for kind in ("fitted", "held_out")]
-    append(out / RECOVER_CSV, [Line(*key, *given, *_perplexities(target), *errors, minutes)])
-    shutil.rmtree(target)
+    source, targets = folder, list[Path]()
+    for number in range(1, times + 1):
+        target, minutes = folder.with_name("-".join((folder.name, *map(str, (*given, number))))), float("nan")
+        if not target.is_dir():
+            began = time.process_time()
+            recover(str(source), target, recovery)
+            minutes = round((time.process_time() - began) / 60, 2)
+        targets.append(target)
+        source = target
+        if (*key, *given, number) not in known:
+            totals = json.loads((target / "fwbench.json").read_text(encoding="utf-8"))["totals"]
+            errors = [float(f"{totals[kind][1]:.5g}") for kind in ("fitted", "held_out")]
+            append(out / RECOVER_CSV, [Line(*key, *given, number, *_perplexities(target), *errors, minutes)])
+    for target in targets:
+        shutil.rmtree(target)
+
+
+def _key(line: Line) -> tuple[str, str, str]:
+    return line.mode, line.pattern, line.method
 
 
 def _read(out: Path) -> list[Line]:
@@ -90,11 +105,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=Recovery.tokens)
     parser.add_argument("--epochs", type=int, default=Recovery.epochs)
     parser.add_argument("--rate", type=float, default=Recovery.rate)
+    parser.add_argument("--times", type=int, default=1, help="recover what was recovered once more")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
     mode = ONE_SHOT if given.one_shot else SEQUENTIAL
     recovery = Recovery(MODEL, tokens=given.tokens, epochs=given.epochs, rate=given.rate, evaluate="")
-    study(given.out, (mode, given.pattern, given.method), recovery)
+    study(given.out, (mode, given.pattern, given.method), recovery, given.times)
 
 
 if __name__ == "__main__":
