@@ -110,9 +110,9 @@ def add_row(
 def one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) -> dict[str, Any]:
     layers = named_layers(model)
     spec, _, shrinkage = method.partition(SHRUNK)
-    base, _, last = spec.rpartition("+")
-    update = _update_stage(last) if base else None
+    base = spec.rpartition("+")[0]
     full = pipeline.resolve(spec)
+    update = full.stages[-1] if base and full.stages[-1].role is Role.UPDATE else None
     resolved = pipeline.resolve(base) if update else full
     held: list[Path] = []  # updated weights, in case of a kill
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
@@ -138,12 +138,6 @@ def one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) 
         print(f"{problem.name} {error / wanda[-1]:.4f}", file=sys.stderr, flush=True)
     solver = f"{resolved.full} then {update}" if update else resolved.full
     return {**_summary(errors, wanda, total), **_minutes(cpu, wall), "solver": solver, "held": held}
-
-
-def _update_stage(name: str) -> Any:
-    """A weight update by its name, or None: the method is then one pipeline."""
-    stages = pipeline.resolve(name).stages
-    return stages[-1] if stages and stages[-1].role is Role.UPDATE else None
 
 
 def _file(problem: Problem, solver: pipeline.Solver) -> Path:
