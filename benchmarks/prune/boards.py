@@ -112,7 +112,7 @@ def one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) 
     spec, _, shrinkage = method.partition(SHRUNK)
     base = spec.rpartition("+")[0]
     full = pipeline.resolve(spec)
-    update = full.stages[-1] if base and full.stages[-1].role is Role.UPDATE else None
+    update = _last_update(full) if base else None
     resolved = pipeline.resolve(base) if update else full
     held: list[Path] = []  # updated weights, in case of a kill
     wanda, total, cpu, wall = [], 0.0, 0.0, 0.0
@@ -138,6 +138,11 @@ def one_shot(model: Model, pattern: str, method: str, errors: dict[str, float]) 
         print(f"{problem.name} {error / wanda[-1]:.4f}", file=sys.stderr, flush=True)
     solver = f"{resolved.full} then {update}" if update else resolved.full
     return {**_summary(errors, wanda, total), **_minutes(cpu, wall), "solver": solver, "held": held}
+
+
+def _last_update(solver: pipeline.Solver) -> Any:
+    """The weight update that ends a pipeline, or None: the method is then one pipeline."""
+    return solver.stages[-1] if solver.stages[-1].role is Role.UPDATE else None
 
 
 def _file(problem: Problem, solver: pipeline.Solver) -> Path:

@@ -37,10 +37,11 @@ def test_a_row_that_the_file_has_no_column_for_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "stage"),
-    [("refit", "refit"), ("refit(ridge=0.1)", "refit"), ("admm", "admm"), ("swap", None), ("push(rounds=20)", None)],
+    [("wanda+refit", "refit"), ("wanda+refit(ridge=0.1)", "refit"), ("wanda+swap+admm", "admm"), ("wanda+swap", None)]
+    + [("mirror+round", None), ("fast", None)],
 )
 def test_which_stages_update_weights(name, stage):
-    found = boards._update_stage(name)
+    found = boards._last_update(pipeline.resolve(name))
     assert (found and found.name) == stage
 
 
