@@ -37,8 +37,13 @@ def test_a_row_that_the_file_has_no_column_for_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "stage"),
-    [("wanda+refit", "refit"), ("wanda+refit(ridge=0.1)", "refit"), ("wanda+swap+admm", "admm"), ("wanda+swap", None)]
-    + [("mirror+round", None), ("fast", None)],
+    [
+        ("wanda+refit", "refit"),
+        ("wanda+swap+admm", "admm"),
+        ("wanda+swap", None),
+        ("mirror+round", None),
+        ("fast", None),
+    ],
 )
 def test_which_stages_update_weights(name, stage):
     found = boards._last_update(pipeline.resolve(name))
