@@ -1,7 +1,7 @@
 """What a block's own reconstruction gives after pruning: SmolLM2-135M pruned, and recovered with the mask kept.
 
     python -m benchmarks.prune.recover 0.6 admm               one pattern and method, pruned in sequence
-    python -m benchmarks.prune.recover 0.6 wanda --one-shot --tokens 4096
+    python -m benchmarks.prune.recover 0.6 wanda --one-shot --tokens 4096 --unit parts
     python -m benchmarks.prune.recover 0.6 "admm, allocation=exact" --times 2
     python -m benchmarks.prune.page                           writes their section
 
@@ -27,6 +27,7 @@ from fwbench.problems import resources
 from fwbench.problems.models import load_model
 from fwbench.problems.text import load_text
 from fwbench.pruning import Options, Recovery, prune, recover
+from fwbench.pruning.recovery.units import UNITS
 
 RECOVER_CSV = "recover.csv"
 PRUNED = 0  # epochs of a model that is pruned alone
@@ -43,6 +44,7 @@ class Line:
     tokens: int  # of the recovery
     epochs: int
     rate: float
+    unit: str  # what was trained at once; empty for a model that is pruned alone
     times: int  # recovered so often, each time from the last
     lee_heldout: float  # perplexities
     wikipedia: float
@@ -54,15 +56,15 @@ class Line:
 def study(out: Path, key: tuple[str, str, str], recovery: Recovery, times: int = 1) -> None:
     """Add to the file in ``out`` what is missing of a mode, pattern and method, and a recovery."""
     mode, pattern, method = key
-    known = {(*_key(line), line.tokens, line.epochs, line.rate, line.times) for line in _read(out)}
+    known = {(*_key(line), line.tokens, line.epochs, line.rate, line.unit, line.times) for line in _read(out)}
     folder = resources.cache_folder() / "studies" / "recover" / "-".join((pattern, method, mode))
     if not folder.is_dir():
         spec, _, allocation = method.partition(ALLOCATED)
         options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="")
         prune(MODEL, folder, replace(options, allocation=allocation) if allocation else options)
-    if (*key, 0, PRUNED, 0.0, 0) not in known:
-        append(out / RECOVER_CSV, [Line(*key, 0, PRUNED, 0.0, 0, *_perplexities(folder), 0.0, 0.0, 0.0)])
-    given = (recovery.tokens, recovery.epochs, recovery.rate)
+    if (*key, 0, PRUNED, 0.0, "", 0) not in known:
+        append(out / RECOVER_CSV, [Line(*key, 0, PRUNED, 0.0, "", 0, *_perplexities(folder), 0.0, 0.0, 0.0)])
+    given = (recovery.tokens, recovery.epochs, recovery.rate, recovery.unit)
     if (*key, *given, times) in known:
         return
     source, targets = folder, list[Path]()
@@ -105,11 +107,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=Recovery.tokens)
     parser.add_argument("--epochs", type=int, default=Recovery.epochs)
     parser.add_argument("--rate", type=float, default=Recovery.rate)
+    parser.add_argument("--unit", default=Recovery.unit, choices=UNITS)
     parser.add_argument("--times", type=int, default=1, help="recover what was recovered once more")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
     mode = ONE_SHOT if given.one_shot else SEQUENTIAL
-    recovery = Recovery(MODEL, tokens=given.tokens, epochs=given.epochs, rate=given.rate, evaluate="")
+    recovery = Recovery(MODEL, tokens=given.tokens, epochs=given.epochs, rate=given.rate, unit=given.unit, evaluate="")
     study(given.out, (mode, given.pattern, given.method), recovery, given.times)
 
 

@@ -28,7 +28,7 @@ def section(folder: Path) -> str:
     rows = []
     for key in sorted({(line.pattern, line.method, line.mode) for line in lines}):
         own = [line for line in lines if (line.pattern, line.method, line.mode) == key]
-        own.sort(key=lambda line: (line.epochs != PRUNED, line.tokens, line.epochs, line.times))
+        own.sort(key=lambda line: (line.epochs != PRUNED, line.tokens, line.epochs, line.unit, line.times))
         texts = [least_bold([getattr(line, text) for line in own], 2) for text in ("lee_heldout", "wikipedia")]
         rows += [(*_key(key), *_asked(line), *cells, *_cost(line)) for line, *cells in zip(own, *texts, strict=True)]
     return f"{HEAD}\n\n{table(COLUMNS, rows, left=3)}".rstrip() if rows else ""
@@ -40,7 +40,7 @@ def _key(key: tuple[str, str, str]) -> tuple[str, str, str]:
 
 
 def _asked(line: Line) -> tuple[str, ...]:
-    return ("–",) * 3 if line.epochs == PRUNED else (f"{line.tokens:,}", str(line.epochs), str(line.times))
+    return ("–",) * 4 if line.epochs == PRUNED else (f"{line.tokens:,}", str(line.epochs), line.unit, str(line.times))
 
 
 def _cost(line: Line) -> tuple[str, str]:
@@ -50,7 +50,8 @@ def _cost(line: Line) -> tuple[str, str]:
 HEAD = """## Recovered
 
 `fwbench recover` trains the weights that pruning kept, block by block, to give what the dense model's blocks give; the
-masks stay. A line without tokens is the model as it was pruned; *times* 2 is a recovered model recovered once more.
+masks stay. A line without tokens is the model as it was pruned. *At once* is what is trained together: a block, or its
+attention and MLP (parts), each on its own output; *times* 2 is a recovered model recovered once more.
 The error is the mean over blocks of `‖output − dense output‖² / ‖dense output‖²` a token, on held-out sequences of the
 calibration text, with the blocks before recovered. The least perplexity of a model is bold. By
 `python -m benchmarks.prune.recover`, from `recover.csv`; one thread."""

@@ -149,6 +149,13 @@ def prune(
     type=click.FloatRange(0, min_open=True),
     help="Of Adam's steps, in units of a layer's root mean square weight; it falls to 0.",
 )
+@click.option(
+    "--unit",
+    default="block",
+    show_default=True,
+    type=click.Choice(["block", "parts"]),
+    help="What is trained at once: a block, or its attention and MLP one after the other, each on its own output.",
+)
 @options.device
 @options.save_dtype
 @click.option(

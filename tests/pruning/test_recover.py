@@ -1,6 +1,7 @@
 """``fwbench recover`` on tiny models: the mask kept, held-out errors, steps by another formula, resuming, refusals."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,10 @@ from fwbench.problems import models
 from fwbench.problems.structure import ModelError
 from fwbench.pruning import PruneError, Recovery, load_masks, prune, recover
 from fwbench.pruning import walk as walks
+from fwbench.pruning.linear import Layer
 from fwbench.pruning.recovery import engine as recover_engine
 from fwbench.pruning.recovery import training as rec
+from fwbench.pruning.recovery.units import units
 
 __all__ = ["place"]  # a fixture
 WEIGHTS = "model.safetensors"
@@ -60,10 +63,10 @@ def test_every_family(place, pruned, tmp_path, family):
     moved = {record["parameter"] for record in summary["layers"] if record["change"]}
     assert moved == {name for name, weight in old.items() if not torch.equal(new[name], weight)}
     assert [block["block"] for block in summary["blocks"]] == [0, 1, 2]
-    assert summary["blocks"][0]["epoch"]
+    assert summary["blocks"][0]["epochs"] != [0]
     for block in summary["blocks"]:
-        assert (block["held_out"][1] < block["held_out"][0]) == bool(block["epoch"]), block
-        assert block["epoch"] or block["held_out"][1] == block["held_out"][0]
+        assert (block["held_out"][1] < block["held_out"][0]) == any(block["epochs"]), block
+        assert any(block["epochs"]) or block["held_out"][1] == block["held_out"][0]
     network = t.AutoModelForCausalLM.from_pretrained(out)
     assert {name: p.dtype for name, p in network.named_parameters()} == {
         name: torch.float32 for name, _ in network.named_parameters()
@@ -96,6 +99,35 @@ def test_errors_are_those_of_whole_models(place, pruned, tmp_path):
         block = summary["blocks"][number]
         assert block["fitted"] == pytest.approx([found["before"][0], found["after"][0]], rel=1e-4)
         assert block["held_out"] == pytest.approx([found["before"][1], found["after"][1]], rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
+def test_parts_are_trained_apart(place, pruned, tmp_path, family):
+    """A part reads what comes before it alone: with the MLP left out, block 0's attention gets the same bits."""
+    source, more = str(pruned(family)), {"against": str(saved(place, family)), "unit": "parts"}
+    summary = recover(source, tmp_path / "parts", asked(place, **more))
+    recover(source, tmp_path / "attention", asked(place, skip=r"mlp|c_fc|fc\d", **more))
+    parts, attention = (load_file(tmp_path / folder / WEIGHTS) for folder in ("parts", "attention"))
+    masks = load_masks(tmp_path / "parts")
+    own = [name for name in masks if re.search(r"\.0\..*attn", name)]
+    assert own
+    before = load_file(pruned(family) / WEIGHTS)
+    for name in own:
+        assert torch.equal(parts[name], attention[name])
+        assert not torch.equal(parts[name], before[name]), name
+        assert not parts[name].numpy()[~masks[name]].any()
+    block = summary["blocks"][0]
+    assert len(block["epochs"]) == 2
+    assert block["held_out"][1] < block["held_out"][0]
+    assert "a part of a block" in (tmp_path / "parts" / "report.md").read_text()
+
+
+def test_layers_that_are_children_of_the_block_come_last():
+    block = torch.nn.ModuleDict({"up": torch.nn.Linear(2, 2), "attention": torch.nn.ModuleDict()})
+    block["attention"]["q"] = torch.nn.Linear(2, 2)
+    up, q = Layer("m.0.up", "up.weight", block["up"]), Layer("m.0.q", "attention.q.weight", block["attention"]["q"])
+    assert [(unit.path, unit.layers) for unit in units(block, [q, up], "parts")] == [("attention", [q]), ("", [up])]
+    assert [(unit.path, unit.layers) for unit in units(block, [q, up], "block")] == [("", [q, up])]
 
 
 def test_a_gradient_is_the_formula_s():
@@ -177,10 +209,10 @@ def test_killed_and_resumed(place, pruned, tmp_path, monkeypatch):
     recover(source, tmp_path / "whole", given)
     real, out = recover_engine._train_block, tmp_path / "out"
 
-    def stopping(plan, walk, targets, number):
+    def stopping(plan, walk, parts, targets, number):
         if number == 1:
             raise KeyboardInterrupt
-        return real(plan, walk, targets, number)
+        return real(plan, walk, parts, targets, number)
 
     monkeypatch.setattr(recover_engine, "_train_block", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -234,7 +266,7 @@ def test_a_checkpoint_of_others(place, pruned, tmp_path):
     for name, keep in masks.items():
         assert np.array_equal(keep, (old[name] != 0).numpy())
         assert not found[name].float().numpy()[~keep].any()
-    assert summary["blocks"][0]["epoch"]
+    assert summary["blocks"][0]["epochs"] != [0]
     assert (tmp_path / "out" / "report.md").is_file()
 
 
@@ -252,6 +284,7 @@ def _other_size(place, tmp_path):
         ("pruned", {"against": "gpt2"}, r"pruned-llama is not gpt2 with weights pruned"),
         ("pruned", {"against": "wider"}, r"mlp.down_proj.weight is 32 x 40 in it and 32 x 44 in the dense model"),
         ("pruned", {"tokens": LENGTH}, r"one sequence of 48 tokens leaves none to hold out"),
+        ("pruned", {"unit": "head"}, r"unit is block or parts"),
         ("pruned", {"epochs": 0}, r"epochs must be 1 or more"),
         ("pruned", {"rate": float("nan")}, r"rate above 0"),
         ("pruned", {"device": "cuda:99"}, r"cuda:99"),

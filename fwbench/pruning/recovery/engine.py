@@ -21,7 +21,8 @@ from fwbench.pruning.engine import PROMPT, Clock, begun, measured, peak_memory
 from fwbench.pruning.output import finish
 from fwbench.pruning.plan import Progress, PruneError
 from fwbench.pruning.recovery.plan import Plan, Recovery, make
-from fwbench.pruning.recovery.training import Training, train
+from fwbench.pruning.recovery.training import Training, errors, train
+from fwbench.pruning.recovery.units import BLOCK, Unit, output, units
 from fwbench.pruning.work import Block, Work
 from fwbench.result import pack_mask
 
@@ -91,8 +92,10 @@ def _blocks(
             each = (time.monotonic() - began) / (number - resumed) if number > resumed else None
             left = None if each is None else each * (len(plan.layers) - number)
             progress(number, len(plan.layers), f"{plan.model.label}: recovering block {number}", left)
+        parts = units(walk.blocks[number], layers, plan.options.unit)
         with clock.of("forward"), plan.dense.holding(dense.blocks[number]):
             dense.blocks[number].to(plan.device)
+            targets = {part.path: _outputs(dense, number, part.path) for part in parts if part.path}
             dense.advance(number)
         dense.blocks[number].to("cpu")
         with plan.model.holding(walk.blocks[number]):
@@ -104,7 +107,7 @@ def _blocks(
                     layer.load(done.weights[layer.parameter])
             else:
                 with clock.of("train"):
-                    done = _train_block(plan, walk, dense.hidden, number)
+                    done = _train_block(plan, walk, parts, {"": dense.hidden, **targets}, number)
                 work.write_block(number, done)
             with clock.of("forward"):
                 walk.advance(number)
@@ -117,24 +120,40 @@ def _blocks(
     return records, masks, resumed
 
 
-def _train_block(plan: Plan, walk: walks.Walk, targets: list[torch.Tensor], number: int) -> Block:
+@torch.no_grad()
+def _outputs(dense: walks.Walk, number: int, path: str) -> list[torch.Tensor]:
+    return [output(dense, number, index, path).to("cpu", copy=True) for index in range(len(dense.hidden))]
+
+
+def _train_block(
+    plan: Plan, walk: walks.Walk, parts: list[Unit], targets: dict[str, list[torch.Tensor]], number: int
+) -> Block:
     began, options = time.monotonic(), plan.options
     layers = {layer.parameter: layer for layer in plan.layers[number]}
-    weights = {name: layer.weight for name, layer in layers.items()}
-    before = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+    before = {name: layer.weight.detach().to("cpu", copy=True) for name, layer in layers.items()}
     keeps = {name: weight != 0 for name, weight in before.items()}
     training = Training(options.epochs, options.rate, seed=(options.seed << 20) + number)
-    found = train(lambda index: walk.output(number, index), targets, weights, plan.types, training)
-    if not math.isfinite(found.before.fitted + found.before.held_out):
+    block = partial(walk.output, number)
+    first = None if options.unit == BLOCK else errors(block, targets[""])
+    found = []
+    weights: dict[str, torch.Tensor] = {}
+    for part in parts:
+        own = {layer.parameter: layer.weight for layer in part.layers}
+        run = partial(output, walk, number, path=part.path)
+        found.append(train(run, targets[part.path], own, plan.types, training))
+        weights |= found[-1].weights
+    last = found[-1].after if first is None else errors(block, targets[""])
+    first = first or found[0].before
+    if not math.isfinite(first.fitted + first.held_out):
         raise PruneError(f"block {number}: what it gives is not finite, in the dense model or in the pruned one")
     for name, keep in keeps.items():
-        assert not found.weights[name][~keep].any(), f"{name}: a pruned weight came back"
-    block = {
+        assert not weights[name][~keep].any(), f"{name}: a pruned weight came back"
+    record = {
         "block": number,
         "layers": len(layers),
-        "fitted": [found.before.fitted, found.after.fitted],
-        "held_out": [found.before.held_out, found.after.held_out],
-        "epoch": found.epoch,
+        "fitted": [first.fitted, last.fitted],
+        "held_out": [first.held_out, last.held_out],
+        "epochs": [each.epoch for each in found],
         "seconds": time.monotonic() - began,
     }
     records = [
@@ -144,12 +163,12 @@ def _train_block(plan: Plan, walk: walks.Walk, targets: list[torch.Tensor], numb
             "rows": before[name].shape[layer.transposed],
             "n": before[name].shape[1 - layer.transposed],
             "pruned": int((~keeps[name]).sum()),
-            "change": float((found.weights[name].float() - before[name]).norm() / before[name].norm()),
-            "trained": block if layer is next(iter(layers.values())) else None,
+            "change": float((weights[name].float() - before[name]).norm() / before[name].norm()),
+            "trained": record if layer is next(iter(layers.values())) else None,
         }
         for name, layer in layers.items()
     ]
-    return Block(found.weights, {name: keep.numpy() for name, keep in keeps.items()}, records)
+    return Block(weights, {name: keep.numpy() for name, keep in keeps.items()}, records)
 
 
 def totals(plan: Plan, records: list[dict[str, Any]], blocks: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from fwbench.pruning import page_parts
+from fwbench.pruning.recovery.units import BLOCK
 from fwbench.report import text
 
 COLUMNS = ("block", "layers", "fitted, pruned", "recovered", "held out, pruned", "recovered", "best epoch", "time")
 ABOUT = (
     "The error of a block is the mean over tokens of ‖output − dense output‖² / ‖dense output‖², with the blocks "
     "before it recovered, on the sequences that were fitted and on those that were held out. Weights are those of the "
-    "epoch that was best on the latter; 0 where none was better than the pruned block."
+    "epoch that was best on the latter, for each part where parts were trained apart; 0 where none was better."
 )
 
 
@@ -63,7 +64,8 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _training(summary: Mapping[str, Any]) -> str:
     return (
         f"Adam, {text.plural(summary['epochs'], 'epoch')}, a sequence a step, rate {summary['rate']:g} of a layer's "
-        f"root mean square weight, falling to 0; {text.plural(summary['held_out'], 'sequence')} held out"
+        f"root mean square weight, falling to 0; {text.plural(summary['held_out'], 'sequence')} held out; "
+        f"trained at once: {'a block' if summary['unit'] == BLOCK else 'a part of a block'}"
     )
 
 
@@ -73,7 +75,11 @@ def _left(skip: str) -> str:
 
 def _line(block: Mapping[str, Any]) -> tuple[str, ...]:
     errors = _errors(block)
-    return str(block["block"]), str(block["layers"]), *errors, str(block["epoch"]), text.seconds(block["seconds"])
+    return str(block["block"]), str(block["layers"]), *errors, _epochs(block), text.seconds(block["seconds"])
+
+
+def _epochs(block: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, block["epochs"]))
 
 
 def _errors(found: Mapping[str, Any]) -> tuple[str, ...]:

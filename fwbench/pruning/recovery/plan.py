@@ -19,6 +19,7 @@ from fwbench.pruning import beside, dtypes
 from fwbench.pruning import plan as plans
 from fwbench.pruning.plan import CALIBRATION, HELD_OUT, Layer, Progress, PruneError
 from fwbench.pruning.recovery.training import Training, split
+from fwbench.pruning.recovery.units import BLOCK, UNITS
 from fwbench.pruning.walk import check_chain
 
 FORMAT = "fwbench-recover-1"
@@ -34,6 +35,7 @@ class Recovery:
     length: int = SEQUENCE  # tokens of a sequence, cut to what the model takes
     epochs: int = Training.epochs
     rate: float = Training.rate  # of Adam, in units of a layer's root mean square kept weight
+    unit: str = BLOCK  # what is trained at once: a block, or its parts one after the other
     device: str = "cpu"
     save_dtype: str = "auto"  # of the output; auto for each tensor's own
     skip: str = ""  # regular expression: layers whose name, or path in the model, it finds stay as they are
@@ -69,6 +71,8 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
     """
     if options.epochs < 1 or not 0 < options.rate < np.inf:
         raise PruneError(f"epochs must be 1 or more and rate above 0, not {options.epochs} and {options.rate}")
+    if options.unit not in UNITS:
+        raise PruneError(f"unit is {' or '.join(UNITS)}, not {options.unit!r}")
     if reason := machine.device_error(options.device):
         raise PruneError(reason)
     text, evaluation = load_text(options.text), plans.evaluation_text(options.evaluate)
@@ -115,6 +119,7 @@ def make(name: str, options: Recovery, progress: Progress | None = None) -> Plan
         "skip": skip,
         "epochs": options.epochs,
         "rate": options.rate,
+        "unit": options.unit,
         "seed": options.seed,
         "device": options.device,
         "save_dtype": dtypes.in_words(model.network, types),

@@ -79,11 +79,7 @@ def train(
         training: epochs, rate, seed.
     """
     fitted, held_out = split(len(targets))
-
-    def errors() -> Errors:
-        return Errors(mean_error(run, targets, fitted), mean_error(run, targets, held_out))
-
-    best = before = errors()
+    best = before = errors(run, targets)
     kept, epoch = _saved(weights, types), 0
     if before.fitted == 0:
         return Trained(kept, before, before, 0)
@@ -94,10 +90,15 @@ def train(
         exact, rounded = {name: weight.detach().clone() for name, weight in weights.items()}, _saved(weights, types)
         _load(weights, rounded)
         if mean_error(run, targets, held_out) < best.held_out:
-            best, kept, epoch = errors(), rounded, number
+            best, kept, epoch = errors(run, targets), rounded, number
         _load(weights, exact)
     _load(weights, kept)
     return Trained(kept, before, best, epoch)
+
+
+def errors(run: Run, targets: Sequence[torch.Tensor]) -> Errors:
+    """Means over the fitted and over the held-out sequences."""
+    return Errors(*(mean_error(run, targets, which) for which in split(len(targets))))
 
 
 @torch.no_grad()
