@@ -221,12 +221,36 @@ def test_the_parts_are_all_of_the_loss(place):
     """Integrated gradients are complete."""
     at = setting(place)
     pruned = exact._measured(at, exact.grid(0.5, 0.1))[1]
-    parts = exact.loss_parts(at, pruned)
+    parts = exact.harm_parts(at, pruned)
     layers = {layer.name: layer for block in at.layers for layer in block}
     before = loss(at)
     for name, mask in pruned.items():
         layers[name].module.weight.data.masked_fill_(mask, 0)
     assert sum(parts.values()) == pytest.approx(loss(at) - before, rel=0.02)
+
+
+@pytest.mark.parametrize("of", ["hidden", "blocks"])
+def test_the_parts_are_all_of_the_hidden_states_errors(place, of):
+    """Their sum, against whole models and a formula of numpy's; on a straight path all begin at 0."""
+    at = setting(place)
+    pruned = exact._measured(at, exact.grid(0.5, 0.1))[1]
+    parts = exact.harm_parts(at, pruned, of)
+    layers = {layer.name: layer for block in at.layers for layer in block}
+
+    def states():
+        with torch.no_grad():
+            found = [at.model.network(ids, output_hidden_states=True).hidden_states[1:] for ids in at.batches]
+        return [np.concatenate([each[k].numpy().reshape(-1, each[k].shape[-1]) for each in found]) for k in range(3)]
+
+    dense = states()
+    for name, mask in pruned.items():
+        layers[name].module.weight.data.masked_fill_(mask, 0)
+    errors = [
+        (np.linalg.norm(own - other, axis=1) ** 2 / np.linalg.norm(other, axis=1) ** 2).mean()
+        for own, other in zip(states(), dense, strict=True)
+    ]
+    assert sum(parts.values()) == pytest.approx(errors[-1] if of == "hidden" else np.mean(errors), rel=0.02)
+    assert all(parameter.grad is None for parameter in at.model.network.parameters())
 
 
 def loss(at):
@@ -315,6 +339,7 @@ def test_by_command(place, tmp_path):
         ("0.5", "owl(m=5)", SpecError, "allocation owl has no parameter 'm'; it takes M, spread"),
         ("0.5", "uniform(x=1)", SpecError, "has no parameter 'x'; it takes none"),
         ("0.5", "owl(M=0)", SpecError, "allocation owl: M must be a number above 0"),
+        ("0.5", "exact(of=head)", SpecError, "allocation exact: of must be one of loss, hidden, blocks"),
         ("0.5", "exact(tokens=1.5)", SpecError, "allocation exact: tokens must be a whole number above 0"),
     ],
 )

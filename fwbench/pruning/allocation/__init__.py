@@ -7,6 +7,7 @@ spec of one stage: ``owl(M=5,spread=0.08)``.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,17 +39,22 @@ def parse(text: str) -> Method | None:
     if len(stages) > 1 or name not in (UNIFORM, *KINDS):
         raise SpecError(f"unknown allocation {text!r}; there are {', '.join((UNIFORM, *KINDS))}")
     kind = KINDS.get(name)
-    fields = {} if kind is None else {field.name: field.type for field in dataclasses.fields(kind)}
+    fields = {} if kind is None else typing.get_type_hints(kind)
     if unknown := [key for key in params if key not in fields]:
         has = f"it takes {', '.join(fields)}" if fields else "it takes none"
         raise SpecError(f"allocation {name} has no parameter {unknown[0]!r}; {has}")
     if kind is None:
         return None
-    return kind(**{key: _number(name, key, value, fields[key] == "int") for key, value in params.items()})
+    return kind(**{key: _value(name, key, value, fields[key]) for key, value in params.items()})
 
 
-def _number(name: str, key: str, value: spec.Literal, whole: bool) -> float:
-    """A parameter's value, if it is a number above 0."""
+def _value(name: str, key: str, value: spec.Literal, kind: Any) -> Any:
+    """A parameter's value, if it is a number above 0, or one of the words that it can be."""
+    if words := typing.get_args(kind):
+        if value not in words:
+            raise SpecError(f"allocation {name}: {key} must be one of {', '.join(words)}")
+        return value
+    whole = kind is int
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
     if not 0 < number < float("inf") or (whole and number != int(number)):
         raise SpecError(f"allocation {name}: {key} must be a {'whole ' * whole}number above 0")

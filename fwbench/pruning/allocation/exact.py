@@ -1,16 +1,17 @@
 """An allocation that is exact for what it measures: error curves of the layers, weighted by the loss that they cost.
 
-The loss of the pruned model is divided among the layers: along the straight path from the dense weights ``W`` to the
-pruned ones ``W + D`` it rises by ``Σ_l a_l``, ``a_l = ∫⟨∇_l L(W + tD), D_l⟩dt`` (integrated gradients, Sundararajan et
-al. 2017), errors propagated and all interactions counted. With another sparsity a layer's part is taken to change as
-its error does: ``a_l c_l(s) / c_l(s₀)``. The sum of these is minimised exactly (``knapsack``).
+The loss of the pruned model, or another harm, is divided among the layers: along the straight path from the dense
+weights ``W`` to the pruned ones ``W + D`` it rises by ``Σ_l a_l``, ``a_l = ∫⟨∇_l L(W + tD), D_l⟩dt`` (integrated
+gradients, Sundararajan et al. 2017), errors propagated and all interactions counted. With another sparsity
+a layer's part is taken to change as its error does: ``a_l c_l(s) / c_l(s₀)``. The sum of these is
+minimised exactly (``knapsack``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from fwbench.problems.structure import on_text, weight_of
 from fwbench.pruning import walk as walks
 from fwbench.pruning.allocation import knapsack, passes
 from fwbench.pruning.allocation.passes import Setting
+from fwbench.pruning.recovery.training import error
 
 ROWS = 16  # of each layer, evenly spaced: what a curve is of
 STEP = 0.025  # of sparsity, between the levels of a curve
@@ -31,6 +33,9 @@ POINTS = 3  # of Gauss's rule on the path
 class Exact:
     """The least loss that parts of the loss and error curves predict, solved exactly.
 
+    In place of the loss, ``of`` takes the error of the last hidden state, or its mean over the blocks' outputs, each
+    relative to the dense one of its token; both need no next token, and choose worse (docs/decisions).
+
     Both are of Wanda's masks, the curves of some rows of each layer: beside those of masks improved by swaps they have
     another scale and the same shape. A layer whose part is negative counts as free. No layer's sparsity is further from
     the mean than ``reach``. The passes backwards take three times the model's weights in memory, and its activations.
@@ -38,13 +43,14 @@ class Exact:
 
     tokens: int = 2048  # of the calibration: for the curves, and for the loss
     reach: float = 0.15
+    of: Literal["loss", "hidden", "blocks"] = "loss"
 
     def sparsities(self, setting: Setting) -> dict[str, float]:
         """Of each layer."""
         setting = setting.first(self.tokens)
         levels = grid(setting.sparsity, self.reach)
         curves, pruned = _measured(setting, levels)
-        parts = loss_parts(setting, pruned)
+        parts = harm_parts(setting, pruned, self.of)
         costs = np.array([max(parts[name], 0.0) * curves[name] for name in parts])
         sizes = np.array([rows * n for rows, n in setting.shapes.values()])
         chosen = np.interp(knapsack.choose(costs, sizes), np.arange(len(levels)), levels)
@@ -76,17 +82,19 @@ def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarra
     return curves, pruned
 
 
-def loss_parts(setting: Setting, pruned: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """What each layer's pruning adds to the loss of the model that is pruned so, nats a token; their sum is all of it.
+def harm_parts(setting: Setting, pruned: Mapping[str, torch.Tensor], of: str = "loss") -> dict[str, float]:
+    """What each layer's pruning adds to the harm done to the model that is pruned so; their sum is all of it.
 
     Args:
         pruned: mask of each layer, True = pruned, in the weights' own orientation.
+        of: see :class:`Exact`; a loss is in nats a token.
     """
     network = setting.model.network.to(setting.device)
     layers = [layer for block in setting.layers for layer in block]
     weights = {layer.name: layer.weight for layer in layers}
     dense = {name: weight.detach().clone() for name, weight in weights.items()}
     masks = {name: mask.to(setting.device) for name, mask in pruned.items()}
+    targets = [_hidden(network, ids.to(setting.device), of) for ids in setting.batches]
     learning = {parameter: parameter.requires_grad for parameter in network.parameters()}
     parts = dict.fromkeys(weights, 0.0)
     points, shares = np.polynomial.legendre.leggauss(POINTS)
@@ -98,7 +106,7 @@ def loss_parts(setting: Setting, pruned: Mapping[str, torch.Tensor]) -> dict[str
             with torch.no_grad():
                 for name, weight in weights.items():
                     weight.copy_(torch.where(masks[name], (1 - point) * dense[name], dense[name]))
-            _backwards(setting, network)
+            _backwards(setting, network, targets, of)
             for name, weight in weights.items():
                 change = torch.where(masks[name], -dense[name], 0)
                 assert weight.grad is not None  # each layer runs: the plan has seen it
@@ -115,16 +123,31 @@ def loss_parts(setting: Setting, pruned: Mapping[str, torch.Tensor]) -> dict[str
     return parts
 
 
-def _backwards(setting: Setting, network: Any) -> None:
-    """Add the gradient of the mean negative log-likelihood over the batches."""
-    scored = sum(len(ids) * (ids.shape[1] - 1) for ids in setting.batches)
-    for number, ids in enumerate(setting.batches):
-        setting.tell(number * len(setting.layers) // len(setting.batches), "loss")
+def _backwards(setting: Setting, network: Any, targets: list[list[torch.Tensor]], of: str) -> None:
+    """Add the gradient of the harm, a mean over the batches' tokens."""
+    scored = [len(ids) * (ids.shape[1] - (of == "loss")) for ids in setting.batches]
+    for number, (ids, dense) in enumerate(zip(setting.batches, targets, strict=True)):
+        setting.tell(number * len(setting.layers) // len(setting.batches), "loss" if of == "loss" else "errors")
         ids = ids.to(setting.device)
         with torch.enable_grad(), on_text(network, ids):
-            logits = network(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
-            (loss / scored).backward()
+            if of == "loss":
+                logits = network(input_ids=ids, use_cache=False).logits[:, :-1].float()
+                harm = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+            else:
+                harm = sum(map(error, _states(network, ids, of), dense)) / len(dense)
+            (harm * (scored[number] / sum(scored))).backward()
+
+
+@torch.no_grad()
+def _hidden(network: Any, ids: torch.Tensor, of: str) -> list[torch.Tensor]:
+    """The dense model's hidden states that are compared; none for the loss."""
+    with on_text(network, ids):
+        return [] if of == "loss" else _states(network, ids, of)
+
+
+def _states(network: Any, ids: torch.Tensor, of: str) -> list[torch.Tensor]:
+    states = network(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+    return list(states[-1:] if of == "hidden" else states[1:])
 
 
 def grid(sparsity: float, reach: float) -> np.ndarray:
