@@ -34,7 +34,7 @@ class Exact:
     """The least loss that parts of the loss and error curves predict, solved exactly.
 
     In place of the loss, ``of`` takes the error of the last hidden state, or its mean over the blocks' outputs, each
-    relative to the dense one of its token; both need no next token, and choose worse (docs/decisions).
+    relative to the dense one of its token; the first chooses about as well as the loss, the second worse.
 
     Both are of Wanda's masks, the curves of some rows of each layer: beside those of masks improved by swaps they have
     another scale and the same shape. A layer whose part is negative counts as free. No layer's sparsity is further from
