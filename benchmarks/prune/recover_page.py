@@ -14,6 +14,7 @@ COLUMNS = (
     "mode",
     "tokens",
     "epochs",
+    "at once",
     "times",
     "lee.cor",
     "Wikipedia",
@@ -51,7 +52,7 @@ HEAD = """## Recovered
 
 `fwbench recover` trains the weights that pruning kept, block by block, to give what the dense model's blocks give; the
 masks stay. A line without tokens is the model as it was pruned. *At once* is what is trained together: a block, or its
-attention and MLP (parts), each on its own output; *times* 2 is a recovered model recovered once more.
-The error is the mean over blocks of `‖output − dense output‖² / ‖dense output‖²` a token, on held-out sequences of the
-calibration text, with the blocks before recovered. The least perplexity of a model is bold. By
-`python -m benchmarks.prune.recover`, from `recover.csv`; one thread."""
+attention and MLP (parts), each on its own output; *times* 2 is a recovered model recovered once more. The error is the
+mean over blocks of `‖output − dense output‖² / ‖dense output‖²` a token, on held-out sequences of the calibration text,
+with the blocks before recovered. The least perplexity of a model is bold. By `python -m benchmarks.prune.recover`, from
+`recover.csv`; one thread."""
