@@ -36,7 +36,7 @@ def nearest(Q: np.ndarray, pruned: int, relaxed: float) -> float:
     """Excess over ``relaxed``, the value of a point of the polytope, of the mask that prunes its largest."""
     n = len(Q)
     far = float(np.linalg.eigvalsh(Q)[-1]) * pruned * (n - pruned) / n
-    return far + 2 * float(np.sqrt(relaxed * far))
+    return far + 2 * float(np.sqrt(max(relaxed, 0.0) * far))  # below 0 by rounding alone
 
 
 def spread(Q: np.ndarray, u: np.ndarray) -> float:
@@ -71,7 +71,9 @@ def wanda(G: np.ndarray) -> float:
 
 
 def condition(Q: np.ndarray) -> float:
-    """Of a symmetric matrix; infinite where rounding leaves nothing of the smallest eigenvalue."""
+    """Of a symmetric matrix, 1 where it is empty; infinite where rounding leaves nothing of the smallest eigenvalue."""
+    if not len(Q):
+        return 1.0
     values = np.linalg.eigvalsh(Q)
     return float(values[-1] / values[0]) if values[0] > len(Q) * np.finfo(float).eps * values[-1] else float("inf")
 

@@ -161,12 +161,12 @@ def draw(lines: Sequence[Row]) -> str:
     with figures.drawing("theory", 5.4) as (figure, axes, finish):
         axes.remove()
         panels = figure.subplots(2, 3, sharey="row")
-        _panel(panels[0][0], planted("condition", "pattern"), size)
-        _panel(panels[0][1], planted("n", "pattern"), lambda row: float(f"{row.condition:.1g}"))
-        _panel(panels[0][2], planted("n", "condition"), share, log=False)
-        _panel(panels[1][0], usual, size)
-        _panel(panels[1][1], usual, lambda row: 10.0 ** round(math.log10(row.condition)))
-        _panel(panels[1][2], [row for row in real if row.n == 2 * n], share, log=False)
+        _panel(panels[0][0], planted("condition", "pattern"), size, base=2)
+        _panel(panels[0][1], planted("n", "pattern"), lambda row: float(f"{row.condition:.1g}"), base=10)
+        _panel(panels[0][2], planted("n", "condition"), share)
+        _panel(panels[1][0], usual, size, base=2)
+        _panel(panels[1][1], usual, lambda row: 10.0 ** round(math.log10(row.condition)), base=10)
+        _panel(panels[1][2], [row for row in real if row.n == 2 * n], share)
         for panel, name in zip(panels[:, 0], ("planted", "mini"), strict=True):
             panel.set_ylabel(f"{name}: excess / least error")
         for axis, label in zip(panels[1], ("inputs", "condition of the inputs", "% pruned"), strict=True):
@@ -180,15 +180,15 @@ def draw(lines: Sequence[Row]) -> str:
         return figures.standalone(finish("Guaranteed and true excess of roundings"))
 
 
-def _panel(ax: Axes, rows: Sequence[Row], at: Callable[[Row], float], log: bool = True) -> None:
+def _panel(ax: Axes, rows: Sequence[Row], at: Callable[[Row], float], base: int = 0) -> None:
     places = sorted({at(row) for row in rows})
     for field, promises in PROMISED.items():
         for name in (field, *promises):
             heights = [max(excess([row for row in rows if at(row) == place], name), LOWEST) for place in places]
             ax.plot(places, heights, color=COLOURS[field], linestyle=DASHES.get(name, "-"), linewidth=1.4, marker=".")
     ax.set_yscale("log")
-    if log:
-        ax.set_xscale("log")
+    if base:
+        ax.set_xscale("log", base=base)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e5 else f"{value:.0e}"))
         axis.set_minor_formatter(NullFormatter())

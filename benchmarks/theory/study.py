@@ -32,7 +32,7 @@ from fwbench.stage import Context, State
 
 ROWS_CSV, LEMMA_CSV = "rows.csv", "lemma.csv"
 UP_TO = 192  # inputs of problems of `mini` whose optimum is proved
-SECONDS = 60.0  # of `bnb` a row
+SECONDS = 300.0  # of `bnb` a row
 CLOSED = 1e-9  # gap at which an optimum is proved
 DRAWN, BEST_OF = 1000, 20
 EXACT = Context(dtype="float64")
