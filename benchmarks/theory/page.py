@@ -120,9 +120,9 @@ def relaxations(found: Mapping[Cell, Sequence[Row]]) -> str:
 
 def roundings(found: Mapping[Cell, Sequence[Row]]) -> str:
     fields = ("topk", "nearest", "lemma", "drawn", "spread", "blind", "best", "expectation", "pipage")
-    lines = [[*head(cell, rows)[:3], *(short(excess(rows, field)) for field in fields)] for cell, rows in found.items()]
+    lines = [[*head(cell, rows), *(short(excess(rows, field)) for field in fields)] for cell, rows in found.items()]
     columns = ("top-k", "guaranteed", "Lemma 1", "drawn", "guaranteed", "before solving", f"best of {BEST_OF}")
-    return table(("rows", "size", "pruned", *columns, "in pairs", "guaranteed"), lines, left=1)
+    return table(("rows", "size", "pruned", "condition", *columns, "in pairs", "guaranteed"), lines, left=1)
 
 
 def parities() -> str:
