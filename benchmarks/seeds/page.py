@@ -67,7 +67,8 @@ def sparsefw(reports: Path) -> str | None:
     text = f"{own:.3f} of Wanda's error, SparseSwaps {rival:.3f} ([masks](../masks/index.md))"
     best = [_best_alpha(group) for group in _by_layer(read(reports / "first_order" / ALPHA_CSV, Alpha))]
     below = sum(alpha < 0.9 for alpha in best)
-    return f"{text}; an `alpha` below 0.9 is best in {below} of {len(best)} cells of layer and pattern ([first_order](../first_order/index.md))"
+    cells = f"{below} of {len(best)} cells of layer and pattern"
+    return f"{text}; an `alpha` below 0.9 is best in {cells} ([first_order](../first_order/index.md))"
 
 
 def _by_layer(lines: Iterable[Alpha]) -> list[list[Alpha]]:

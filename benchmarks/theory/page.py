@@ -42,9 +42,9 @@ HOW = f"""
 Single rows whose least error `bnb` proves within {SECONDS:g} seconds, without a target, counted by row. *Planted*:
 weights 1 and -1, eigenvalues spread evenly in the logarithm, directions at random, {PLANTED_ROWS} rows each, so that
 the inputs' condition is that of `Q`; up to 64 inputs, as larger ones stay open, and from a condition of 2 on: at 1 all
-masks are equal and the relaxation's minimum is `r/n` of them. *Chain*: inputs correlated `0.9^|i-j|` with uneven scales,
-Gaussian weights.
-*mini*: up to {UP_TO} inputs, and at 32 and 64 inputs with other shares pruned. The relaxation's minimum is that of
+masks are equal and the relaxation's minimum is `r/n` of them. *Chain*: inputs correlated `0.9^|i-j|` with uneven
+scales, Gaussian weights. *mini*: up to {UP_TO} inputs, and at 32 and 64 with other shares pruned. The relaxation's
+minimum is that of
 in-face Frank-Wolfe steps to a gap of 1e-8, float64. *Excess*: of the error over the least one, as a multiple of it,
 sums over the rows of a line. A guarantee is of the excess over the relaxation's minimum, which is no less; given here
 as a multiple of the least error too. *Drawn*: the mean of {DRAWN} masks by pivotal sampling, the relaxed values as
