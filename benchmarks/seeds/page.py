@@ -193,7 +193,8 @@ def relaxation(reports: Path) -> str | None:
     ratio = sum(line.optimum for line in real) / sum(line.relaxed for line in real)
     return (
         f"least error over the relaxation's {ratio:.2f} in {len(real)} cases of real rows; top-k "
-        f"{short(excess(real, 'topk'))} of it above, by Lemma 1 at most {short(excess(real, 'lemma'))} ([theory](../theory/index.md))"
+        f"{short(excess(real, 'topk'))} of it above, by Lemma 1 at most {short(excess(real, 'lemma'))} "
+        "([theory](../theory/index.md))"
     )
 
 
