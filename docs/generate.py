@@ -30,9 +30,12 @@ def write(folder: Path) -> None:
 
 
 def copy_reports(source: Path, target: Path) -> None:
-    """Bring the reports into the site: Sphinx reads one folder, and follows no link out of it."""
+    """Bring the reports into the site: Sphinx reads one folder, and follows no link out of it, so links come too."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("latest"))
+    for page in target.glob("*/*.md"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace("](../../docs/", "](../../"), encoding="utf-8")
     with (target / "README.md").open("a", encoding="utf-8") as index:
         index.write("\n```{toctree}\n:hidden:\n:glob:\n\n*/index\n```\n")
 

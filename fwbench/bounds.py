@@ -64,7 +64,7 @@ def lower_bound(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) ->
     return float(np.maximum(bounds, problem.floor).sum())
 
 
-def guaranteed_gaps(problem: Problem, iterations: int) -> np.ndarray:
+def guaranteed_gaps(problem: Problem, iterations: float) -> np.ndarray:
     """How far SparseFW's mask may be above the best, by its theory: each row's ``(rows,)``, in units of the error.
 
     ``2 λ(min(k, r) + √(2 r min(k, r))) + k λ / T``: the rounding of the relaxation's minimum, and what ``T`` iterations

@@ -74,6 +74,16 @@ def test_the_index_of_reports_has_a_line_for_each():
             assert line.count("|") == 6, line
 
 
+def test_reports_lead_to_the_site_where_they_lead_to_docs(tmp_path):
+    page = tmp_path / "reports" / "one" / "index.md"
+    page.parent.mkdir(parents=True)
+    (tmp_path / "reports" / "README.md").touch()
+    page.write_text("[`fw`](../../docs/solvers.md#fw), [two](../two/index.md)")
+    generate.copy_reports(tmp_path / "reports", tmp_path / "docs" / "reports")
+    copied = tmp_path / "docs" / "reports" / "one" / "index.md"
+    assert copied.read_text() == "[`fw`](../../solvers.md#fw), [two](../two/index.md)"
+
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,1 +1,1 @@
-"""reports/convergence: how the Frank-Wolfe variants converge, and what an iteration costs."""
+"""reports/convergence: how the Frank-Wolfe variants converge, what an iteration costs, what each swap brings."""

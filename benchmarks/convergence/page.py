@@ -1,4 +1,4 @@
-"""The page of the Frank-Wolfe variants, from ``curves.csv`` and, where it is there, ``iterations.csv``."""
+"""The page of Frank-Wolfe variants and swaps: ``curves.csv``; ``iterations.csv`` and ``swaps.csv`` where they are."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.convergence.curves import CORRECTED, CURVES_CSV, END, EVERY, LEVELS, STEPS, CurvePoint
 from benchmarks.convergence.iterations import ITERATIONS_CSV, LONG, SHORT, Iteration
+from benchmarks.convergence.swaps import BLOCK, LIMITS, PATTERN, ROWS, SWAPS_CSV, Limited
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required
 from benchmarks.shared.markdown import table, write_page
+from fwbench.metrics import shifted_geometric_mean as mean
 from fwbench.report import figures
 from fwbench.solvers.frank_wolfe.rules import DIRECTION_RULES
 
@@ -59,8 +61,8 @@ def _panel(ax: Axes, points: Sequence[CurvePoint], time_of: str) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def page(points: Sequence[CurvePoint], costs: Sequence[Iteration]) -> str:
-    """Markdown: the figure, for each problem when each variant first reached the gaps, and what an iteration costs."""
+def page(points: Sequence[CurvePoint], costs: Sequence[Iteration], swaps: Sequence[Limited]) -> str:
+    """Markdown: the figure, for each problem when each variant first reached the gaps; costs; swaps."""
     lines = [
         "# How the Frank-Wolfe variants converge",
         "",
@@ -83,7 +85,7 @@ def page(points: Sequence[CurvePoint], costs: Sequence[Iteration]) -> str:
             last = f"{run[-1].gap:.1e}" if run[-1].gap > END else f"≤ {END:.0e}"
             rows.append([variant, "yes" if correct else "", *cells, last])
         lines.append(table(("variant", "corrected", *heads, "last gap"), rows, left=2).rstrip())
-    return "\n".join([*lines, *_costs(costs)]) + "\n"
+    return "\n".join([*lines, *_costs(costs), *_swaps(swaps)]) + "\n"
 
 
 def _costs(costs: Sequence[Iteration]) -> list[str]:
@@ -110,6 +112,38 @@ def _costs(costs: Sequence[Iteration]) -> list[str]:
     return [*lines, table(("method", *(f"{name}, {rows} × {n}" for name, rows, n in layers)), rows).rstrip()]
 
 
+def _swaps(found: Sequence[Limited]) -> list[str]:
+    """The error against the swaps that a row may make: by start over the start's error and over Wanda's, by layer."""
+    if not found:
+        return []
+    lines = [
+        "",
+        "## The error of SparseSwaps against swaps a row",
+        "",
+        f"`swap(limit=T)` on {ROWS} rows of each layer of block {BLOCK}, {PATTERN} of each pruned. A row ends by",
+        "itself where no swap lowers its error; *swaps made* to that end are means of the rows. DSnoT's own",
+        "exchanges are not among them. Means of the seven layers are geometric.",
+    ]
+    heads = [*(f"T = {limit}" if limit else "to the end" for limit in LIMITS), "swaps made"]
+    for field, what in (("over_start", "the start's error"), ("over_wanda", "the error of Wanda's mask")):
+        rows = []
+        for start in dict.fromkeys(line.start for line in found):
+            own = [line for line in found if line.start == start]
+            rows.append([f"`{start}`", *_by_limit(own, field)])
+        lines += ["", f"Over {what}:", "", table(("start", *heads), rows).rstrip()]
+    rows = []
+    for layer in dict.fromkeys(line.layer for line in found):
+        own = [line for line in found if (line.layer, line.start) == (layer, "wanda")]
+        rows.append([layer, *_by_limit(own, "over_start")])
+    return [*lines, "", "From Wanda's mask, layer by layer:", "", table(("layer", *heads), rows).rstrip()]
+
+
+def _by_limit(lines: Sequence[Limited], field: str) -> list[str]:
+    means = [mean(getattr(line, field) for line in lines if line.limit == limit) for limit in LIMITS]
+    made = [line.swaps for line in lines if not line.limit]
+    return [*(f"{value:.3f}" for value in means), f"{sum(made) / len(made):.1f}"]
+
+
 def _first(run: Sequence[CurvePoint], level: float) -> tuple[str, str]:
     hit = next((point for point in run if point.gap <= level), None)
     return (str(hit.iterations), f"{hit.seconds:.2g}") if hit else ("—", "—")
@@ -119,7 +153,7 @@ def main() -> None:
     out = command.study(__spec__, __doc__).parse_args().out
     points = required(out / CURVES_CSV, CurvePoint, "benchmarks.convergence.curves")
     (out / "convergence.svg").write_text(draw(points), encoding="utf-8")
-    write_page(out, page(points, read(out / ITERATIONS_CSV, Iteration)))
+    write_page(out, page(points, read(out / ITERATIONS_CSV, Iteration), read(out / SWAPS_CSV, Limited)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page of the first-order rivals, from ``curves.csv``, and ``alpha.csv`` and ``lemma.csv`` where they are."""
+"""The page of the first-order rivals, from ``curves.csv``, and ``alpha.csv`` where it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from benchmarks.first_order.study import (
     BLOCK,
     CURVES_CSV,
     END,
-    LEMMA_CSV,
     METHODS,
     PATTERN,
     PUBLISHED,
@@ -23,7 +22,6 @@ from benchmarks.first_order.study import (
     STEPS,
     Alpha,
     CurvePoint,
-    Guarantee,
 )
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read, required
@@ -43,9 +41,9 @@ kernels, so products compare methods, and seconds code as well. `mirror` at rand
 product, and every look at its average as a whole one. Averages are of every tenth iterate.
 
 *The part that is fixed*: SparseFW as published (open loop, {PUBLISHED} iterations) on {ALPHA_ROWS} rows of each layer
-of block {BLOCK}, {PATTERN} of each pruned, float32. *Guaranteed*: by lemmas 1 and 2 of SparseFW for its mask without
-fixed weights; *proved*: that mask's gap to the bound of `fw(convexify=shared)`; *true*: to the optimum, where it is
-known. All are relative to the mask's error. The numbers are in curves.csv, alpha.csv and lemma.csv.
+of block {BLOCK}, float32, each with its pattern. `floor(alpha k)` of the `k` weights that a group keeps are fixed, of
+the two of 2:4 none, one or both. What SparseFW's theory promises is in [theory](../theory/index.md). The numbers are
+in curves.csv and alpha.csv.
 """
 
 
@@ -75,8 +73,8 @@ def draw(points: Sequence[CurvePoint]) -> str:
         return figures.standalone(finish("Frank-Wolfe and its first-order rivals"))
 
 
-def page(points: Sequence[CurvePoint], alphas: Sequence[Alpha], lemmas: Sequence[Guarantee]) -> str:
-    """Markdown: the figure, what each gap costs, alpha, and the guarantee."""
+def page(points: Sequence[CurvePoint], alphas: Sequence[Alpha]) -> str:
+    """Markdown: the figure, what each gap costs, and alpha."""
     figure = "![Gap to the relaxation's minimum against Gram products and against seconds](first_order.svg)"
     lines = ["# Why Frank-Wolfe?", "", HOW.strip(), "", figure]
     for name in dict.fromkeys(point.problem for point in points):
@@ -89,7 +87,7 @@ def page(points: Sequence[CurvePoint], alphas: Sequence[Alpha], lemmas: Sequence
                 last = f"{max(run[-1].primal, 0):.0e}"
                 rows.append([method, *(_first(run, level, field) for level in LEVELS), last])
             lines.append(table(("method", *(f"{level:g}" for level in LEVELS), "last gap"), rows).rstrip())
-    return "\n".join([*lines, *_alphas(alphas), *_lemmas(lemmas)]) + "\n"
+    return "\n".join([*lines, *_alphas(alphas)]) + "\n"
 
 
 def _first(run: Sequence[CurvePoint], level: float, field: str) -> str:
@@ -100,43 +98,27 @@ def _first(run: Sequence[CurvePoint], level: float, field: str) -> str:
 
 
 def _alphas(found: Sequence[Alpha]) -> list[str]:
-    if not found:
-        return []
     lines = []
-    for field, what in (("error", "error of the mask"), ("swapped", "and after swaps")):
-        lines += ["", f"## The part that is fixed: {what}, as multiples of Wanda's", ""]
-        rows = []
-        for layer in dict.fromkeys(line.layer for line in found):
-            for rank in RANKS:
-                own = {line.alpha: getattr(line, field) for line in found if (line.layer, line.rank) == (layer, rank)}
-                if own:
-                    rows.append([layer, rank, *least_bold([own.get(alpha, math.inf) for alpha in ALPHAS], 3)])
-        lines.append(table(("layer", "ranked by", *(f"{alpha:g}" for alpha in ALPHAS)), rows, left=2).rstrip())
+    for pattern, alphas in ALPHAS.items():
+        here = [line for line in found if line.pattern == pattern]
+        for field, what in (("error", "error of the mask"), ("swapped", "and after swaps")) if here else ():
+            lines += ["", f"## The part that is fixed, {pattern}: {what}, as multiples of Wanda's", ""]
+            rows = []
+            for layer in dict.fromkeys(line.layer for line in here):
+                for rank in RANKS:
+                    mine = [line for line in here if (line.layer, line.rank) == (layer, rank)]
+                    own = {line.alpha: getattr(line, field) for line in mine}
+                    if own:
+                        rows.append([layer, rank, *least_bold([own.get(alpha, math.inf) for alpha in alphas], 3)])
+            lines.append(table(("layer", "ranked by", *(f"{alpha:g}" for alpha in alphas)), rows, left=2).rstrip())
     return lines
-
-
-def _lemmas(found: Sequence[Guarantee]) -> list[str]:
-    if not found:
-        return []
-    rows = [
-        [
-            line.problem,
-            f"{line.rows} × {line.n}",
-            f"{line.guaranteed:,.0f}",
-            f"{line.proved:.3f}",
-            f"{line.true:.3f}" if math.isfinite(line.true) else "–",
-        ]
-        for line in found
-    ]
-    head = ("problem", "size", "guaranteed", "proved", "true")
-    return ["", "## What theory guarantees, as multiples of the error", "", table(head, rows, left=2).rstrip()]
 
 
 def main() -> None:
     out = command.study(__spec__, __doc__).parse_args().out
     points = required(out / CURVES_CSV, CurvePoint, "benchmarks.first_order.study")
     (out / "first_order.svg").write_text(draw(points), encoding="utf-8")
-    write_page(out, page(points, read(out / ALPHA_CSV, Alpha), read(out / LEMMA_CSV, Guarantee)))
+    write_page(out, page(points, read(out / ALPHA_CSV, Alpha)))
 
 
 if __name__ == "__main__":

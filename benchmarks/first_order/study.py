@@ -1,11 +1,11 @@
-"""Frank-Wolfe beside its first-order rivals; what ``alpha`` is worth; SparseFW's guarantee beside the true gap.
+"""Frank-Wolfe beside its first-order rivals; what ``alpha`` is worth.
 
     python -m benchmarks.first_order.study            measures what reports/first_order lacks
     python -m benchmarks.first_order.page
 
 One thread; seconds are the processor's. ``curves.csv``: the relaxation from Wanda's mask in float64, each method until
 its gap is 1e-6 or its steps are spent. ``alpha.csv``: SparseFW as published on rows of block 7, by the
-part that is fixed and by what ranks it. ``lemma.csv``: its theory's guarantee beside the gaps of its masks.
+pattern, by the part that is fixed and by what ranks it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -20,14 +21,13 @@ from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read
 from benchmarks.shared.samples import sample
 from benchmarks.shared.threads import one_thread, restart_on_one_thread
-from fwbench import bounds, pipeline
+from fwbench import pipeline
 from fwbench.problem import Problem
-from fwbench.problems import registry
-from fwbench.problems.collections import SHAPES, load, one
+from fwbench.problems.collections import SHAPES, one
 from fwbench.result import TracePoint
 from fwbench.stage import Context, State
 
-CURVES_CSV, ALPHA_CSV, LEMMA_CSV = "curves.csv", "alpha.csv", "lemma.csv"
+CURVES_CSV, ALPHA_CSV = "curves.csv", "alpha.csv"
 PROBLEMS = ("mini/n256.gate_proj.top.0.5", "mini/n384.up_proj.random.0.5", "mini/n384.down_proj.top.0.5")
 REAL, ROWS, PATTERN, BLOCK = "q_proj", 32, "0.6", 7
 END, STEPS = 1e-6, 1000
@@ -45,11 +45,14 @@ METHODS = {  # what the page calls it: the stage
     "FISTA": "pgd",
     "PDHG": "pdhg",
 }
-ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+ALPHAS = {  # by pattern; in groups that keep two weights no others fix other numbers of them
+    "0.5": (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
+    "0.6": (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
+    "2:4": (0.0, 0.5, 1.0),
+}
 RANKS = ("wanda", "ria")
 ALPHA_ROWS = 8
 PUBLISHED = 2000  # iterations
-LEMMA_UP_TO = 192  # inputs of problems of `mini` whose optimum is proved
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Alpha:
     """A mask of SparseFW."""
 
     layer: str
+    pattern: str
     rows: int
     n: int
     rank: str
@@ -79,19 +83,6 @@ class Alpha:
     error: float  # as multiples of Wanda's
     relaxed: float
     swapped: float
-
-
-@dataclass(frozen=True)
-class Guarantee:
-    """A layer's sums over its rows, relative to the error of SparseFW's mask without fixed weights."""
-
-    problem: str
-    rows: int
-    n: int
-    guaranteed: float
-    proved: float  # the mask's gap to its own proved bound
-    true: float  # to the optimum; infinite where that is not known
-    error: float
 
 
 @dataclass(frozen=True)
@@ -113,9 +104,9 @@ def convergence_problems() -> Iterator[Problem]:
     yield rows_of(REAL, ROWS)
 
 
-def rows_of(name: str, count: int) -> Problem:
+def rows_of(name: str, count: int, pattern: str = PATTERN) -> Problem:
     """Some rows of a layer of the block."""
-    return sample(one(f"smollm2/{BLOCK:02}.{name}")[1], count).with_pattern(PATTERN)
+    return sample(one(f"smollm2/{BLOCK:02}.{name}")[1], count).with_pattern(pattern)
 
 
 def begun(problem: Problem) -> State:
@@ -163,45 +154,21 @@ def curves(path) -> None:
 
 
 def alphas(path) -> None:
-    done = {(line.layer, line.rank, line.alpha) for line in read(path, Alpha)}
-    for name in SHAPES:
-        problem = rows_of(name, ALPHA_ROWS)
-        wanda = problem.error(begun(problem).mask)
-        for rank in RANKS:
-            for alpha in ALPHAS:
-                if (name, rank, alpha) in done:
-                    continue
-                spec = f"{rank}+fw(alpha={alpha},fixed={rank},step=open,steps={PUBLISHED},variant=vanilla)+round"
-                found = pipeline.run(problem, spec, threads=1)
-                swapped = pipeline.resolve("wanda+swap").stages[1].run(problem, State(keep=found.keep), Context()).mask
-                errors = problem.error(found.keep), found.result.relaxed_error, problem.error(swapped)
-                line = Alpha(name, *problem.shape, rank, alpha, *(digits(float(error) / wanda) for error in errors))
-                append(path, [line])
-                print(line, flush=True)
-
-
-def guarantees(path) -> None:
-    done = {line.problem for line in read(path, Guarantee)}
-    known = registry.best_known()
-    small = (problem for _, problem in load("mini") if problem.n <= LEMMA_UP_TO and problem.T is None)
-    by_row = (problem for problem in small if problem.pattern.group_size(problem.shape) == problem.n)
-    for problem in (*by_row, *(rows_of(name, ALPHA_ROWS) for name in SHAPES)):
-        if problem.name in done:
+    done = {(line.layer, line.pattern, line.rank, line.alpha) for line in read(path, Alpha)}
+    for name, pattern, rank in product(SHAPES, ALPHAS, RANKS):
+        missing = [alpha for alpha in ALPHAS[pattern] if (name, pattern, rank, alpha) not in done]
+        if not missing:
             continue
-        spec = f"wanda+fw(step=open,steps={PUBLISHED},gap=0.0,variant=vanilla)+round"
-        error = problem.error(pipeline.run(problem, spec, threads=1, dtype="float64").keep)
-        lower = pipeline.run(problem, "fw(convexify=shared)", threads=1).result.lower_bound
-        entry = known.get(problem.hash)
-        best = entry.lower if entry is not None and entry.gap is not None and entry.gap < 1e-9 else None
-        values = (
-            bounds.guaranteed_gaps(problem, PUBLISHED).sum() / error,
-            1 - lower / error,
-            float("inf") if best is None else 1 - best / error,
-            error,
-        )
-        line = Guarantee(problem.name, *problem.shape, *(digits(float(value)) for value in values))
-        append(path, [line])
-        print(line, flush=True)
+        problem = rows_of(name, ALPHA_ROWS, pattern)
+        wanda = problem.error(begun(problem).mask)
+        for alpha in missing:
+            spec = f"{rank}+fw(alpha={alpha},fixed={rank},step=open,steps={PUBLISHED},variant=vanilla)+round"
+            found = pipeline.run(problem, spec, threads=1)
+            swapped = pipeline.resolve("wanda+swap").stages[1].run(problem, State(keep=found.keep), Context()).mask
+            errors = problem.error(found.keep), found.result.relaxed_error, problem.error(swapped)
+            head = (name, pattern, *problem.shape, rank, alpha)
+            append(path, [Alpha(*head, *(digits(float(error) / wanda) for error in errors))])
+            print(*head, flush=True)
 
 
 def main() -> None:
@@ -210,7 +177,6 @@ def main() -> None:
     one_thread()
     curves(out / CURVES_CSV)
     alphas(out / ALPHA_CSV)
-    guarantees(out / LEMMA_CSV)
 
 
 if __name__ == "__main__":

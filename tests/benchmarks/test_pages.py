@@ -18,6 +18,8 @@ FROM_FILES = (
     "momentum",
     "prune",
     "sampling",
+    "seeds",
+    "theory",
     "updates",
 )  # the others load models or a store
 

@@ -1,0 +1,1 @@
+"""reports/theory: what is guaranteed of the relaxation and of its roundings, beside what is true."""
