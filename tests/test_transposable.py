@@ -137,6 +137,19 @@ def test_infinite_scores_come_first(text):
         assert not pattern.excess(found).any()
 
 
+def test_the_nearest_weights():
+    """Of all masks the one that loses least in squares, which need not be the one of the least sum."""
+    pattern, differ = parse(TWO_OF_FOUR), 0
+    masks = transposable_masks(pattern, (4, 4))
+    for seed in range(20):
+        w = np.random.default_rng(seed).standard_normal((4, 4))
+        pruned = pattern.nearest(torch.tensor(w)).numpy()
+        assert (w[pruned] ** 2).sum() == pytest.approx(min((w[mask] ** 2).sum() for mask in masks), rel=1e-12)
+        differ += not np.array_equal(pruned, pattern.prune(np.abs(w)))
+    assert differ
+    assert np.array_equal(parse("2:4").nearest(w), parse("2:4").prune(np.abs(w)))
+
+
 def test_a_share_of_the_counts():
     pattern, score = parse("transposable:4:8"), np.random.default_rng(0).standard_normal((8, 8))
     for share, count in ((0, 0), (0.25, 1), (0.5, 2), (1, 4)):

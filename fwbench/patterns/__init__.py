@@ -80,6 +80,10 @@ class Pattern:
         counts = np.round(share * self.counts((score.shape[-2], score.shape[-1]))).astype(np.int64)
         return smallest(grouped, counts).reshape(score.shape)
 
+    def nearest(self, weights: Array, share: float = 1.0) -> Array:
+        """Prune so that the weights that are left are nearest to these, in squares: bool ``(..., rows, n)``, exact."""
+        return self.prune(abs(weights), share)
+
     def excess(self, u: Array) -> Array:
         """How much more than its count each sum is that the pattern fixes, float64; ``u (rows, n)``, 1 = pruned.
 
@@ -205,6 +209,9 @@ class Transposable(Pattern):
         """Prune where the sum of the scores is least: bool ``(..., rows, n)``, True = pruned, exact (``transport``)."""
         count = round(share * (self.of - self.kept))
         return self.whole(transport.least(self.blocks(score), count), score.shape)
+
+    def nearest(self, weights: Array, share: float = 1.0) -> Array:
+        return self.prune(weights * weights, share)  # sums of absolute values have another minimum
 
     def excess(self, u: Array) -> Array:
         counts = self.counts((u.shape[0], u.shape[1]))

@@ -86,12 +86,12 @@ class ADMM(Stage):
                 break
             if given is None and share < 1:
                 share = 1 - (1 - min(1.0, (number + 1) / max(self.gradual, 1))) ** 3
-                pruned = problem.pattern.prune((W + U).abs(), share)
+                pruned = problem.pattern.nearest(W + U, share)
             assert pruned is not None
             Z = torch.where(pruned, 0, W + U)
             U = U + W - Z
             W = (target + self.rho * (Z - U)) @ inverse
         if given is None and share < 1:  # it ended before the mask had grown
-            pruned = problem.pattern.prune((W + U).abs())
+            pruned = problem.pattern.nearest(W + U)
         assert pruned is not None
         return pruned, W + U, stopped
