@@ -71,7 +71,7 @@ def guaranteed_gaps(problem: Problem, iterations: int) -> np.ndarray:
     Raises:
         ValueError: the pattern's groups are not the rows.
     """
-    if problem.pattern.group_size(problem.shape) != problem.n:
+    if problem.pattern.group_size(problem.shape) != problem.n or not problem.pattern.grouped:
         raise ValueError(f"{problem.name}: the guarantee is for patterns that count by row, not {problem.pattern}")
     W = problem.W.astype(np.float64)
     largest = np.array([np.linalg.eigvalsh(problem.G * w * w[:, None])[-1] for w in W])

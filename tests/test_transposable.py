@@ -60,6 +60,7 @@ def test_text_and_fit():
     assert not pattern.separable
     assert not pattern.grouped
     assert pattern.counts((4, 8)).tolist() == [2] * 8
+    assert pattern.row_counts((4, 8)).tolist() == [4] * 4
     with pytest.raises(PatternError, match="4 does not divide the 6 inputs"):
         pattern.counts((4, 6))
     with pytest.raises(PatternError, match="4 does not divide the 6 rows"):

@@ -95,10 +95,8 @@ class Pattern:
         """Pruned count of each row, int64 ``(rows,)``, where the pattern fixes it.
 
         Raises:
-            PatternError: for a pattern that does not separate by row.
+            PatternError: the pattern counts over the layer, or does not fit.
         """
-        if not self.separable:
-            raise PatternError(f"pattern {self} does not fix the count of a row")
         return self.counts(shape).reshape(shape[0], -1).sum(axis=1)
 
 
@@ -136,6 +134,9 @@ class Unstructured(Pattern):
 
     def counts(self, shape: Shape) -> np.ndarray:
         return np.array([round(self.fraction * shape[0] * shape[1])], dtype=np.int64)
+
+    def row_counts(self, shape: Shape) -> np.ndarray:
+        raise PatternError(f"pattern {self} does not fix the count of a row")
 
 
 @dataclass(frozen=True)

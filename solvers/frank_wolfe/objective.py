@@ -120,7 +120,8 @@ class Objective:
         """Error of the mask that prunes the largest ``u`` of each group."""
         mask = self.pattern.prune(-u).to(u.dtype)
         error = self.W * mask * self.product(mask)
-        return self.summed(self.total(error if self.c is None else error + self.c * mask) + self.offset)
+        error = error if self.c is None else error + self.c * mask
+        return float((error * self.unit).sum(dtype=torch.float64)) + self.summed(torch.as_tensor(self.offset))
 
     def scale(self) -> torch.Tensor:
         """Inverse of the diagonal of ``Q - D``, kept within 1e6 of its largest entry's; where none is positive, equal.
