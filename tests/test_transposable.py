@@ -374,6 +374,19 @@ def test_bounds_of_stages_are_proved(role):
         assert 0 < found.lower_bound <= best
 
 
+@pytest.mark.parametrize("more", ["step=short", "step=adaptive", "step=open", "average=polyak", "average=lookahead"])
+def test_other_steps_and_averages(more):
+    """Bounds of the trace are those of the layer, whose bands have steps of their own."""
+    problem = arriving(TWO_OF_FOUR, 8, 8)[0] if more == "step=short" else random_layer(TWO_OF_FOUR, 8, 8)
+    least, _ = relaxed_minimum(problem)
+    spec = f"wanda+fw(variant=vanilla,steps=60,rounded=True,{more})+round"
+    found = pipeline.run(problem, pipeline.resolve(spec), threads=1).result
+    assert found.proof is Proof.VERIFIED, found.reason
+    assert found.trace[-1].relaxed >= least - 1e-4 * abs(least)
+    assert found.trace[-1].lower <= least + 1e-4 * abs(least)
+    assert found.trace[-1].upper == pytest.approx(found.error, rel=1e-4)
+
+
 def test_other_parameters_decline_by_name():
     problem = random_layer(TWO_OF_FOUR, 4, 8)
     for spec, name in (
