@@ -41,21 +41,18 @@ def linearise(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> t
 
 
 def group_bounds(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> np.ndarray:
-    """Lower bound of each row ``(rows,)``; for a pattern that does not separate, of the layer ``(1,)``."""
+    """Lower bound of each row ``(rows,)``; where a pattern ties rows, of as many as it ties ``(blocks,)``."""
     origin, g = linearise(problem, u, e)
     chosen = np.where(problem.pattern.prune(g), g, 0.0)
-    if problem.pattern.separable:
-        return origin + chosen.sum(axis=1)
-    return np.array([origin.sum() + chosen.sum()])
+    return (origin + chosen.sum(axis=1)).reshape(problem.blocks, -1).sum(axis=1)
 
 
 def linear_bounds(problem: Problem) -> np.ndarray:
     """What the linear term alone says of the blocks of :func:`group_bounds`, as ``uᵀQu ≥ 0``: 0 where there is none."""
-    blocks = problem.rows if problem.pattern.separable else 1
     if problem.linear is None:
-        return np.zeros(blocks)
+        return np.zeros(problem.blocks)
     chosen = np.where(problem.pattern.prune(problem.linear), problem.linear, 0.0)
-    return (chosen.sum(axis=1) + problem.offset).reshape(blocks, -1).sum(axis=1)
+    return (chosen.sum(axis=1) + problem.offset).reshape(problem.blocks, -1).sum(axis=1)
 
 
 def lower_bound(problem: Problem, u: np.ndarray, e: np.ndarray | float = 0.0) -> float:
@@ -74,7 +71,7 @@ def guaranteed_gaps(problem: Problem, iterations: float) -> np.ndarray:
     Raises:
         ValueError: the pattern's groups are not the rows.
     """
-    if problem.pattern.group_size(problem.shape) != problem.n:
+    if problem.pattern.group_size(problem.shape) != problem.n or not problem.pattern.grouped:
         raise ValueError(f"{problem.name}: the guarantee is for patterns that count by row, not {problem.pattern}")
     W = problem.W.astype(np.float64)
     largest = np.array([np.linalg.eigvalsh(problem.G * w * w[:, None])[-1] for w in W])

@@ -67,6 +67,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
 EXPECTATION = ("ageev2004pipage",)  # of round(method=expectation)
 REORDERED = ("su2026rose",)  # of sparsegpt(order=loss)
 CONVEX = ("billionnet2009qcr", "helmberg1996interior")  # of a stage with convexify=
+TRANSPOSABLE = ("hubara2021accelerated", "meng2025tsenor")  # of a pattern transposable:N:M
 MODELS = {"smollm2": "allal2025smollm2", "gemma3": "gemma2025gemma3"}  # of a name that has this in it
 CHECKER = "rump2006verification"
 ENTRIES = {
@@ -224,9 +225,10 @@ def papers(solver: str) -> tuple[list[str], list[str]]:
 
 
 def _of_data(claim: Claim) -> list[str]:
-    """The model's and the text's papers."""
+    """The papers of the pattern, the model and the text."""
     about = claim.meta
-    found = [paper for name, paper in MODELS.items() if name in str(about.get("model", "")).lower()]
+    found = list(TRANSPOSABLE) if claim.pattern.startswith("transposable:") else []
+    found += [paper for name, paper in MODELS.items() if name in str(about.get("model", "")).lower()]
     return found + (["lee2005empirical"] if str(about.get("calibration", "")).startswith("lee") else [])
 
 

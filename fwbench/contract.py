@@ -18,11 +18,12 @@ import numpy as np
 
 from fwbench import child, isolate, patterns, pipeline
 from fwbench.isolate import Failure, Limits, Reply, Worker
+from fwbench.patterns import Transposable, transport
 from fwbench.problem import Problem
 from fwbench.result import Proof, Result, Status, Verdict
 from fwbench.stage import Context, Role, State, registry
 
-PATTERNS = ("0.5", "0.6", "unstructured:0.5", "2:4", "rows")
+PATTERNS = ("0.5", "0.6", "unstructured:0.5", "2:4", "transposable:2:4", "rows")
 TOLERANCE = 1e-6  # relative, of bounds against the enumerated optimum
 GRACE = 2.0  # seconds past the limit
 GIVE_UP = 3  # killed this often, the rest is not tried
@@ -161,6 +162,8 @@ def _hostile(W: np.ndarray, X: np.ndarray) -> dict[str, tuple[np.ndarray, np.nda
 
 def _case(name: str, W: np.ndarray, X: np.ndarray, pattern: str, time_limit: float) -> Case:
     kind: str | np.ndarray = np.array([0, W.shape[1] // 2, W.shape[1]]) if pattern == "rows" else pattern
+    if pattern == "transposable:2:4":
+        W = np.resize(W, (4, W.shape[1]))  # its blocks need a fourth row: the first again
     problem = Problem(name, W, X @ X.T / X.shape[1], patterns.parse(kind))
     return Case(name, problem, enumerated(problem), time_limit)
 
@@ -185,6 +188,8 @@ def enumerated(problem: Problem) -> float:
     Rows of an unstructured pattern share one count, so their best errors by count are joined row by row.
     """
     n = problem.n
+    if isinstance(problem.pattern, Transposable):
+        return float(problem.row_errors(_masks_of_blocks(problem.pattern, problem.shape)).sum(-1).min())
     masks = np.array(list(itertools.product((False, True), repeat=n)))  # (2^n, n), True = pruned
     errors = np.stack([_mask_errors(problem, row, masks) for row in range(problem.rows)])
     counts = problem.counts
@@ -203,6 +208,14 @@ def enumerated(problem: Problem) -> float:
             np.minimum(part, best + error, out=part)
         best = joined
     return float(best[int(counts[0])])
+
+
+def _masks_of_blocks(pattern: Transposable, shape: tuple[int, int]) -> np.ndarray:
+    """Every mask, bool ``(masks, rows, n)``, True = pruned."""
+    number = shape[0] * shape[1] // pattern.of**2
+    blocks = transport.masks(pattern.of, pattern.of - pattern.kept)
+    every = np.array(list(itertools.product(range(len(blocks)), repeat=number)))
+    return pattern.whole(blocks[every.ravel()], (len(every), *shape))
 
 
 def _mask_errors(problem: Problem, row: int, masks: np.ndarray) -> np.ndarray:

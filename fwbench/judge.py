@@ -74,13 +74,15 @@ def judge(
 
 def count_reason(problem: Problem, keep: np.ndarray) -> str:
     """Empty if every group of the pattern has exactly its count, else one sentence on the first that has not."""
-    pruned = problem.pattern.groups(~keep).sum(axis=-1)
-    wanted = problem.counts
-    wrong = np.flatnonzero(pruned != wanted)
+    excess, counts = problem.pattern.excess(~keep), problem.counts
+    wrong = np.flatnonzero(excess)
     if not wrong.size:
         return ""
-    first = int(wrong[0])
+    columns, group = divmod(
+        int(wrong[0]), counts.size
+    )  # a transposable pattern has the columns' groups behind the rows'
+    wanted = int(counts[group])
     return (
-        f"wrong count in {wrong.size} of {wanted.size} groups of pattern {problem.pattern}: "
-        f"group {first} prunes {int(pruned[first])}, not {int(wanted[first])}"
+        f"wrong count in {wrong.size} of {excess.size} groups of pattern {problem.pattern}: "
+        f"{'column ' if columns else ''}group {group} prunes {wanted + int(excess[wrong[0]])}, not {wanted}"
     )

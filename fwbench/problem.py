@@ -144,14 +144,24 @@ class Problem:
         return min(self.pattern.group_size(self.shape), self.n)
 
     @property
+    def blocks(self) -> int:
+        """Number of independent problems: rows, or as many of them as the pattern ties together."""
+        return self.rows // self.pattern.tied(self.shape)
+
+    @property
     def block_size(self) -> int:
-        """Variables of each independent problem: a row's, or the whole layer's where the pattern ties rows together."""
-        return self.n if self.pattern.separable else self.rows * self.n
+        """Variables of each independent problem: a row's, or the whole layer's where the pattern is unstructured."""
+        return self.rows * self.n // self.blocks
 
     @cached_property
     def hash(self) -> str:
-        """sha256 (hex) of the content: shapes, W, G, each group's pruned count; T and offset where it has them."""
+        """sha256 (hex) of the content: shapes, W, G, each group's pruned count; T and offset where it has them.
+
+        The text of the pattern too where its groups don't tell it.
+        """
         digest = hashlib.sha256(f"fwbench-1 {self.rows} {self.n} {self.pattern.group_size(self.shape)} ".encode())
+        if not self.pattern.grouped:
+            digest.update(str(self.pattern).encode())
         for array in (self.W, self.G, self.pattern.counts(self.shape)):
             digest.update(np.ascontiguousarray(array).data)
         for key, part in (("T", self.T), ("offset", self.offset)):

@@ -122,7 +122,7 @@ class Stage:
     key); ``requires``, packages looked up without importing them; ``source``, the paper; ``advice``, one sentence: when
     to use it, when not; ``needs``, what it begins with if not what its role usually does; ``begin``, the spec that
     makes it where it is missing; ``uses``, what a stage that needs nothing takes all the same where it is
-    there.
+    there; ``needs_groups``, whether it works on groups with a count, so that patterns that ask for more are declined.
     """
 
     name: ClassVar[str]
@@ -134,6 +134,7 @@ class Stage:
     needs: ClassVar[Needs | None] = None  # as usual for the role
     begin: ClassVar[str] = "wanda"
     uses: ClassVar[tuple[Needs, ...]] = ()
+    needs_groups: ClassVar[bool] = False
 
     def supports(self, problem: Problem) -> str | None:
         """None, or the reason why this stage declines the problem."""
@@ -149,6 +150,16 @@ class Stage:
             parts: what it had handed in (``Context.hand_in``), by their names; at least one.
         """
         return state
+
+
+def ungrouped(problem: Problem, what: str = "it") -> str | None:
+    """None, or why ``what`` works on groups with a count declines a problem whose pattern asks for more."""
+    if problem.pattern.grouped:
+        return None
+    return (
+        f"{what} works on groups with a count each, and {problem.pattern} counts along rows and columns; "
+        "wanda, push, fw(variant=vanilla), swap, admm and refit work on it"
+    )
 
 
 _USUAL = {

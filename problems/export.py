@@ -15,7 +15,8 @@ layer also where rows were chosen), groups ``count_g``. Numbers read back as the
   is what the library does: ``2 Q_ii`` and ``4 Q_ij``.
 - ``.npz``: the factors, for numpy: ``W (rows, n)``, ``G (n, n)``, ``groups (rows, n)`` the group of each weight,
   ``counts (groups,)`` how many of it are pruned, ``rows`` the numbers of the rows, and ``name``, ``pattern``, ``hash``;
-  ``T (rows, n)`` and ``offset (rows,)`` where the problem has them.
+  ``T (rows, n)`` and ``offset (rows,)`` where the problem has them; where the pattern is transposable, ``column_groups
+  (rows, n)`` besides, which have the same counts.
 """
 
 from __future__ import annotations
@@ -46,11 +47,24 @@ class Instance:
     rows: np.ndarray  # numbers of the rows
 
     @property
-    def groups(self) -> np.ndarray:
-        """Group of each weight, int64 ``(rows, n)``, from 0."""
+    def equations(self) -> tuple[np.ndarray, np.ndarray]:
+        """The weights of each group by number, ``(groups, size)``, and their pruned count ``(groups,)``, int64.
+
+        Of a transposable pattern those of the columns' groups follow, with the same counts.
+        """
         part = self.problem
-        size = part.pattern.group_size(part.shape)
-        return (np.arange(part.rows * part.n) // size).reshape(part.shape)
+        numbers, counts = np.arange(part.rows * part.n).reshape(part.shape), part.pattern.counts(part.shape)
+        groups = part.pattern.groups(numbers)
+        if part.pattern.grouped:
+            return groups, counts
+        return np.concatenate([groups, part.pattern.groups(numbers.T)]), np.tile(counts, 2)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Group of each weight, from 0, int64 ``(1, rows, n)``; of a transposable pattern both ``(2, rows, n)``."""
+        members, _ = self.equations
+        order = np.argsort(members, axis=None, kind="stable").reshape(self.problem.W.size, -1)
+        return (order // members.shape[1]).T.reshape(-1, *self.problem.shape)
 
     @property
     def names(self) -> list[list[str]]:
@@ -144,11 +158,9 @@ def choose(problem: Problem, rows: Sequence[int] | slice | None = None) -> Insta
 
 def _groups(instance: Instance) -> Iterator[tuple[list[str], int]]:
     """The variables and the pruned count of each group."""
-    part = instance.problem
     flat = [name for row in instance.names for name in row]
-    size = part.pattern.group_size(part.shape)
-    for group, count in enumerate(part.pattern.counts(part.shape)):
-        yield flat[group * size : (group + 1) * size], int(count)
+    for members, count in zip(*(part.tolist() for part in instance.equations), strict=True):
+        yield [flat[number] for number in members], count
 
 
 def _lp(instance: Instance, relaxed: bool) -> Iterator[bytes]:
@@ -195,20 +207,19 @@ def _lines(words: Iterable[str], width: int) -> Iterator[bytes]:
 
 
 def _mps(instance: Instance, relaxed: bool) -> Iterator[bytes]:
-    part = instance.problem
     names, groups = instance.names, instance.groups
     for line in instance.about:
         yield f"* {line}\n".encode()
     yield f"NAME {instance.title}\nROWS\n N obj\n".encode()
-    counts = part.pattern.counts(part.shape)
+    _, counts = instance.equations
     yield from (f" E count_{group}\n".encode() for group in range(len(counts)))
     yield b"COLUMNS\n"
     if not relaxed:
         yield b" MARKER0 'MARKER' 'INTORG'\n"
     costs = {name: f" {name} obj {value!r}\n" for _, name, value in instance.linear}
-    for own, numbers in zip(names, groups, strict=True):
-        for name, group in zip(own, numbers, strict=True):
-            yield f"{costs.get(name, '')} {name} count_{group} 1\n".encode()
+    for row, own in enumerate(names):
+        for name, *numbers in zip(own, *groups[:, row].tolist(), strict=True):
+            yield (costs.get(name, "") + "".join(f" {name} count_{group} 1\n" for group in numbers)).encode()
     if not relaxed:
         yield b" MARKER1 'MARKER' 'INTEND'\n"
     yield b"RHS\n"
@@ -229,8 +240,7 @@ def _mps(instance: Instance, relaxed: bool) -> Iterator[bytes]:
 def _qplib(instance: Instance, relaxed: bool) -> Iterator[bytes]:
     part = instance.problem
     entries = sum(1 for row in range(part.rows) for _ in instance.triangle(row))
-    counts = part.pattern.counts(part.shape)
-    size = part.pattern.group_size(part.shape)
+    members, counts = instance.equations
     variables = part.rows * part.n
     about = "; ".join(instance.about[:2])
     yield f"{instance.title} # {about}\n{'QCL' if relaxed else 'QBL'} # u[r,i] is variable r n + i + 1\n".encode()
@@ -244,8 +254,8 @@ def _qplib(instance: Instance, relaxed: bool) -> Iterator[bytes]:
     yield f"0.0 # default of the linear objective\n{len(linear)} # others\n".encode()
     yield from (f"{number + 1} {value!r}\n".encode() for number, _, value in linear)
     yield f"{instance.constant!r} # constant of the objective\n".encode()
-    yield f"{variables} # nonzeros in the constraints\n".encode()
-    yield from (f"{index // size + 1} {index + 1} 1.0\n".encode() for index in range(variables))
+    yield f"{members.size} # nonzeros in the constraints\n".encode()
+    yield from (f"{group + 1} {number + 1} 1.0\n".encode() for group, own in enumerate(members) for number in own)
     yield f"{INFINITY} # infinity\n".encode()
     for side in ("left", "right"):
         yield f"0.0 # default {side} side\n{np.count_nonzero(counts)} # others\n".encode()
@@ -264,7 +274,8 @@ def _npz(instance: Instance, relaxed: bool) -> bytes:
         buffer,
         W=part.W,
         G=part.G,
-        groups=instance.groups,
+        groups=instance.groups[0],
+        **({} if part.pattern.grouped else {"column_groups": instance.groups[1] - part.counts.size}),
         counts=part.pattern.counts(part.shape),
         rows=instance.rows,
         name=np.array(part.name),

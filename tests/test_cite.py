@@ -107,12 +107,14 @@ def test_references():
     assert "gemma" not in text
     other = cite.bibtex([replace(CLAIM, meta={**CLAIM.meta, "model": "gemma3"})])
     assert ("{gemma2025gemma3," in other, "smollm2" in other) == (True, False)
+    assert "tsenor" not in text
+    assert "{meng2025tsenor," in cite.bibtex([replace(CLAIM, pattern="transposable:2:4")])
     assert "% no paper is known here of mine" in cite.bibtex([replace(CLAIM, solver="mine")])
 
 
 def test_the_table_of_papers_is_whole():
     named = {key for found in cite.PAPERS.values() for key in found} | {cite.CHECKER, *cite.CONVEX, *cite.EXPECTATION}
-    named |= set(cite.REORDERED)
+    named |= {*cite.REORDERED, *cite.TRANSPOSABLE}
     assert named | {*cite.MODELS.values(), "lee2005empirical"} == set(cite.ENTRIES)
     source = Path(cite.__file__).with_name("cite.bib").read_text("utf-8")
     assert len(cite.ENTRIES) == source.count("\n@") + 1

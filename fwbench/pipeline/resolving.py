@@ -20,7 +20,7 @@ from fwbench import spec as specs
 from fwbench import stage as stages
 from fwbench.problem import Problem
 from fwbench.spec import Spec, SpecError, StageSpec
-from fwbench.stage import Needs, Role, Stage, needs
+from fwbench.stage import Needs, Role, Stage, needs, ungrouped
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def skip_reason(problem: Problem, solver: Solver) -> str | None:
     for stage in solver.stages:
         if names := missing(stage):
             return f"{stage.name} needs {', '.join(names)}, which is not installed (pip install {' '.join(names)})"
-        if reason := stage.supports(problem):
+        if reason := stage.supports(problem) or (ungrouped(problem) if stage.needs_groups else None):
             return f"{stage.name}: {reason}"
     return None
 

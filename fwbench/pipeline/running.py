@@ -39,7 +39,8 @@ def _warm_up(solver: Solver, pattern: Pattern | None, device: str, dtype: str, n
     size = n or getattr(pattern, "of", 8) * 2
     rng = np.random.default_rng(0)
     X = rng.standard_normal((size, size if n else 4 * size))
-    tiny = Problem("warm-up", rng.standard_normal((2, size)), X @ X.T, pattern or Rows(np.full(2, size // 2)))
+    rows = 2 if pattern is None or pattern.grouped else pattern.tied((2, size))
+    tiny = Problem("warm-up", rng.standard_normal((rows, size)), X @ X.T, pattern or Rows(np.full(2, size // 2)))
     if skip_reason(tiny, solver) is not None:
         return
     tries: list[float] = []
@@ -241,7 +242,7 @@ def _checked(problem: Problem, stage: Stage, state: State) -> State:
     if u is not None:
         if not np.isfinite(u).all():
             raise StageError(f"{stage.name} returned a relaxed point that is not finite")
-        off = np.abs(problem.pattern.groups(u).sum(-1, dtype=np.float64) - problem.counts)
+        off = np.abs(problem.pattern.excess(u))
         if u.min() < -FEASIBILITY_TOLERANCE or u.max() > 1 + FEASIBILITY_TOLERANCE:
             raise StageError(f"{stage.name} returned a relaxed point outside [0, 1]: {u.min():.3g} to {u.max():.3g}")
         if off.max() > FEASIBILITY_TOLERANCE * problem.pattern.group_size(problem.shape):

@@ -159,14 +159,15 @@ def speed(pattern: str, sparsity: float) -> list[str]:
         "The zeros are stored: files and memory are as large as before, and ordinary matrix products as slow. "
         "Compressed (zip, zstd) the files shrink."
     )
-    if pattern == "2:4":
+    if pattern in ("2:4", "transposable:2:4"):
+        transposed = " Of this pattern the transpose is 2:4 too, and so the backward pass may gain as well."
         return [
             plain,
             (
                 "2:4 is what the sparse tensor cores of NVIDIA GPUs (Ampere and later) take, in float16 or bfloat16: "
                 "torch.sparse.to_sparse_semi_structured converts the weight of an nn.Linear. Large products with many "
                 "tokens (prompts, batches) gain, at best twofold; generation of one token at a time gains little. "
-                "Nothing gains on a CPU, or in float32."
+                f"Nothing gains on a CPU, or in float32.{transposed if pattern != '2:4' else ''}"
             ),
         ]
     if sparsity >= 0.7:

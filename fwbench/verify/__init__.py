@@ -1,5 +1,7 @@
 """The checker of certificates: numpy and the problem alone. It trusts no solver and no bound computed elsewhere.
 
+(For blocks of a transposable pattern it asks numba for duals, which prove what they prove, whatever they are.)
+
 Read ``rounding`` (what floating point proves), ``rows`` (bounds by a tangent), ``products`` (what a row may subtract)
 and ``tree`` (branch and bound), then :func:`check` below, which chooses among them.
 """

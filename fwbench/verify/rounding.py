@@ -20,6 +20,9 @@ tangents): the rest pays for terms of second order and for the rounding of the e
 3. *Linear terms.* ``c = 2w∘t`` of a problem's ``T`` is rounded once (``2w`` is exact, 24 bits).
 4. *Tangents.* A summand of the gradient takes at most 7 roundings (``2du``: of ``d``, the product, ``- 2du``, ``+ d``,
    ``- (2Nu + l)``, ``+ c``, ``- error``), and 16 are allowed for; one of the value at most 6, and 8 are.
+5. *Transposable blocks.* A mask with ``p`` in each row and column of a block has for *any* ``a`` and ``b`` a sum ``Σ gv
+   = p(Σa + Σb) + Σ (g - a - b) v ≥ p(Σa + Σb) + Σ min(0, g - a - b)``: whoever finds them is not trusted. ``s = a + b``
+   and ``g - s`` are a rounding each, ``pa`` another, and twice as many are allowed for.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fwbench.patterns import Transposable, transport
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 
@@ -70,8 +74,8 @@ def array(certificate: Certificate, name: str, shape: tuple[int | None, ...], dt
 
 
 def block_counts(problem: Problem) -> np.ndarray:
-    """Pruned count of each group ``(blocks, groups)``; a block is a row whose pattern is its own, else the layer."""
-    return problem.counts.reshape(problem.rows if problem.pattern.separable else 1, -1)
+    """Pruned count of each group ``(blocks, groups)``; a block is a row, or the rows that the pattern ties together."""
+    return problem.counts.reshape(problem.blocks, -1)
 
 
 def scales(certificate: Certificate, count: int) -> list[float]:
@@ -197,6 +201,21 @@ def tangent(
 def smallest(low: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The ``counts (..., groups)`` smallest of each group of ``low (..., groups, size)``, then zeros."""
     return np.where(np.arange(low.shape[-1]) < counts[..., None], np.sort(low, axis=-1), 0.0)
+
+
+def least(problem: Problem, low: np.ndarray) -> np.ndarray:
+    """Terms ``(blocks, m)`` whose sums are at most those of ``low (rows, n)`` over any mask of the block (point 5)."""
+    pattern = problem.pattern
+    if not isinstance(pattern, Transposable):
+        return smallest(pattern.groups(low), problem.counts).reshape(problem.blocks, -1)
+    count, squares = pattern.of - pattern.kept, pattern.blocks(low)
+    _, a, b = transport.solved(squares, count)
+    s = a[:, :, None] + b[:, None, :]
+    less = squares - s
+    less = np.minimum(0.0, less - EPS * (np.abs(s) + np.abs(less)) - TINY)
+    sums = count * np.concatenate([a, b], axis=1)
+    terms = np.concatenate([less.reshape(len(less), -1), sums - EPS * np.abs(sums) - TINY], axis=1)
+    return terms.reshape(problem.blocks, -1)
 
 
 def lower_sums(terms: np.ndarray, start: np.ndarray | float = 0.0) -> np.ndarray:

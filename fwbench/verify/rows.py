@@ -7,7 +7,8 @@ for the row's ``offset``, which ``rounding.whole`` adds to every bound), so ever
 
     -uᵀ(Q - D)u + min_v gᵀv,    g = 2(Q - D)u + d + c,
 
-and the minimum over a pattern is the sum of the ``count`` smallest ``g`` of each group.
+and the minimum over a pattern is the sum of the ``count`` smallest ``g`` of each group; of a transposable one it is a
+linear programme, bounded by its dual (``rounding.least``).
 
 **Rows of their own** (``rows``: besides ``e`` and ``u``, for each row in ``rows`` its own ``d``, ``rho`` and products,
 of pairs, of triples and of fives). ``products`` shows that these, with multipliers ``≥ 0``, are nonnegative on masks,
@@ -57,11 +58,10 @@ def bounds(problem: Problem, certificate: Certificate) -> list[float]:
 
 def shared_bounds(problem: Problem, u: np.ndarray, e: np.ndarray) -> list[float]:
     """The bound of each block by the tangent at ``u (rows, n)`` float32, for ``e (n,)`` with ``G - Diag(e) ⪰ 0``."""
-    W, u, counts = problem.W.astype(np.float64), u.astype(np.float64), rounding.block_counts(problem)
+    W, u = problem.W.astype(np.float64), u.astype(np.float64)
     S, c = rounding.product(W * u, Rounded(problem.G, np.abs(problem.G))), rounding.linear(problem)
     origin, low = rounding.tangent(W, S, u, W**2 * e, linear=c)
-    chosen = rounding.smallest(problem.pattern.groups(low), counts.ravel())
-    terms = np.concatenate([part.reshape(len(counts), -1) for part in (origin, chosen)], axis=1)
+    terms = np.concatenate([origin.reshape(problem.blocks, -1), rounding.least(problem, low)], axis=1)
     return [rounding.lower_sum(block) for block in terms.tolist()]
 
 

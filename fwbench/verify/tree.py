@@ -55,6 +55,8 @@ def bounds(problem: Problem, certificate: Certificate) -> list[float]:
     Raises:
         Refuted: the message says why.
     """
+    if not problem.pattern.grouped:
+        raise Refuted(f"a tree needs a pattern of groups with a count, not {problem.pattern}")
     counts = rounding.block_counts(problem)
     rho = array(certificate, "rho", (len(counts),), np.float64)
     if (rho < 0).any():

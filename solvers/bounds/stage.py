@@ -14,6 +14,7 @@ from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers.bounds.batch import Device, fitting, path_of_batches
+from fwbench.solvers.frank_wolfe import rules
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.numerics.recorder import BoundsRecorder
 from fwbench.solvers.numerics.threads import rows_pool, torch_threads
@@ -73,7 +74,9 @@ class Bound(Stage):
         context = replace(context, deadline=time.monotonic() + context.left(self.seconds))
         host = replace(context, device="cpu")  # in-face steps, which converge fastest, are made there alone
         with torch_threads(context.threads):
-            shared = FrankWolfe(convexify="shared", steps=500).run(problem, replace(state, certificate=None), host)
+            shared = FrankWolfe(rules.fastest(problem.pattern), convexify="shared", steps=500).run(
+                problem, replace(state, certificate=None), host
+            )
         after = replace(state, trace=shared.trace, counters=shared.counters, stopped=shared.stopped)
         assert shared.certificate is not None
         context.hand_in("shared", shared.certificate)

@@ -49,6 +49,7 @@ class BranchAndBound(Stage):
     version: ClassVar[int] = 6
     name: ClassVar[str] = "bnb"
     role: ClassVar[Role] = Role.EXACT
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For an optimal mask with its proof, rows of up to some 192 inputs; not far above, only the easiest rows of "
         "576 were closed."

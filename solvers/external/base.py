@@ -49,6 +49,7 @@ class External(Stage):
     convexify: str = "none"
 
     role: ClassVar[Role] = Role.EXACT
+    needs_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.convexify not in CONVEXIFY:

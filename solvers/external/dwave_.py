@@ -34,6 +34,7 @@ class DWave(Stage):
 
     name: ClassVar[str] = "dwave"
     role: ClassVar[Role] = Role.REFINE
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For seeing what a general QUBO sampler makes of these problems; not for the best masks: `tabu` and `anneal` "
         "exchange two weights at once, where a sampler has to cross the penalty between them."

@@ -95,6 +95,7 @@ class QuadraticProgram(Stage):
 
     name: ClassVar[str] = "qp"
     role: ClassVar[Role] = Role.RELAX
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For the relaxation by a solver that is not ours, as a check; not for speed, `fw` has the same bound in "
         "less time."

@@ -37,6 +37,7 @@ class Mirror(Stage):
 
     name: ClassVar[str] = "mirror"
     role: ClassVar[Role] = Role.RELAX
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For a loose gap on a device, or as the rival of `fw` in a comparison; not for a tight bound, to which `fw` is "
         "faster."

@@ -30,6 +30,7 @@ class PrimalDual(Stage):
 
     name: ClassVar[str] = "pdhg"
     role: ClassVar[Role] = Role.RELAX
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For a comparison with the solvers of large linear and quadratic programs; not for production, where `fw` and "
         "`pgd` need fewer products."

@@ -31,6 +31,7 @@ class ProjectedGradient(Stage):
 
     name: ClassVar[str] = "pgd"
     role: ClassVar[Role] = Role.RELAX
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For the relaxation on a device, where `fw(variant=inface)` does not run; not for a CPU, where that is faster."
     )

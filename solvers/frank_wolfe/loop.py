@@ -60,7 +60,7 @@ def minimise(
     """
     context = replace(context, deadline=min(context.deadline, time.monotonic() + options.seconds))
     if layer.W.device.type == "cpu":
-        if compiled(options.variant, options.step):
+        if compiled(options.variant, options.step) and layer.pattern.grouped:
             return _minimise_parts(layer, u, options, context)
         with torch_threads(context.threads):
             return minimise_torch(layer, u, options, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,7 +25,7 @@ class Objective:
     """Tensors of one problem on one device; ``d`` is None for the plain error, ``c`` where there is no target.
 
     ``unit (rows, 1)``, or ``(1, 1)`` where rows are not independent: the problem's error where the layer's is 1;
-    ``offset``, of the same shape, float64, in the layer's unit: what the target adds to every error.
+    ``offset``, of the shape of ``total``, float64, in the layer's unit: what the target adds to every error.
     """
 
     W: torch.Tensor  # (rows, n)
@@ -54,7 +55,7 @@ class Objective:
         if c is None or problem.offset is None:
             return layer
         offset = torch.from_numpy(problem.offset[:, None] * rows**2).to(context.device)
-        return replace(layer, c=tensor(c), offset=offset if problem.pattern.separable else offset.sum(0, keepdim=True))
+        return replace(layer, c=tensor(c), offset=layer.total(offset))
 
     def rows(self, part: slice | np.ndarray) -> Objective:
         """Some rows, as a layer of their own, where rows are independent."""
@@ -73,19 +74,32 @@ class Objective:
         """What a gap is compared with at this value of the objective: with a target it may be negative."""
         return value.clamp(min=0) if self.c is None else value.abs()
 
+    @property
+    def tied(self) -> int:
+        """Rows that have one step size."""
+        return self.pattern.tied((self.W.shape[0], self.W.shape[1]))
+
     def summed(self, x: torch.Tensor) -> float:
-        """Sum of ``x``, which broadcasts with ``unit``, in the units of the problem."""
-        return float((x * self.unit).sum(dtype=torch.float64))
+        """Sum over the layer of what ``total`` gave, in the units of the problem."""
+        repeated = self.tied if 1 < self.tied < len(self.W) else 1
+        return float((x * self.unit).sum(dtype=torch.float64)) / repeated
 
     def total(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum over what a step size is chosen for: each row ``(rows, 1)``, or the layer ``(1, 1)``."""
-        sums = x.sum(dim=1, keepdim=True)
-        return sums if self.pattern.separable else sums.sum(dim=0, keepdim=True)
+        """Sum over the rows of one step size: each row has it, ``(rows, 1)``, or the layer ``(1, 1)``."""
+        return self._by_step(x.sum(dim=1, keepdim=True), torch.Tensor.sum)
 
     def least(self, x: torch.Tensor) -> torch.Tensor:
         """Minimum over the same."""
-        least = x.amin(dim=1, keepdim=True)
-        return least if self.pattern.separable else least.amin(dim=0, keepdim=True)
+        return self._by_step(x.amin(dim=1, keepdim=True), torch.Tensor.amin)
+
+    def _by_step(self, own: torch.Tensor, reduce: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """What each row has, ``(rows, 1)``, reduced over the rows of one step."""
+        tied = self.tied
+        if tied == 1:
+            return own
+        if tied == len(own):
+            return reduce(own, dim=0, keepdim=True)
+        return reduce(own.reshape(-1, tied), dim=1, keepdim=True).repeat_interleave(tied, dim=0)
 
     def product(self, u: torch.Tensor) -> torch.Tensor:
         """``(w∘u) G``."""
@@ -106,9 +120,8 @@ class Objective:
         """Error of the mask that prunes the largest ``u`` of each group."""
         mask = self.pattern.prune(-u).to(u.dtype)
         error = self.W * mask * self.product(mask)
-        if self.c is None:
-            return self.summed(error)
-        return self.summed(error + self.c * mask) + self.summed(torch.as_tensor(self.offset))
+        error = error if self.c is None else error + self.c * mask
+        return float((error * self.unit).sum(dtype=torch.float64)) + self.summed(torch.as_tensor(self.offset))
 
     def scale(self) -> torch.Tensor:
         """Inverse of the diagonal of ``Q - D``, kept within 1e6 of its largest entry's; where none is positive, equal.

@@ -10,7 +10,7 @@ import torch
 
 from fwbench import patterns
 from fwbench.problem import Problem
-from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.frank_wolfe import loop, rules
 from fwbench.stage import Context, Needs, Role, Stage, State, register
 
 VARIANTS = ("vanilla", "inface")
@@ -51,6 +51,9 @@ class Push(Stage):
             raise ValueError("rounds and steps must be positive")
         if not 0 < self.first <= self.last:
             raise ValueError(f"first must be positive and at most last, got {self.first} and {self.last}")
+
+    def supports(self, problem: Problem) -> str | None:
+        return rules.declined(problem, self.variant)
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         start = middle(problem) if state.relaxed is None else np.asarray(state.relaxed)

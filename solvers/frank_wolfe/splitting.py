@@ -133,7 +133,7 @@ class _Part:
         for step in range(steps):
             if expired():
                 return step
-            if near.device.type == "cpu":
+            if near.device.type == "cpu" and self.pattern.grouped:
                 torch.mm(self.x, near, out=(product := torch.empty_like(self.x)))
                 if self.shift is not None:
                     product += self.shift

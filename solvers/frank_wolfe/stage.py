@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fwbench import patterns
-from fwbench.patterns import smallest
+from fwbench.patterns import Transposable, smallest
 from fwbench.problem import Problem
 from fwbench.solvers.frank_wolfe import loop, rules
 from fwbench.solvers.frank_wolfe.averaging import Averaging, minimise_averaged
@@ -39,8 +39,8 @@ class FrankWolfe(Stage):
     convexified objective is solved; ``plain_steps`` limits the first solve, which ends at a gap of 1e-2.
     ``convexify=row``: then every row gets its own ``e`` besides, from its Shor relaxation, as far as half of the time
     left allows; needs a pattern whose rows are independent.
-    ``variant=inface``, the default, converges far faster than the others and runs on the CPU; on a GPU name
-    ``vanilla``.
+    ``variant=inface``, the default, converges far faster than the others and runs on the CPU; on a GPU, and for
+    transposable patterns, name ``vanilla``.
     ``correct=N``: every N iterations ``away``, ``pairwise``, ``bcg`` and ``bpcg`` minimise over the affine hull of
     their atoms (QC-MNP), and ``dicg`` takes conjugate gradient steps in its face while that promises half the gap; 0
     for the plain variants, which creep on ill-conditioned layers.
@@ -98,7 +98,7 @@ class FrankWolfe(Stage):
     def supports(self, problem: Problem) -> str | None:
         if self.convexify == "row" and not problem.pattern.separable:
             return f"convexify=row needs a pattern whose rows are independent, not {problem.pattern}"
-        return None
+        return rules.declined(problem, self.variant)
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         start = _start(problem, state)
@@ -173,6 +173,8 @@ def _fixed(problem: Problem, start: np.ndarray, alpha: float, by: str) -> np.nda
     """Mark the ``floor(alpha k)`` best of each group, k its kept count (SparseFW, section 3.2); bool ``(rows, n)``."""
     if alpha == 0:
         return None
+    if isinstance(problem.pattern, Transposable):
+        return _fixed_in_blocks(problem, problem.pattern, start, alpha, by)
     score = problem.pattern.groups((ria_score if by == "ria" else wanda_score)(problem.W, problem.G))
     if by == "start":  # ranks: the least pruned first
         order = np.lexsort((-score, problem.pattern.groups(start)), axis=-1)
@@ -181,10 +183,20 @@ def _fixed(problem: Problem, start: np.ndarray, alpha: float, by: str) -> np.nda
     return smallest(-score, np.floor(alpha * kept).astype(np.int64)).reshape(problem.shape)
 
 
+def _fixed_in_blocks(problem: Problem, pattern: Transposable, start: np.ndarray, alpha: float, by: str) -> np.ndarray:
+    """The best that keep ``floor(alpha N)`` of each row and column of a block: some mask of the pattern keeps them."""
+    score = (ria_score if by == "ria" else wanda_score)(problem.W, problem.G)
+    if by == "start":  # the least pruned, where that is equal by the score
+        score = score / max(score.max() * score.size, np.finfo(np.float64).tiny) - start
+    return ~replace(pattern, kept=int(alpha * pattern.kept)).prune(score)
+
+
 def _beside(problem: Problem, start: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     """The start, or the point nearest to it that prunes nothing of what is ``fixed``."""
     if not start[fixed].any():
         return start
+    if not problem.pattern.grouped:  # a vertex
+        return problem.pattern.prune(np.where(fixed, np.inf, -start)).astype(np.float64)
     far = np.where(fixed, -3.0, start)  # so far below the others that the projection leaves it at 0
     return np.where(fixed, 0.0, patterns.project(problem.pattern, far))
 

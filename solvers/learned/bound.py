@@ -12,7 +12,7 @@ import torch
 from fwbench import bounds
 from fwbench.problem import Problem
 from fwbench.result import Certificate
-from fwbench.solvers.frank_wolfe import loop
+from fwbench.solvers.frank_wolfe import loop, rules
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.learned.diagonal import learned_e
 from fwbench.stage import Context, Role, Stage, State, register
@@ -46,7 +46,9 @@ class LearnedBound(Stage):
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         context = replace(context, device="cpu")  # in-face steps, which converge fastest, are made there alone
-        plain = FrankWolfe(steps=self.plain_steps, gap=1e-2).run(problem, replace(state, certificate=None), context)
+        plain = FrankWolfe(rules.fastest(problem.pattern), steps=self.plain_steps, gap=1e-2).run(
+            problem, replace(state, certificate=None), context
+        )
         after = replace(state, trace=plain.trace, counters=plain.counters, stopped=plain.stopped)
         assert plain.certificate is not None
         assert plain.relaxed is not None
@@ -71,6 +73,6 @@ def proved(
 ) -> tuple[loop.LoopRun, Certificate]:
     """The convexified relaxation by a safe ``e (n,)``, minimised from ``u (rows, n)``, and what it proves."""
     layer = loop.Objective.of(problem, context, problem.W.astype(np.float64) ** 2 * e)
-    options = loop.LoopOptions(steps=steps, variant="inface", gap=gap)
+    options = loop.LoopOptions(steps=steps, variant=rules.fastest(problem.pattern), gap=gap)
     run = loop.minimise(layer, torch.tensor(u, dtype=layer.W.dtype), options, context)
     return run, bounds.certificate(problem, run.best_u.clamp(0, 1).numpy(), e, source)

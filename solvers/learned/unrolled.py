@@ -42,6 +42,7 @@ class Unrolled(Stage):
 
     name: ClassVar[str] = "unrolled"
     role: ClassVar[Role] = Role.RELAX
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For comparing trained steps, or for a rounded point in very few products; not to prune: at equal time "
         "`fw(variant=vanilla)` has the lower relaxed error, the better mask after swaps, and a bound."

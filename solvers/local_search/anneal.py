@@ -41,6 +41,7 @@ class Anneal(Stage):
 
     name: ClassVar[str] = "anneal"
     role: ClassVar[Role] = Role.REFINE
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = "For the best mask that time can buy; not where seconds count, `tabu` is cheaper."
     version: ClassVar[int] = 4
     source: ClassVar[str] = "Kirkpatrick, Gelatt, Vecchi 1983"

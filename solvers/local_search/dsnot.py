@@ -39,6 +39,7 @@ class DSnoT(Stage):
 
     name: ClassVar[str] = "dsnot"
     role: ClassVar[Role] = Role.REFINE
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = "For a comparison with what SparseSwaps was compared with; not for the least error: `swap`."
     source: ClassVar[str] = "Zhang et al., Dynamic Sparse No Training, ICLR 2024, arXiv 2310.08915"
     cycles: int = 50  # exchanges a row at most

@@ -25,6 +25,7 @@ class IteratedLocalSearch(Stage):
 
     name: ClassVar[str] = "ils"
     role: ClassVar[Role] = Role.REFINE
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = "For a simple rival of `tabu`; not for results, `tabu` is ahead of it at equal time."
     source: ClassVar[str] = "Lourenco, Martin, Stuetzle 2003"
     rounds: int = 100

@@ -34,6 +34,7 @@ class Splice(Stage):
 
     name: ClassVar[str] = "splice"
     role: ClassVar[Role] = Role.REFINE
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For a comparison with best-subset selection; not for a mask to be used: `swap` ends lower and sooner."
     )

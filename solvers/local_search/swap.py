@@ -28,6 +28,7 @@ class Swap(Stage):
     and ends at slightly more error. In N:M groups it is always the best.
     ``limit``: most swaps of one row, 0 for as many as it takes (``T_max`` of SparseSwaps, 100 by its reviews); where
     rows share a count, an exchange between two rows is one of each.
+    Transposable masks change by two rows and two columns of a block at once: always the best one, on the CPU.
     """
 
     name: ClassVar[str] = "swap"
@@ -53,6 +54,8 @@ class Swap(Stage):
         pruned = ~state.mask
         group = problem.group
         limit = self.limit or np.iinfo(np.int64).max
+        if not problem.pattern.grouped:
+            return self._exchange(problem, state, context, pruned, limit)
         shared = not problem.pattern.separable  # a count over the rows: the CPU goes on, and knows how many each made
         if context.device.startswith("cuda") and not (shared and self.limit):
             descend = descent_on_device(problem.n, group)
@@ -66,6 +69,13 @@ class Swap(Stage):
             rows = rows or kernel.Descent(problem.W, problem.G, group, context.threads, self.enough, problem.linear)
             done, more, stopped = rows.exchange(pruned, limit, context.expired)
             swaps, evaluated = swaps + done, evaluated + more
+        return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)
+
+    def _exchange(self, problem: Problem, state: State, context: Context, pruned: np.ndarray, limit: int) -> State:
+        from fwbench.solvers.local_search import exchange_numba
+
+        size, given = problem.pattern.tied(problem.shape), (context.threads, context.expired, problem.linear)
+        swaps, evaluated, stopped = exchange_numba.descend(problem.W, problem.G, pruned, size, limit, *given)
         return replace(state, keep=~pruned, stopped=stopped).count(swaps=swaps, swap_evaluations=evaluated)
 
 
@@ -82,7 +92,9 @@ def descent_on_device(n: int, group: int) -> Callable[..., tuple[int, int, str]]
 
 
 def better(problem: Problem, keep: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Row by row the mask of less error, ``keep`` where they are equal; where rows share a count, a whole one."""
+    """Row by row the mask of less error, ``keep`` where they are equal; all rows at once that the pattern ties."""
     mine, theirs = problem.row_errors(~keep), problem.row_errors(~other)
-    less = theirs < mine if problem.pattern.separable else np.full(problem.rows, theirs.sum() < mine.sum())
+    tied = problem.rows // problem.blocks
+    mine, theirs = (errors.reshape(-1, tied).sum(axis=1) for errors in (mine, theirs))
+    less = np.repeat(theirs < mine, tied)
     return np.where(less[:, None], other, keep)

@@ -36,6 +36,7 @@ class Tabu(Stage):
 
     name: ClassVar[str] = "tabu"
     role: ClassVar[Role] = Role.REFINE
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = "For the last half per cent of error after `push` and swaps; not where seconds count."
     source: ClassVar[str] = "Wu and Hao 2013, after Glover 1989"
     iterations: int = 20_000

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.stage import Context, Role, Stage, State, register
+from fwbench.stage import Context, Role, Stage, State, register, ungrouped
 
 METHODS = ("topk", "randomised", "expectation")
 
@@ -38,6 +38,9 @@ class Round(Stage):
             raise ValueError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
         if self.samples < 0:
             raise ValueError(f"samples must not be negative, got {self.samples}")
+
+    def supports(self, problem: Problem) -> str | None:
+        return None if self.method == "topk" else ungrouped(problem, f"method={self.method}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         if state.relaxed is None:

@@ -35,6 +35,7 @@ class Bernoulli(Stage):
 
     name: ClassVar[str] = "bernoulli"
     role: ClassVar[Role] = Role.RELAX
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For comparing with methods that see errors alone, as of a model that cannot be differentiated; not where the "
         "Gram matrix is at hand, whose exact gradient costs one product and has no noise."

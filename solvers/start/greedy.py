@@ -28,6 +28,7 @@ class Greedy(Stage):
 
     name: ClassVar[str] = "greedy"
     role: ClassVar[Role] = Role.START
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For a good mask without parameters or iterations; not as the last word, swaps from Wanda's end lower."
     )

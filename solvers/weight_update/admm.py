@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from fwbench import patterns
 from fwbench.problem import Problem
 from fwbench.stage import Context, Needs, Role, Stage, State, register
 
@@ -80,7 +79,6 @@ class ADMM(Stage):
         eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(G + self.rho * eye))
         W, U = start, torch.zeros_like(start)
-        counts = problem.counts
         pruned, share, stopped = given, 0.0, ""
         for number in range(self.iterations):
             if context.expired():
@@ -88,17 +86,12 @@ class ADMM(Stage):
                 break
             if given is None and share < 1:
                 share = 1 - (1 - min(1.0, (number + 1) / max(self.gradual, 1))) ** 3
-                pruned = _smallest(problem, W + U, np.round(share * counts).astype(np.int64))
+                pruned = problem.pattern.nearest(W + U, share)
             assert pruned is not None
             Z = torch.where(pruned, 0, W + U)
             U = U + W - Z
             W = (target + self.rho * (Z - U)) @ inverse
         if given is None and share < 1:  # it ended before the mask had grown
-            pruned = _smallest(problem, W + U, counts)
+            pruned = problem.pattern.nearest(W + U)
         assert pruned is not None
         return pruned, W + U, stopped
-
-
-def _smallest(problem: Problem, W: torch.Tensor, counts: np.ndarray) -> torch.Tensor:
-    grouped = problem.pattern.groups(W.abs())
-    return patterns.smallest(grouped, counts).reshape(W.shape)

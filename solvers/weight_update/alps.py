@@ -91,17 +91,17 @@ class ALPS(Stage):
         """``D``, its mask, the number of iterations, and why they ended early."""
         import torch
 
-        rho, kept = self.rho, int(start.numel() - problem.pattern.prune(start.abs()).sum())
+        rho, kept = self.rho, int(start.numel() - problem.pattern.nearest(start).sum())
         values, vectors = torch.linalg.eigh(H)
         D, Y, before = start, torch.zeros_like(start), torch.zeros_like(start, dtype=torch.bool)
         inverse = _inverse(values, vectors, rho)
         for number in range(1, self.iterations + 1):
             if context.expired():
-                pruned = problem.pattern.prune(D.abs())
+                pruned = problem.pattern.nearest(D)
                 return torch.where(pruned, 0, D), ~pruned, number - 1, "deadline"
             V = (right - Y + rho * D) @ inverse
             near = V + Y / rho
-            pruned = problem.pattern.prune(near.abs())
+            pruned = problem.pattern.nearest(near)
             D = torch.where(pruned, 0, near)
             Y = Y + rho * (V - D)
             if number % EVERY:

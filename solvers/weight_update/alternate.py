@@ -66,7 +66,7 @@ class Alternate(Stage):
                 stopped = "deadline"
                 break
             tried = v + length * slope
-            mask = ~problem.pattern.prune(tried.abs())
+            mask = ~problem.pattern.nearest(tried)
             tried = tried * mask
             ahead = layer.slope(tried)
             after = layer.errors(tried, ahead)

@@ -65,7 +65,7 @@ class Layer:
 
     def largest(self, v: torch.Tensor) -> torch.Tensor:
         """``v`` with the smallest of each group set to zero: the nearest point that has the pattern."""
-        return torch.where(self.problem.pattern.prune(v.abs()), 0, v)
+        return torch.where(self.problem.pattern.nearest(v), 0, v)
 
     def better(self, state: State, v: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Masks and weights of ``v``, which has the pattern, or those at hand where they are better.
@@ -74,7 +74,7 @@ class Layer:
         rounded to float32.
         """
         problem, start, given = self.problem, state.mask, _given(self.problem, state)
-        keep = ~problem.pattern.prune(v.abs()).cpu().numpy()
+        keep = ~problem.pattern.nearest(v).cpu().numpy()
         unscaled = v.cpu().numpy().astype(np.float64) * self.size
         dead = problem.G.diagonal() <= 0
         weights = np.where(dead, problem.W, np.divide(unscaled, self.scale, out=unscaled, where=self.scale > 0))

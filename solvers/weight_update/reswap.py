@@ -49,6 +49,7 @@ class Reswap(Stage):
 
     name: ClassVar[str] = "reswap"
     role: ClassVar[Role] = Role.UPDATE
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For the least error with update; not where ADMM's is enough, it takes four to six times as long."
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from fwbench import patterns
-from fwbench.patterns import NM, Array, Unstructured
+from fwbench.patterns import NM, Array, Transposable, Unstructured
 from fwbench.problem import Problem
 from fwbench.stage import Context, Needs, Role, Stage, State, register
 
@@ -37,9 +37,10 @@ class SparseGPT(Stage):
     ``order=diagonal`` takes inputs of large variance first. ``order=loss`` is ROSE's: what pruning would lose is
     estimated for each column; the columns of a block are taken in descending order of their losses, blocks in that of
     theirs, but only where the blocks' losses range over more than ``spread`` of their mean; else the order is natural.
-    In N:M patterns the blocks are the groups. The paper's formulas of the estimate and of the range could not be read,
-    only summaries: here a weight costs ``w² / C_jj``, ``C = (G + λI)⁻¹``, those count that would be pruned of their
-    block by this cost, or that the earlier mask prunes, and a block's loss is the mean of its columns'.
+    In N:M patterns, transposable or not, the blocks are the groups. The paper's formulas of the estimate and of the
+    range could not be read, only summaries: here a weight costs ``w² / C_jj``, ``C = (G + λI)⁻¹``, those count that
+    would be pruned of their block by this cost, or that the earlier mask prunes, and a block's loss is the mean of its
+    columns'.
     """
 
     damping: float = 0.01  # relative to the mean diagonal of G; raised where the factorisation fails
@@ -83,7 +84,7 @@ class SparseGPT(Stage):
         """Columns in the order in which they are swept, ``(n,)``; the groups of N:M stay together."""
         import torch
 
-        group = problem.group if isinstance(problem.pattern, NM) else 1
+        group = problem.group if isinstance(problem.pattern, NM | Transposable) else 1
         if self.order == "diagonal":
             return _descending(problem.G.diagonal(), group)
         width = group if group > 1 else self.blocksize
@@ -167,7 +168,7 @@ def _sweep(W: Array, U: Array, problem: Problem, blocksize: int, given: Array | 
     for column in np.flatnonzero(problem.G.diagonal() <= 0):
         W[:, int(column)] = 0
     pruned = W != W if given is None else given  # a mask of nothing, to be filled
-    group = problem.pattern.of if isinstance(problem.pattern, NM) else 1
+    group = problem.pattern.of if isinstance(problem.pattern, NM | Transposable) else 1
     width = -(-blocksize // group) * group
     for first in range(0, problem.n, width):
         last = min(first + width, problem.n)
@@ -177,8 +178,7 @@ def _sweep(W: Array, U: Array, problem: Problem, blocksize: int, given: Array | 
         for j in range(first, last):
             if given is None and group > 1 and j % group == 0:
                 score = (W[:, j : j + group] / U.diagonal()[j : j + group]) ** 2
-                counts = np.full(problem.rows, group - problem.pattern.kept)  # type: ignore[attr-defined]
-                pruned[:, j : j + group] = patterns.smallest(score, counts)
+                pruned[:, j : j + group] = problem.pattern.prune(score)
             error = W[:, j] * pruned[:, j] / U[j, j]
             W[:, j:last] -= error[:, None] * U[j, j:last]
             errors[:, j - first] = error

@@ -41,6 +41,7 @@ class Thanos(Stage):
 
     name: ClassVar[str] = "thanos"
     role: ClassVar[Role] = Role.UPDATE
+    needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
         "For a sweep like `sparsegpt`'s with exact updates of a block; not for the least error: `alps`."
     )

@@ -137,6 +137,24 @@ def test_run_report_results_verify(fwbench, tmp_path, folder):
     assert (code, " 0 fail" in out) == (0, True)
 
 
+def test_a_transposable_pattern_end_to_end(fwbench, tmp_path):
+    layer, pattern = synthetic.correlated(rows=4, n=16), "transposable:2:4"
+    files.write_problem(Problem("mine", layer.W, layer.G, "2:4"), tmp_path / "mine.safetensors")
+    specs = ("-s", "wanda+fw(variant=vanilla,steps=50)+round+swap", "-s", "tabu")
+    code, out, err = fwbench("run", "mine.safetensors", "--pattern", pattern, *specs, "--store", "t.sqlite")
+    assert (code, "1 solved, 1 skipped" in out) == (0, True), out + err
+    rows = [json.loads(line) for line in fwbench("results", "t.sqlite", "--json")[1].splitlines()]
+    [solved, skipped] = sorted(rows, key=lambda row: row["status"])
+    assert (solved["pattern"], solved["proof"]) == (pattern, "verified")
+    assert 0 < solved["lower_bound"] <= solved["error"]
+    assert "counts along rows and columns" in skipped["reason"]
+    assert fwbench("report", "t.sqlite", "-o", "page")[0] == 0
+    assert "mine" in (tmp_path / "page" / "index.html").read_text()
+    code, out, _ = fwbench("verify", "t.sqlite")
+    assert (code, " 0 fail" in out) == (0, True)
+    assert "tsenor" in fwbench("cite", "t.sqlite", "--format", "bibtex")[1]
+
+
 def test_a_run_in_which_nothing_succeeds_exits_1(fwbench, tmp_path, folder):
     bad = tmp_path / "bad.py"
     bad.write_text(

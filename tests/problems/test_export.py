@@ -7,12 +7,12 @@ import pyscipopt
 import pytest
 from brute import best_mask
 from layers import integer_layer, random_layer
-from oracles import group_sums, relaxed_minimum
+from oracles import equations, relaxed_minimum
 
 from fwbench.problem import Problem, ProblemError
 from fwbench.problems import export, synthetic
 
-PATTERNS = ("0.5", "2:4", "unstructured:0.4", "rows")
+PATTERNS = ("0.5", "2:4", "unstructured:0.4", "transposable:1:2", "rows")
 FORMATS = (".lp", ".mps")
 
 
@@ -161,7 +161,7 @@ def test_qplib(tmp_path, pattern, relaxed):
     path = tmp_path / "instance.qplib"
     export.write(problem, path, relaxed=relaxed)
     found = qplib(path)
-    sums, counts = group_sums(problem.pattern, problem.shape), problem.counts
+    sums, counts = equations(problem.pattern, problem.shape)
     assert found["kind"] == ("QCL" if relaxed else "QBL")
     assert np.array_equal(found["A"], sums)
     assert np.array_equal(found["counts"], counts)
@@ -184,6 +184,17 @@ def test_npz_holds_the_factors(tmp_path):
     )
     assert np.array_equal(np.bincount(read["groups"].ravel(), weights=u.ravel()), read["counts"])
     assert (str(read["name"]), str(read["pattern"]), str(read["hash"])) == (problem.name, "2:4", problem.hash)
+    assert "column_groups" not in read
+
+
+def test_npz_of_a_transposable_pattern(tmp_path):
+    problem = random_layer("transposable:1:2", rows=4, n=6)
+    export.write(problem, tmp_path / "instance.npz")
+    with np.load(tmp_path / "instance.npz") as file:
+        read = dict(file)
+    u = ~best_mask(problem)[1]
+    for name in ("groups", "column_groups"):
+        assert np.array_equal(np.bincount(read[name].ravel(), weights=u.ravel()), read["counts"])
 
 
 @pytest.mark.parametrize("suffix", [*FORMATS, ".qplib"])

@@ -170,13 +170,16 @@ def test_other_patterns_and_skipped_layers(place, tmp_path, pattern):
             assert keep.size - keep.sum() == round(0.6 * keep.size)
 
 
-@pytest.mark.parametrize("spec", ["wanda", "wanda+swap", "sparsegpt"])
-def test_2_4_layers_compress_as_semi_structured_tensors_do(place, tmp_path, spec):
+@pytest.mark.parametrize(
+    ("pattern", "spec"),
+    [*(("2:4", spec) for spec in ("wanda", "wanda+swap", "sparsegpt")), ("transposable:2:4", "wanda+swap+refit")],
+)
+def test_2_4_layers_compress_as_semi_structured_tensors_do(place, tmp_path, pattern, spec):
     """By torch's own conversion, which its CUDA tensors use; it runs on a CPU, the products do not."""
     wide = tiny.GROUPED | {"hidden_size": 64, "intermediate_size": 96}
     with mock.patch.dict(FAMILIES, {"wide": lambda: t.LlamaConfig(**wide)}):
         source = str(saved(place, "wide"))
-    prune(source, tmp_path / "out", options(place, pattern="2:4", spec=spec, save_dtype="bfloat16"))
+    prune(source, tmp_path / "out", options(place, pattern=pattern, spec=spec, save_dtype="bfloat16"))
     network = t.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
     layers = [part.weight for part in network.model.modules() if isinstance(part, torch.nn.Linear)]
     assert len(layers) == 21
@@ -184,6 +187,10 @@ def test_2_4_layers_compress_as_semi_structured_tensors_do(place, tmp_path, spec
         packed, meta = sparse_semi_structured_from_dense_cutlass(weight.data)
         assert packed.shape == (weight.shape[0], weight.shape[1] // 2)
         assert torch.equal(sparse_semi_structured_to_dense_cutlass(packed, meta), weight.data)
+        if pattern == "transposable:2:4":
+            turned = weight.data.T.contiguous()
+            back = sparse_semi_structured_to_dense_cutlass(*sparse_semi_structured_from_dense_cutlass(turned))
+            assert torch.equal(back, turned)
 
 
 def test_layers_are_skipped_by_their_path_in_the_model_too(place, tmp_path):

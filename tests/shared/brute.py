@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fwbench.judge import count_reason
+from fwbench.patterns import Transposable
 from fwbench.problem import Problem
 from fwbench.stage import State
 
@@ -24,6 +25,8 @@ def best_mask(problem: Problem) -> tuple[float, np.ndarray]:
     W = problem.W.astype(np.float64)
     T = np.zeros_like(W) if problem.T is None else problem.T
     offset = np.zeros(problem.rows) if problem.offset is None else problem.offset
+    if isinstance(problem.pattern, Transposable):
+        return _best(W, problem.G, T, offset, transposable_masks(problem.pattern, problem.shape))
     if not problem.pattern.separable:
         masks = row_masks(W.size, counts).reshape(-1, *problem.shape)
         return _best(W, problem.G, T, offset, masks)
@@ -45,6 +48,17 @@ def row_masks(size: int, counts: np.ndarray) -> np.ndarray:
     masks = np.zeros((number, size), dtype=bool)
     np.put_along_axis(masks, pruned.reshape(number, -1), True, axis=1)
     return masks
+
+
+def transposable_masks(pattern: Transposable, shape: tuple[int, int]) -> np.ndarray:
+    """All pruned masks of a layer, bool ``(masks, rows, n)``: of N:M in each block those whose columns count alike."""
+    (rows, n), of = shape, pattern.of
+    blocks = row_masks(of * of, np.full(of, of - pattern.kept)).reshape(-1, of, of)
+    blocks = blocks[(blocks.sum(axis=1) == of - pattern.kept).all(axis=1)]
+    if len(blocks) ** (rows * n // of**2) > LIMIT:
+        raise ValueError("there are too many masks to enumerate")
+    bands = [np.concatenate(picked, axis=1) for picked in product(blocks, repeat=n // of)]
+    return np.array([np.concatenate(picked) for picked in product(bands, repeat=rows // of)])
 
 
 def _best(

@@ -19,9 +19,19 @@ def group_sums(pattern: Pattern, shape: tuple[int, int]) -> np.ndarray:
     return np.kron(np.eye(shape[0] * shape[1] // size), np.ones((1, size)))
 
 
+def equations(pattern: Pattern, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of a flattened layer that the pattern fixes, and to what: of its groups, and of columns' groups too."""
+    sums, counts = group_sums(pattern, shape), pattern.counts(shape)
+    if pattern.grouped:
+        return sums, counts
+    rows, n = shape
+    order = np.arange(rows * n).reshape(n, rows).T.ravel()  # of the transposed layer
+    return np.vstack([sums, group_sums(pattern, (n, rows))[:, order]]), np.tile(counts, 2)
+
+
 def linear_minimum(pattern: Pattern, g: np.ndarray) -> tuple[float, np.ndarray]:
     """``min gᵀv`` over the pattern's polytope by HiGHS, and a vertex ``(rows, n)`` that has it."""
-    sums, counts = group_sums(pattern, g.shape), pattern.counts(g.shape)
+    sums, counts = equations(pattern, g.shape)
     solved = linprog(g.ravel(), A_eq=sums, b_eq=counts, bounds=(0, 1), method="highs")
     return solved.fun, solved.x.reshape(g.shape)
 
@@ -40,9 +50,11 @@ def relaxed_minimum(problem: Problem, e: np.ndarray | float = 0.0) -> tuple[floa
     Q = sp.block_diag([np.outer(w, w) * (problem.G - np.diag(e)) for w in W], format="csc") / scale
     d = (W**2 * e + (0 if problem.T is None else 2 * W * problem.T)).ravel() / scale
     offset = 0.0 if problem.offset is None else float(problem.offset.sum())
-    sums, counts = sp.csc_matrix(group_sums(problem.pattern, problem.shape)), problem.counts
+    sums, counts = equations(problem.pattern, problem.shape)
     size = d.size
-    program = qpsolvers.Problem(2 * Q, d, None, None, sums, counts.astype(float), np.zeros(size), np.ones(size))
+    program = qpsolvers.Problem(
+        2 * Q, d, None, None, sp.csc_matrix(sums), counts.astype(float), np.zeros(size), np.ones(size)
+    )
     tight = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
     u = np.clip(qpsolvers.solve_problem(program, "clarabel", **tight).x, 0, 1)
     return float(u @ (Q @ u) + d @ u) * scale + offset, u.reshape(problem.shape)

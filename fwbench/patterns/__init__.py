@@ -1,9 +1,10 @@
 """Sparsity patterns: which masks are allowed, their polytope's linear minimisation oracle, and top-k rounding.
 
-Every pattern is the same thing seen through a reshape: it cuts the layer ``(rows, n)`` into groups of equal size and
-prunes an exact count in each. Per row the groups are the rows, unstructured there is one, and in N:M a group is M
-neighbours. So one function, "prune the count smallest in each group", is the oracle, the rounding and the greedy
-mask at once. Ties go to the lower index (row-major).
+Every pattern but one is the same thing seen through a reshape: it cuts the layer ``(rows, n)`` into groups of equal
+size and prunes an exact count in each. Per row the groups are the rows, unstructured there is one, and in N:M a group
+is M neighbours. So one function, "prune the count smallest in each group", is the oracle, the rounding and the greedy
+mask at once. Ties go to the lower index (row-major). Transposable N:M counts along the columns too: its oracle is a
+transportation problem for each block (``transport``), and whoever exchanges weights within groups must decline it.
 
 Arrays are numpy's or torch's; torch is never imported here (array-api-compat finds the namespace of what it is given).
 """
@@ -20,10 +21,13 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from fwbench.patterns import transport
+
 Array = Any  # numpy.ndarray or torch.Tensor
 Shape = tuple[int, int]  # (rows, n)
 
 DRIFT = 1e-5  # of a count: float32 sums of a relaxed point wander on ill-scaled rows
+PROJECTED, MOST_PROJECTIONS = 1e-9, 10_000  # where the projection on a transposable pattern's polytope ends
 
 
 class PatternError(ValueError):
@@ -32,12 +36,21 @@ class PatternError(ValueError):
 
 @dataclass(frozen=True)
 class Pattern:
-    """Base of the four patterns. Subclasses say how the layer is cut into groups."""
+    """Base of the five patterns. Subclasses say how the layer is cut into groups."""
 
     @property
     def separable(self) -> bool:
-        """True if no group spans two rows: rows are then independent problems that share G."""
+        """True if no count spans two rows: rows are then independent problems that share G."""
         return True
+
+    @property
+    def grouped(self) -> bool:
+        """True if the counts of its groups are all that it asks: weights of a group may then be exchanged."""
+        return True
+
+    def tied(self, shape: Shape) -> int:
+        """Number of neighbouring rows whose counts hang together: 1 where rows are independent."""
+        return 1
 
     def group_size(self, shape: Shape) -> int:
         """Number of neighbouring (row-major) weights in a group."""
@@ -56,23 +69,34 @@ class Pattern:
         size = self.group_size((x.shape[-2], x.shape[-1]))
         return x.reshape((*x.shape[:-2], x.shape[-2] * x.shape[-1] // size, size))
 
-    def prune(self, score: Array) -> Array:
+    def prune(self, score: Array, share: float = 1.0) -> Array:
         """Prune the lowest scores: bool ``(..., rows, n)``, True = pruned, the exact count in each group.
 
         With ``score`` the gradient this is the linear minimisation oracle over the polytope (a vertex), with
-        ``score = -u`` it is top-k rounding, with a saliency it is the greedy mask.
+        ``score = -u`` it is top-k rounding, with a saliency it is the greedy mask. With a ``share`` in [0, 1] only that
+        part of each count is pruned, rounded.
         """
         grouped = self.groups(score)
-        return smallest(grouped, self.counts((score.shape[-2], score.shape[-1]))).reshape(score.shape)
+        counts = np.round(share * self.counts((score.shape[-2], score.shape[-1]))).astype(np.int64)
+        return smallest(grouped, counts).reshape(score.shape)
+
+    def nearest(self, weights: Array, share: float = 1.0) -> Array:
+        """Prune so that the weights that are left are nearest to these, in squares: bool ``(..., rows, n)``, exact."""
+        return self.prune(abs(weights), share)
+
+    def excess(self, u: Array) -> Array:
+        """How much more than its count each sum is that the pattern fixes, float64; ``u (rows, n)``, 1 = pruned.
+
+        The sums of the groups, in their order; of a transposable pattern those of the columns' groups behind them.
+        """
+        return _excess(self.groups(u), self.counts((u.shape[0], u.shape[1])))
 
     def row_counts(self, shape: Shape) -> np.ndarray:
         """Pruned count of each row, int64 ``(rows,)``, where the pattern fixes it.
 
         Raises:
-            PatternError: for a pattern that does not separate by row.
+            PatternError: the pattern counts over the layer, or does not fit.
         """
-        if not self.separable:
-            raise PatternError(f"pattern {self} does not fix the count of a row")
         return self.counts(shape).reshape(shape[0], -1).sum(axis=1)
 
 
@@ -102,11 +126,17 @@ class Unstructured(Pattern):
     def separable(self) -> bool:
         return False
 
+    def tied(self, shape: Shape) -> int:
+        return shape[0]
+
     def group_size(self, shape: Shape) -> int:
         return shape[0] * shape[1]
 
     def counts(self, shape: Shape) -> np.ndarray:
         return np.array([round(self.fraction * shape[0] * shape[1])], dtype=np.int64)
+
+    def row_counts(self, shape: Shape) -> np.ndarray:
+        raise PatternError(f"pattern {self} does not fix the count of a row")
 
 
 @dataclass(frozen=True)
@@ -126,6 +156,68 @@ class NM(Pattern):
         if shape[1] % self.of:
             raise PatternError(f"pattern {self} does not fit: {self.of} does not divide the {shape[1]} inputs")
         return np.full(shape[0] * shape[1] // self.of, self.of - self.kept, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Transposable(Pattern):
+    """``transposable:2:4``: in each M×M block every row and every column keeps N, so W and its transpose are N:M.
+
+    A backward pass multiplies by the transpose, which is then as fast (Hubara et al., NeurIPS 2021, arXiv 2102.08124;
+    TSENOR, arXiv 2505.23949). Its groups are those of N:M, and the columns have the same.
+    """
+
+    kept: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"transposable:{self.kept}:{self.of}"
+
+    @property
+    def separable(self) -> bool:
+        return False
+
+    @property
+    def grouped(self) -> bool:
+        return False
+
+    def tied(self, shape: Shape) -> int:
+        return self.of
+
+    def group_size(self, shape: Shape) -> int:
+        return self.of
+
+    def counts(self, shape: Shape) -> np.ndarray:
+        """Of the rows' groups; each group of a column has the same."""
+        for size, what in ((shape[1], "inputs"), (shape[0], "rows")):
+            if size % self.of:
+                raise PatternError(f"pattern {self} does not fit: {self.of} does not divide the {size} {what}")
+        return np.full(shape[0] * shape[1] // self.of, self.of - self.kept, dtype=np.int64)
+
+    def blocks(self, x: Array) -> Array:
+        """``(..., rows, n)`` as ``(blocks, M, M)``, row by row of blocks."""
+        xp, (rows, n), of = array_namespace(x), x.shape[-2:], self.of
+        self.counts((rows, n))
+        cut = xp.reshape(x, (-1, rows // of, of, n // of, of))
+        return xp.reshape(xp.permute_dims(cut, (0, 1, 3, 2, 4)), (-1, of, of))
+
+    def whole(self, blocks: Array, shape: tuple[int, ...]) -> Array:
+        """What :meth:`blocks` cut, whole again: ``shape`` is ``(..., rows, n)``."""
+        xp, (rows, n), of = array_namespace(blocks), shape[-2:], self.of
+        cut = xp.reshape(blocks, (-1, rows // of, n // of, of, of))
+        return xp.reshape(xp.permute_dims(cut, (0, 1, 3, 2, 4)), shape)
+
+    def prune(self, score: Array, share: float = 1.0) -> Array:
+        """Prune where the sum of the scores is least: bool ``(..., rows, n)``, True = pruned, exact (``transport``)."""
+        count = round(share * (self.of - self.kept))
+        return self.whole(transport.least(self.blocks(score), count), score.shape)
+
+    def nearest(self, weights: Array, share: float = 1.0) -> Array:
+        return self.prune(weights * weights, share)  # sums of absolute values have another minimum
+
+    def excess(self, u: Array) -> Array:
+        counts = self.counts((u.shape[0], u.shape[1]))
+        xp = array_namespace(u)
+        return xp.concat([_excess(self.groups(u), counts), _excess(self.groups(u.T), counts)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +255,10 @@ def project(pattern: Pattern, u: np.ndarray, tolerance: float = 0.0) -> np.ndarr
     """The nearest point of the pattern's polytope, float64 ``(rows, n)``, counts exact to rounding.
 
     ``clip(u - t, 0, 1)`` in each group, with ``t`` found by bisection (the capped simplex: Wang and Lu 2015). Groups
-    inside [0, 1] whose sum is within ``tolerance`` of their count stay as they are.
+    inside [0, 1] whose sum is within ``tolerance`` of their count stay as they are. Transposable: see below.
     """
+    if isinstance(pattern, Transposable):
+        return _project_blocks(pattern, u, tolerance)
     x = pattern.groups(np.asarray(u, dtype=np.float64))
     counts = pattern.counts((u.shape[-2], u.shape[-1]))[:, None]
     off = np.abs(x.sum(axis=1, keepdims=True) - counts) > tolerance
@@ -182,8 +276,30 @@ def project(pattern: Pattern, u: np.ndarray, tolerance: float = 0.0) -> np.ndarr
     return x.reshape(u.shape)
 
 
+def _project_blocks(pattern: Transposable, u: np.ndarray, tolerance: float) -> np.ndarray:
+    """By Dykstra's alternating projections between the sums and the box (Boyle and Dykstra 1986), to ``PROJECTED``."""
+    x, size, count = pattern.blocks(np.array(u, dtype=np.float64)), pattern.of, pattern.of - pattern.kept
+
+    def off(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x.sum(axis=2, keepdims=True) - count, x.sum(axis=1, keepdims=True) - count
+
+    wrong = np.maximum(*(np.abs(part).max(axis=(1, 2)) for part in off(x))) > tolerance
+    wrong |= ((x < 0) | (x > 1)).any(axis=(1, 2))
+    moved, rest = x[wrong], np.zeros((int(wrong.sum()), size, size))
+    for _ in range(MOST_PROJECTIONS if moved.size else 0):
+        rows, columns = off(moved)
+        if max(np.abs(rows).max(), np.abs(columns).max()) <= PROJECTED and moved.min() >= 0 and moved.max() <= 1:
+            break
+        near = moved - (rows + columns) / size + rows.sum(axis=1, keepdims=True) / size**2 + rest
+        moved = np.clip(near, 0, 1)
+        rest = near - moved
+    x[wrong] = moved
+    return pattern.whole(x, u.shape)
+
+
 def parse(text: str | Pattern | np.ndarray) -> Pattern:
-    """Read a pattern: ``0.6``, ``unstructured:0.6``, ``2:4``, ``rows:FILE`` (text or .npy), or an array of counts.
+    """Read a pattern: ``0.6``, ``unstructured:0.6``, ``2:4``, ``transposable:2:4``, ``rows:FILE`` (text or .npy), or an
+    array of counts.
 
     Raises:
         PatternError: one line, what is wrong and what would be right.
@@ -195,11 +311,11 @@ def parse(text: str | Pattern | np.ndarray) -> Pattern:
     text = str(text).strip()
     if text.startswith("rows:"):
         return Rows(_read_counts(Path(text.removeprefix("rows:"))))
-    if match := re.fullmatch(r"(\d+):(\d+)", text):
-        kept, of = map(int, match.groups())
+    if match := re.fullmatch(r"(transposable:)?(\d+):(\d+)", text):
+        kept, of = map(int, match.groups()[1:])
         if not 0 <= kept <= of or of == 0:
             raise PatternError(f"pattern {text!r}: N:M keeps N of each M weights, so N must not exceed M")
-        return NM(kept, of)
+        return Transposable(kept, of) if match[1] else NM(kept, of)
     kind, colon, number = text.rpartition(":")
     try:
         fraction = float(number)
@@ -207,9 +323,15 @@ def parse(text: str | Pattern | np.ndarray) -> Pattern:
         fraction = -1.0
     if kind + colon not in ("", "unstructured:") or not 0 <= fraction <= 1:
         raise PatternError(
-            f"unknown pattern {text!r}: use a fraction to prune per row such as 0.5, unstructured:0.5, 2:4 or rows:FILE"
+            f"unknown pattern {text!r}: use a fraction to prune per row such as 0.5, unstructured:0.5, 2:4, "
+            "transposable:2:4 or rows:FILE"
         )
     return Unstructured(fraction) if kind else PerRow(fraction)
+
+
+def _excess(groups: Array, counts: np.ndarray) -> Array:
+    xp = array_namespace(groups)
+    return xp.sum(groups, axis=-1, dtype=xp.float64) - xp.asarray(counts.astype(np.float64), device=device(groups))
 
 
 def _shortest(fraction: float) -> str:
