@@ -124,8 +124,18 @@ MASKS = (
 )
 
 UPDATES = (
-    Method("sparsegpt", SPARSEGPT, "blocks of columns, updates by Cholesky rows", "nothing known"),
-    Method("sparsegpt(order=diagonal)", SPARSEGPT, "the same, inputs of large variance first", "nothing known"),
+    Method(
+        "sparsegpt",
+        SPARSEGPT,
+        "blocks of columns, updates by Cholesky rows",
+        "a block's count is each row's, not the block's",
+    ),
+    Method(
+        "sparsegpt(order=diagonal)",
+        "Frantar et al. 2022 (GPTQ)",
+        "its order, inputs of large variance first",
+        "in SparseGPT's sweep",
+    ),
     Method(
         "sparsegpt(order=loss)",
         "Su, Wang 2026 (ROSE)",
@@ -137,18 +147,18 @@ UPDATES = (
         "thanos",
         "Ilin, Richtárik 2025 (Thanos)",
         "exact updates of a block's weights together",
-        "no rows spared as outliers; read in summaries, its block sizes may differ",
+        "the count is each row's; no rows spared as outliers; read in summaries, its block sizes may differ",
     ),
     Method("wanda+refit", "least squares", "on Wanda's mask", "ridge 1e-3"),
     Method("SparseSwaps+refit", "least squares", "on the mask of SparseSwaps", "ridge 1e-3"),
     Method("fast+refit", "least squares", "on the mask of `fast`", "ridge 1e-3"),
-    Method("admm", "Boža 2024 (ADMM)", "gradual mask, then weights; algorithms 1 and 2", "nothing known"),
-    Method("wanda+admm", "Boža 2024 (ADMM)", "weights alone on Wanda's mask", "nothing known"),
+    Method("admm", "Boža 2024 (ADMM)", "gradual mask and weights, algorithms 1 and 2", "the count is each row's"),
+    Method("wanda+admm", "Boža 2024 (ADMM)", "weights alone on Wanda's mask", "nothing"),
     Method(
         "alps",
         "Meng et al. 2024 (ALPS)",
         "equations 4, 27, 28, algorithms 1 and 2",
-        "the ridge is relative to the mean diagonal; conjugate gradients have a step length for each row",
+        "the count is each row's; the ridge is relative to the mean diagonal; a step length for each row",
     ),
     Method(
         "wanda+iht",

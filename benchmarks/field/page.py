@@ -84,6 +84,10 @@ def both(values) -> str:
     return " and ".join(f"{value:.3g}" for value in values)
 
 
+def digits(error: float) -> str:
+    return "–" if np.isnan(error) else f"{error:.3f}"
+
+
 def price(entry: Entry) -> str:
     return f"{both(1000 * entry.seconds[model] for model in MODELS)} ms a row"
 
@@ -94,7 +98,7 @@ def board(entries: Sequence[Entry], found: Distances, peaks: Mapping[str, Peak])
     patterns = PATTERNS.split(",")
     lines = []
     for entry in entries:
-        cells = [f"{entry.error(model, pattern=part):.3f}" for part in ("", *patterns) for model in MODELS]
+        cells = [digits(entry.error(model, pattern=part)) for part in ("", *patterns) for model in MODELS]
         for model in MODELS:
             own = found.get((entry.spec, model), ())
             cells += [f"{100 * np.median(own):.1f} %"] if len(own) and found else []
@@ -228,7 +232,7 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
     for title, entries in found.items():
         parts.append(f"\n## {title}\n\n{NOTES[title]}\n\n{board(entries, gaps if title == masks else {}, sizes)}")
     parts.append("\n## Where the order differs between the models\n")
-    parts += [f"\n{order(title, entries)}" for title, entries in found.items() if entries]
+    parts += [f"\n{order(title, entries)}" for title, entries in found.items() if len(entries) > 1]
     parts.append(f"\n## Where\n\nError over Wanda's, means of the three patterns.\n\n{by_layer(own)}")
     parts.append(f"\n## Other patterns N:M\n\nError over Wanda's, means of seven matrices.\n\n{other_patterns(lines)}")
     parts.append(f"\n## The dearest\n\n{DEAR}\n\n{dear(lines, missing)}")
