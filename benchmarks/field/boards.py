@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ def refitted(lines: Sequence[Line]) -> list[Entry]:
     return _board(lines, specs, lambda line: (line.refit_ratio, line.cpu_seconds + line.refit_seconds))
 
 
-def _board(lines, specs, of) -> list[Entry]:
+def _board(lines: Sequence[Line], specs: Sequence[str], of: Callable[[Line], tuple[float, float]]) -> list[Entry]:
     """The specs that have run on every problem of the three patterns, the least error first."""
     lines = [line for line in lines if line.pattern in PATTERNS.split(",")]
     every = {line.problem for line in lines}
@@ -116,7 +116,7 @@ def swapped(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
 def agreement(entries: Sequence[Entry]) -> float:
     """Spearman's rank correlation of the models' orders."""
     ranks = [np.argsort(np.argsort([entry.error(model) for entry in entries])) for model in MODELS]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.array(ranks))[0, 1])
 
 
 def unfinished(lines: Sequence[Line], board: Iterable[Entry]) -> list[str]:

@@ -5,7 +5,7 @@ python -m benchmarks.field.page
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -79,7 +79,7 @@ def answer(title: str, entries: Sequence[Entry], found: Distances) -> str:
     return f"- {text}.\n"
 
 
-def both(values) -> str:
+def both(values: Iterable[float]) -> str:
     """Figures of the models as text, three digits."""
     return " and ".join(f"{value:.3g}" for value in values)
 
