@@ -14,6 +14,7 @@ from fwbench.metrics import optimality_gap
 from fwbench.metrics import shifted_geometric_mean as mean
 
 MODELS = {"smollm2": "SmolLM2", "gemma3": "Gemma 3"}
+ALL = PATTERNS.split(",")
 NEAR = 1.01  # errors within so much of each other are called equal
 
 Where = tuple[str, str, str]  # model, layer, pattern
@@ -39,6 +40,14 @@ class Entry:
         return mean(self.seconds.values())
 
 
+def patterns(lines: Sequence[Line]) -> list[str]:
+    """Those on the boards: where the last method has run on all layers of both models, as methods go one by one."""
+    every = {(line.model, line.layer) for line in lines if line.spec == "wanda"}
+    last = UPDATES[-1].spec
+    done = {pattern: {(x.model, x.layer) for x in lines if (x.spec, x.pattern) == (last, pattern)} for pattern in ALL}
+    return [pattern for pattern in ALL if done[pattern] == every]
+
+
 def masks(lines: Sequence[Line]) -> list[Entry]:
     """Masks alone."""
     return _board(lines, [method.spec for method in MASKS], lambda line: (line.ratio, line.cpu_seconds))
@@ -56,8 +65,9 @@ def refitted(lines: Sequence[Line]) -> list[Entry]:
 
 
 def _board(lines: Sequence[Line], specs: Sequence[str], of: Callable[[Line], tuple[float, float]]) -> list[Entry]:
-    """The specs that have run on every problem of the three patterns, the least error first."""
-    lines = [line for line in lines if line.pattern in PATTERNS.split(",")]
+    """The specs that have run on every problem of the boards' patterns, the least error first."""
+    wanted = patterns(lines)
+    lines = [line for line in lines if line.pattern in wanted]
     every = {line.problem for line in lines}
     found = []
     for spec in specs:

@@ -92,10 +92,9 @@ def price(entry: Entry) -> str:
     return f"{both(1000 * entry.seconds[model] for model in MODELS)} ms a row"
 
 
-def board(entries: Sequence[Entry], found: Distances, peaks: Mapping[str, Peak]) -> str:
+def board(entries: Sequence[Entry], patterns: Sequence[str], found: Distances, peaks: Mapping[str, Peak]) -> str:
     """All methods of a board, the least error first; of those on a model's front the time is bold."""
     fronts = {model: {entry.spec for entry in boards.front(entries, model)} for model in MODELS}
-    patterns = PATTERNS.split(",")
     lines = []
     for entry in entries:
         cells = [digits(entry.error(model, pattern=part)) for part in ("", *patterns) for model in MODELS]
@@ -167,18 +166,25 @@ def by_layer(entries: Mapping[str, Entry]) -> str:
     return table(["Model", "Matrix", *(method_cell(entry.spec) for entry in chosen)], lines, left=2)
 
 
-def other_patterns(lines: Sequence[Line]) -> str:
-    """The main methods at N:M."""
-    patterns = ["2:4", *OTHER_PATTERNS.split(",")]
+def others(lines: Sequence[Line], patterns: Sequence[str]) -> list[str]:
+    """The patterns of the main methods alone, where any ran."""
+    found = {line.pattern for line in lines}
+    return [
+        part for part in (*PATTERNS.split(","), *OTHER_PATTERNS.split(",")) if part in found and part not in patterns
+    ]
+
+
+def other_patterns(lines: Sequence[Line], patterns: Sequence[str]) -> str:
+    """The main methods at 2:4, for comparison, and at those patterns."""
+    columns = [(part, model) for part in ("2:4", *patterns) for model in MODELS]
     rows = []
     for spec in OTHER:
         cells = []
-        for pattern in patterns:
-            for model in MODELS:
-                own = [x.ratio for x in lines if (x.spec, x.model, x.pattern) == (spec, model, pattern)]
-                cells.append(f"{mean(own):.3f}" if len(own) == len(LAYERS) else "–")
+        for pattern, model in columns:
+            own = [x.ratio for x in lines if (x.spec, x.model, x.pattern) == (spec, model, pattern)]
+            cells.append(f"{mean(own):.3f}" if len(own) == len(LAYERS) else "–")
         rows.append([method_cell(spec), *cells])
-    return table(["Method", *(f"{part}, {name}" for part in patterns for name in MODELS.values())], rows)
+    return table(["Method", *(f"{part}, {MODELS[model]}" for part, model in columns)], rows)
 
 
 def dear(lines: Sequence[Line], missing: Sequence[str]) -> str:
@@ -209,7 +215,9 @@ def faithful() -> str:
 def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) -> str:
     """Markdown: the answer, the fronts, the boards, where the models differ, layers, patterns, what is faithful."""
     found = {title: make(lines) for title, make in BOARDS.items()}
-    gaps = boards.distances([x for x in lines if x.pattern in PATTERNS.split(",")], bounds)
+    patterns = boards.patterns(lines)
+    gaps = boards.distances([line for line in lines if line.pattern in patterns], bounds)
+    bounded = [pattern for pattern in patterns if any(bound.pattern == pattern for bound in bounds)]
     sizes = {peak.spec: peak for peak in peaks}
     own = {entry.spec: entry for entries in list(found.values())[:2] for entry in entries}
     missing = boards.unfinished(lines, own.values())
@@ -218,9 +226,10 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
         HEAD.format(
             rows=ROWS,
             blocks=f"{BLOCKS['smollm2']} of SmolLM2-135M and {BLOCKS['gemma3']} of Gemma 3 270M",
-            patterns=PATTERNS.replace(",", ", "),
-            others=OTHER_PATTERNS.replace(",", ", "),
+            patterns=", ".join(patterns),
+            others=", ".join(others(lines, patterns)),
             bounded=BOUNDED,
+            proved=", ".join(bounded),
             layer=MEASURED[1],
             first=FIRST,
         ),
@@ -230,11 +239,14 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
     ]
     masks = next(iter(found))
     for title, entries in found.items():
-        parts.append(f"\n## {title}\n\n{NOTES[title]}\n\n{board(entries, gaps if title == masks else {}, sizes)}")
+        parts.append(
+            f"\n## {title}\n\n{NOTES[title]}\n\n{board(entries, patterns, gaps if title == masks else {}, sizes)}"
+        )
     parts.append("\n## Where the order differs between the models\n")
     parts += [f"\n{order(title, entries)}" for title, entries in found.items() if len(entries) > 1]
-    parts.append(f"\n## Where\n\nError over Wanda's, means of the three patterns.\n\n{by_layer(own)}")
-    parts.append(f"\n## Other patterns N:M\n\nError over Wanda's, means of seven matrices.\n\n{other_patterns(lines)}")
+    parts.append(f"\n## Where\n\nError over Wanda's, means of the boards' patterns.\n\n{by_layer(own)}")
+    rest = other_patterns(lines, others(lines, patterns))
+    parts.append(f"\n## Other patterns\n\nError over Wanda's, means of seven matrices.\n\n{rest}")
     parts.append(f"\n## The dearest\n\n{DEAR}\n\n{dear(lines, missing)}")
     parts.append(f"\n## What is faithful\n\n{faithful()}")
     return "".join(parts)
@@ -269,11 +281,11 @@ pipeline, judging included, sums over sums of rows, on one thread of a machine t
 small problem, so that nothing is compiled in it: it compares roughly. What a layer pays once, as the inverse of a
 Gram matrix, is shared by {rows} rows here and by all in use, which flatters masks alone. A diagonal for the whole
 layer (`fw(convexify=shared)`) is left to [masks](../masks/index.md), and exact solvers, which end at smaller rows,
-to [exact](../exact/index.md). Bounds are Shor's, of the first {bounded} sampled rows of each matrix. Memory is what
-a run adds at its peak to a process of its own that has compiled the method, on the {rows} rows of SmolLM2's {layer}
-at {first}, beside the problem itself. `ria`, regrouped, has its inputs dealt to groups by the scores of the whole
-layer's rows; a bound of it would be another problem's. The temperatures of `anneal` and the tenure of `tabu` were
-chosen on layers of SmolLM2's block 7, among others. Gemma is used under the [Gemma Terms of
+to [exact](../exact/index.md). Bounds are Shor's, of the first {bounded} sampled rows of each matrix, patterns
+{proved}. Memory is what a run adds at its peak to a process of its own that has compiled the method, on the {rows}
+rows of SmolLM2's {layer} at {first}, beside the problem itself. `ria`, regrouped, has its inputs dealt to groups by
+the scores of the whole layer's rows; a bound of it would be another problem's. The temperatures of `anneal` and the
+tenure of `tabu` were chosen on layers of SmolLM2's block 7, among others. Gemma is used under the [Gemma Terms of
 Use](https://ai.google.dev/gemma/terms); no weights, Gram matrices or masks of it are here. Written by `python -m
 benchmarks.field.page` from [methods.csv](methods.csv), [bounds.csv](bounds.csv) and [memory.csv](memory.csv).
 

@@ -91,17 +91,26 @@ def test_memory_is_what_a_run_adds():
 
 
 def test_a_board_has_the_means_of_what_ran_everywhere():
-    found = [*lines("wanda", 1.0, 1.0), *lines("wanda", 1.0, 1.0, layer="o_proj")]
+    last = UPDATES[-1].spec
+    found = [
+        line for spec in ("wanda", last) for layer in ("q_proj", "o_proj") for line in lines(spec, 1, 1, layer=layer)
+    ]
+    found += [*lines("wanda", 1, 1, pattern="2:4"), *lines(last, 1, 1, pattern="2:4")]  # not on all layers: no board's
     found += [*lines("greedy", 0.2, 0.5), *lines("greedy", 0.8, 0.5, layer="o_proj", seconds=0.72)]
     found += lines("ria", 0.1, 0.1)
     board = boards.masks(found)
     assert [entry.spec for entry in board] == ["greedy", "wanda"]
     assert board[0].error("smollm2") == pytest.approx(0.4)
     assert board[0].error(layer="q_proj") == pytest.approx(np.sqrt(0.1))
-    assert board[0].seconds == pytest.approx({"smollm2": 0.02, "gemma3": 0.02})
+    assert board[0].seconds == pytest.approx({"smollm2": 0.02, "gemma3": 0.02})  # of 0.24 and 0.72 s, 48 rows
     again = boards.refitted(found)
+    assert boards.patterns(found) == ["0.5"]
     assert {entry.error() for entry in again} == {0.5}
-    assert again[-1].seconds["smollm2"] == pytest.approx(0.03 if again[-1].spec == "greedy" else 0.02)
+    assert {entry.spec: round(entry.seconds["gemma3"], 3) for entry in again} == {
+        "greedy": 0.03,
+        "wanda": 0.02,
+        last: 0.02,
+    }
     assert "ria" in boards.unfinished(found, board)
     assert not {"wanda", "best", f"ria{REGROUPED}"} & set(boards.unfinished(found, board))
 
@@ -140,6 +149,7 @@ def test_the_distance_is_what_a_better_mask_could_save():
 
 def test_the_page_answers_from_its_lines():
     found = [*lines("wanda", 1.0, 1.0), *lines("SparseSwaps", 0.5, 0.6, refit=0.4), *lines("admm", 0.3, 0.4)]
+    found += lines(UPDATES[-1].spec, 0.9, 0.9)
     bounds = [study.Bound(model, "q_proj", "0.5", 1, 1.5, True, 1.0) for model in ("smollm2", "gemma3")]
     text = page.page(found, bounds, [study.Peak("admm", 24, 1536, 3 * 2**20, 1)])
     assert (
@@ -148,5 +158,5 @@ def test_the_page_answers_from_its_lines():
     ) in text
     assert "- **With weight update**: `admm` has the least error, 0.3 and 0.4 of Wanda's, for 10 and 10 ms" in text
     assert "- **After one common refit**: `SparseSwaps` has the least error, 0.4 and 0.4 of Wanda's" in text
-    assert "| `admm` | 0.300 | 0.400 | 0.300 | 0.400 | – | – | – | – | **10** | **10** | 3 |" in text
+    assert "| `admm` | 0.300 | 0.400 | 0.300 | 0.400 | **10** | **10** | 3 |" in text
     assert text.count("](field.svg)") == 1
