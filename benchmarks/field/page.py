@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.field import boards
 from benchmarks.field.boards import MODELS, Entry
-from benchmarks.field.methods import METHODS, OTHER
+from benchmarks.field.methods import MASKS, METHODS, OTHER
 from benchmarks.field.study import (
     BLOCKS,
     BOUNDED,
@@ -54,6 +56,8 @@ CHOSEN = (  # by layer
 )
 BESIDE = ("SparseSwaps", "wanda+swap+tabu(iterations=3000)", "fast")
 PAIRS = 8  # shown of a board
+UNAWARE = {method.spec for method in MASKS}  # these leave the weights as they are
+CHEAPER = 1.1  # a price so many times another's is told
 WITHIN = 1.01  # of the least error, for the cheapest method that is as good
 
 Distances = Mapping[tuple[str, str], Sequence[float]]
@@ -68,10 +72,13 @@ def answer(title: str, entries: Sequence[Entry], found: Distances) -> str:
         shares = both(100 * float(np.median(gap)) for gap in gaps)
         text += f", of which half of the bounded rows could lose at most {shares} %"
     text += f", for {price(best)}"
-    if near.spec != best.spec:
-        ratio = best.price / near.price
+    if best.price / near.price > CHEAPER:
         text += f"; within {100 * (WITHIN - 1):.0f} % of it on both models is `{named(near.spec)}` for {price(near)}"
-        text += f", {ratio:.1f} times less"
+        text += f", {best.price / near.price:.1f} times less"
+    unaware = next((entry for entry in entries if entry.spec in UNAWARE), None)
+    if unaware is not None and unaware.spec != best.spec:
+        text += f"; of methods that do not know of the refit `{named(unaware.spec)}` has the least"
+        text += f", {both(unaware.error(m) for m in MODELS)}"
     swaps = next((entry for entry in entries if entry.spec == "SparseSwaps"), None)
     if swaps is not None and swaps.spec not in (best.spec, near.spec):
         above = both(100 * (swaps.error(m) / best.error(m) - 1) for m in MODELS)
@@ -113,32 +120,46 @@ def board(entries: Sequence[Entry], patterns: Sequence[str], found: Distances, p
 
 
 def draw(found: Mapping[str, Sequence[Entry]]) -> str:
-    """A row of panels for each board: error against CPU time, the front drawn and named."""
-    with figures.drawing("field", 2.6 * len(found) + 0.4) as (figure, axes, finish):
+    """A row of panels for each board: error against CPU time, the front drawn and its methods numbered."""
+    fronts = [boards.front(entries, model) for entries in found.values() for model in MODELS]
+    numbers = {spec: i for i, spec in enumerate(dict.fromkeys(e.spec for front in fronts for e in front), 1)}
+    with figures.drawing("field", 2.3 * len(found) + 0.1 * len(numbers) + 0.4) as (figure, axes, finish):
         axes.remove()
         panels = figure.subplots(len(found), len(MODELS), squeeze=False, sharex=True, sharey="row")
         for line, (title, entries) in zip(panels, found.items(), strict=True):
             for axis, (model, name), colour in zip(line, MODELS.items(), figures.COLOURS, strict=False):
-                points = [(1000 * entry.seconds[model], entry.error(model)) for entry in entries]
-                axis.plot(*zip(*points, strict=True), "o", color=figures.NEUTRAL, markersize=3)
-                best = boards.front(entries, model)
-                steps = [(1000 * entry.seconds[model], entry.error(model)) for entry in best]
-                axis.step(*zip(*steps, strict=True), "o-", color=colour, where="post", markersize=4, linewidth=1.2)
-                for entry, point in zip(best, steps, strict=True):
-                    shown = named(entry.spec)
-                    axis.annotate(shown, point, xytext=(3, 3), textcoords="offset points", fontsize=5)
+                _panel(axis, entries, model, colour, numbers)
                 axis.set_title(f"{title}, {name}", loc="left", fontsize=8)
-                axis.set_xscale("log")
-                axis.set_yscale("log")
-                for one in (axis.xaxis, axis.yaxis):
-                    one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axis.xaxis.set_minor_formatter(NullFormatter())
-                axis.tick_params(which="both", labelsize=6)
             line[0].set_ylabel("error over Wanda's")
         for axis in panels[-1]:
             axis.set_xlabel("CPU ms a row")
+        handles = [
+            Line2D([], [], linestyle="none", marker=f"${i}$", color=figures.INK, label=named(spec))
+            for spec, i in numbers.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7)
         return figures.standalone(finish("Error against CPU time, with the fronts of the three boards"))
+
+
+def _panel(axis: Axes, entries: Sequence[Entry], model: str, colour: str, numbers: Mapping[str, int]) -> None:
+    def points(some: Iterable[Entry]) -> list[tuple[float, ...]]:
+        return list(zip(*((1000 * entry.seconds[model], entry.error(model)) for entry in some), strict=True))
+
+    best = boards.front(entries, model)
+    axis.plot(*points(entries), "o", color=figures.NEUTRAL, markersize=3)
+    axis.step(*points(best), "o-", color=colour, where="post", markersize=4, linewidth=1.2)
+    for turn, (entry, *point) in enumerate(zip(best, *points(best), strict=True)):
+        shift = (0, -10) if turn % 2 else (0, 5)  # neighbours beside each other
+        axis.annotate(
+            str(numbers[entry.spec]), point, xytext=shift, textcoords="offset points", fontsize=6, ha="center"
+        )
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(which="both", labelsize=6)
 
 
 def order(title: str, entries: Sequence[Entry]) -> str:
@@ -176,7 +197,7 @@ def others(lines: Sequence[Line], patterns: Sequence[str]) -> list[str]:
 
 def other_patterns(lines: Sequence[Line], patterns: Sequence[str]) -> str:
     """The main methods at 2:4, for comparison, and at those patterns."""
-    columns = [(part, model) for part in ("2:4", *patterns) for model in MODELS]
+    columns = [(part, model) for part in dict.fromkeys(("2:4", *patterns)) for model in MODELS]
     rows = []
     for spec in OTHER:
         cells = []
@@ -225,7 +246,7 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
     parts = [
         HEAD.format(
             rows=ROWS,
-            blocks=f"{BLOCKS['smollm2']} of SmolLM2-135M and {BLOCKS['gemma3']} of Gemma 3 270M",
+            blocks=f"block {BLOCKS['smollm2']} of SmolLM2-135M and block {BLOCKS['gemma3']} of Gemma 3 270M",
             patterns=", ".join(patterns),
             others=", ".join(others(lines, patterns)),
             bounded=BOUNDED,
@@ -248,7 +269,7 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
     rest = other_patterns(lines, others(lines, patterns))
     parts.append(f"\n## Other patterns\n\nError over Wanda's, means of seven matrices.\n\n{rest}")
     parts.append(f"\n## The dearest\n\n{DEAR}\n\n{dear(lines, missing)}")
-    parts.append(f"\n## What is faithful\n\n{faithful()}")
+    parts.append(f"\n## What is faithful\n\n{FAITHFUL}\n\n{faithful()}")
     return "".join(parts)
 
 
@@ -271,23 +292,28 @@ DEAR = (
     "methods that cost less; CPU time a row is of these two matrices."
 )
 
+FAITHFUL = (
+    "At 0.5 and 0.6 every row keeps as many weights as any other, as in Wanda's paper, also of methods whose papers "
+    "count over a layer or over a block of columns. What is no more than a combination of stages has no paper."
+)
+
 HEAD = """# The whole field
 
-{rows} rows of each of the seven matrices of blocks {blocks}, at like depths, sampled as for
-[masks](../masks/index.md) and [models](../models/index.md); 16,384 calibration tokens of `lee`; patterns
-{patterns}, and {others} for the main methods. One seed; every mask and all weights judged by `fwbench.pipeline`.
-Errors are over that of Wanda's mask without update, means over problems geometric. CPU time is of the whole
-pipeline, judging included, sums over sums of rows, on one thread of a machine that others loaded, after a run on a
-small problem, so that nothing is compiled in it: it compares roughly. What a layer pays once, as the inverse of a
-Gram matrix, is shared by {rows} rows here and by all in use, which flatters masks alone. A diagonal for the whole
-layer (`fw(convexify=shared)`) is left to [masks](../masks/index.md), and exact solvers, which end at smaller rows,
-to [exact](../exact/index.md). Bounds are Shor's, of the first {bounded} sampled rows of each matrix, patterns
-{proved}. Memory is what a run adds at its peak to a process of its own that has compiled the method, on the {rows}
-rows of SmolLM2's {layer} at {first}, beside the problem itself. `ria`, regrouped, has its inputs dealt to groups by
-the scores of the whole layer's rows; a bound of it would be another problem's. The temperatures of `anneal` and the
-tenure of `tabu` were chosen on layers of SmolLM2's block 7, among others. Gemma is used under the [Gemma Terms of
-Use](https://ai.google.dev/gemma/terms); no weights, Gram matrices or masks of it are here. Written by `python -m
-benchmarks.field.page` from [methods.csv](methods.csv), [bounds.csv](bounds.csv) and [memory.csv](memory.csv).
+{rows} rows of each of the seven matrices of {blocks}, at like depths, sampled as for [masks](../masks/index.md) and
+[models](../models/index.md); 16,384 calibration tokens of `lee`; patterns {patterns}, and {others} for the main
+methods. One seed; every mask and all weights judged by `fwbench.pipeline`. Errors are over that of Wanda's mask
+without update, means over problems geometric. CPU time is of the whole pipeline, judging included, sums over sums
+of rows, on one thread of a machine that others loaded, after a run on a small problem, so that nothing is compiled
+in it: it compares roughly. What a layer pays once, as the inverse of a Gram matrix, is shared by {rows} rows here
+and by all in use, which flatters masks alone. A diagonal for the whole layer (`fw(convexify=shared)`) is left to
+[masks](../masks/index.md), and exact solvers, which end at smaller rows, to [exact](../exact/index.md). Bounds are
+Shor's, of the first {bounded} sampled rows of each matrix, patterns {proved}. Memory is what a run adds at its peak
+to a process of its own that has compiled the method, on the {rows} rows of SmolLM2's {layer} at {first}, beside the
+problem itself. `ria`, regrouped, has its inputs dealt to groups by the scores of the whole layer's rows; a bound of
+it would be another problem's. The temperatures of `anneal` and the tenure of `tabu` were chosen on layers of
+SmolLM2's block 7, among others. Gemma is used under the [Gemma Terms of Use](https://ai.google.dev/gemma/terms); no
+weights, Gram matrices or masks of it are here. Written by `python -m benchmarks.field.page` from
+[methods.csv](methods.csv), [bounds.csv](bounds.csv) and [memory.csv](memory.csv).
 
 """
 
