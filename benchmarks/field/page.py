@@ -133,11 +133,8 @@ def draw(found: Mapping[str, Sequence[Entry]]) -> str:
             line[0].set_ylabel("error over Wanda's")
         for axis in panels[-1]:
             axis.set_xlabel("CPU ms a row")
-        handles = [
-            Line2D([], [], linestyle="none", marker=f"${i}$", color=figures.INK, label=named(spec))
-            for spec, i in numbers.items()
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7)
+        names = [Line2D([], [], linestyle="none", label=f"{i}  {named(spec)}") for spec, i in numbers.items()]
+        figure.legend(handles=names, loc="outside lower center", ncols=2, fontsize=7, handlelength=0, handletextpad=0)
         return figures.standalone(finish("Error against CPU time, with the fronts of the three boards"))
 
 
