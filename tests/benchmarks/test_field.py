@@ -153,8 +153,8 @@ def test_the_page_answers_from_its_lines():
     bounds = [study.Bound(model, "q_proj", "0.5", 1, 1.5, True, 1.0) for model in ("smollm2", "gemma3")]
     text = page.page(found, bounds, [study.Peak("admm", 24, 1536, 3 * 2**20, 1)])
     assert (
-        "- **Masks alone**: `SparseSwaps` has the least error, 0.5 and 0.6 of Wanda's, of which half of the bounded "
-        "rows could lose at most 25 and 25 %, for 10 and 10 ms a row."
+        "- **Masks alone**: `SparseSwaps` has the least error, 0.5 and 0.6 of Wanda's (half of the bounded rows "
+        "can lose at most 25 and 25 % of it), for 10 and 10 ms a row."
     ) in text
     assert "- **With weight update**: `admm` has the least error, 0.3 and 0.4 of Wanda's, for 10 and 10 ms" in text
     assert "- **After one common refit**: `SparseSwaps` has the least error, 0.4 and 0.4 of Wanda's" in text
