@@ -191,6 +191,7 @@ def bounds(path: Path, model: str, pattern: str) -> None:
 def peak(problem: Problem, spec: str) -> int:
     """Bytes that a run adds at its peak to a process that has compiled the method."""
     solver = pipeline.resolve(spec)
+    warm_up(problem, solver)
     small = problem.part(np.arange(2), "small")
     ran: Answer = pipeline.run(replace(small, W=small.W[:, :64], G=small.G[:64, :64]), solver, threads=1)
     del ran
@@ -209,8 +210,7 @@ def memory(path: Path, wanted: Sequence[Method]) -> None:
     for method in wanted:
         if method.spec in known or method.few or method.spec.endswith(REGROUPED):
             continue
-        pipeline.warm_up(pipeline.Run(problem, pipeline.resolve(method.plain)))
-        with get_context("fork").Pool(1) as pool:
+        with get_context("spawn").Pool(1) as pool:
             found = pool.apply(peak, (problem, method.plain))
         append(path, [Peak(method.spec, problem.rows, problem.n, found, problem.G.nbytes)])
         print(method.spec, found, flush=True)
