@@ -276,8 +276,8 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
 
 NOTES = {
     "Masks alone": (
-        "The kept weights stay as they were. *Distance*: the median over bounded rows of what part of the mask's error "
-        "a better mask could save at most. *Bold times* are on the model's front."
+        "The kept weights stay as they were. *Distance*: the median over bounded rows (patterns: {proved}) of what "
+        "part of the mask's error a better mask could save at most. *Bold times* are on the model's front."
     ),
     "With weight update": (
         "Over Wanda's mask without update. No bound is known of the best mask with weights of its own, so there is no "
