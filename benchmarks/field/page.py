@@ -261,9 +261,8 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
         f"\n{note}![Error against CPU time on three boards, fronts drawn](field.svg)\n",
     ]
     for title, entries in found.items():
-        parts.append(
-            f"\n## {title}\n\n{NOTES[title]}\n\n{board(entries, patterns, gaps if title == masks else {}, sizes)}"
-        )
+        shown = board(entries, patterns, gaps if title == masks else {}, sizes)
+        parts.append(f"\n## {title}\n\n{NOTES[title].format(proved=', '.join(bounded) or 'none')}\n\n{shown}")
     parts.append("\n## Where the order differs between the models\n")
     parts += [f"\n{order(title, entries)}" for title, entries in found.items() if len(entries) > 1]
     parts.append(f"\n## Where\n\nError over Wanda's, means of the boards' patterns.\n\n{by_layer(own)}")
