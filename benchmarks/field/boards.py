@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.field.methods import MASKS, METHODS, REGROUPED, UPDATES
-from benchmarks.field.study import Bound, Line
+from benchmarks.field.study import BOUNDED, Bound, Line
 from benchmarks.shared.samples import PATTERNS
 from fwbench.metrics import optimality_gap
 from fwbench.metrics import shifted_geometric_mean as mean
@@ -109,6 +109,13 @@ def distances(lines: Iterable[Line], bounds: Iterable[Bound]) -> dict[tuple[str,
             if gap is not None:
                 found.setdefault((line.spec, line.model), []).append(gap)
     return found
+
+
+def bounded(lines: Iterable[Line], bounds: Iterable[Bound], pattern: str) -> bool:
+    """Whether every layer that was measured at a pattern has its bounds."""
+    proved = {(bound.model, bound.layer, bound.row) for bound in bounds if bound.pattern == pattern}
+    layers = {(line.model, line.layer) for line in lines if line.pattern == pattern}
+    return {(*layer, row) for layer in layers for row in range(BOUNDED)} <= proved
 
 
 def swapped(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:

@@ -238,8 +238,8 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
     """Markdown: the answer, the fronts, the boards, where the models differ, layers, patterns, what is faithful."""
     found = {title: make(lines) for title, make in BOARDS.items()}
     patterns = boards.patterns(lines)
-    gaps = boards.distances([line for line in lines if line.pattern in patterns], bounds)
-    bounded = [pattern for pattern in patterns if any(bound.pattern == pattern for bound in bounds)]
+    bounded = [pattern for pattern in patterns if boards.bounded(lines, bounds, pattern)]
+    gaps = boards.distances([line for line in lines if line.pattern in bounded], bounds)
     masks = next(iter(found))
     sizes = {peak.spec: peak for peak in peaks}
     own = {entry.spec: entry for entries in list(found.values())[:2] for entry in entries}

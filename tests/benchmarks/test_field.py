@@ -150,7 +150,13 @@ def test_the_distance_is_what_a_better_mask_could_save():
 def test_the_page_answers_from_its_lines():
     found = [*lines("wanda", 1.0, 1.0), *lines("SparseSwaps", 0.5, 0.6, refit=0.4), *lines("admm", 0.3, 0.4)]
     found += lines(UPDATES[-1].spec, 0.9, 0.9)
-    bounds = [study.Bound(model, "q_proj", "0.5", 1, 1.5, True, 1.0) for model in ("smollm2", "gemma3")]
+    bounds = [
+        study.Bound(model, "q_proj", "0.5", row, 1.5 if row else 0.75, True, 1.0)
+        for model in ("smollm2", "gemma3")
+        for row in range(study.BOUNDED)
+    ]
+    assert boards.bounded(found, bounds, "0.5")
+    assert not boards.bounded(found, bounds[1:], "0.5")
     text = page.page(found, bounds, [study.Peak("admm", 24, 1536, 3 * 2**20, 1)])
     assert (
         "- **Masks alone**: `SparseSwaps` has the least error, 0.5 and 0.6 of Wanda's (half of the bounded rows "
