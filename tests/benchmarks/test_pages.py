@@ -11,6 +11,7 @@ from benchmarks.shared.command import REPORTS
 FROM_FILES = (
     "convergence",
     "exact",
+    "field",
     "first_order",
     "gpu",
     "learned",

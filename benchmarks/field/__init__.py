@@ -1,0 +1,1 @@
+"""reports/field: every method beside all others, judged alike."""
