@@ -318,7 +318,7 @@ SEEDS = (
         PUBLISHED,
         "by Wanda's masks on 2,048 tokens, before any spec; its grid also has 0, which is uniform",
         neuroal,
-        "Of the allocations beside it `exact`, which measures what each layer loses, gains much and `owl` loses.",
+        "Worse than uniform on this model, as is `owl`; `exact`, which measures what each layer loses, gains much.",
     ),
     Seed(
         "LPAM",
