@@ -4,6 +4,6 @@ Each makes steps of one Gram product, batched over rows (``loop``), and projects
 (``simplex``); they are in torch, for any device.
 """
 
-from fwbench.solvers.first_order import mirror, pdhg, pgd
+from fwbench.solvers.first_order import mirror, pdhg, pgd, resplit
 
-__all__ = ["mirror", "pdhg", "pgd"]
+__all__ = ["mirror", "pdhg", "pgd", "resplit"]
