@@ -24,6 +24,7 @@ from fwbench.stage import Context, Role, Stage, State, register
 CHUNK_ROWS = 64  # rows searched together
 CORE = 512  # weights of a core at most: what the caches hold
 HARD = 0.1  # of its error what a row's first round must take off for another
+LONGER = 4  # as many iterations in each further round, from a penalty that is by this smaller
 
 
 @register
@@ -44,15 +45,15 @@ class Resplit(Stage):
         "After Wanda and swaps, for masks like `push`'s in a fifth of its time; where minutes are there, `best`."
     )
     source: ClassVar[str] = "Boyd et al. 2011, section 9.1; Angelelli, Mansini, Speranza 2010; Glover 1989"
-    iterations: int = 24
-    levels: int = 4
-    first: float = 0.05  # relative to the scaled diagonal
-    last: float = 0.7
+    iterations: int = 25
+    levels: int = 5
+    first: float = 0.12  # relative to the scaled diagonal
+    last: float = 0.6
     over: float = 1.7
     rounds: int = 2
-    core: float = 0.22  # of a row's weights
+    core: float = 0.5  # of a row's weights
     turns: int = 2
-    exchanges: int = 4  # in each core, for each of its weights
+    exchanges: int = 1  # in each core, for each of its weights
     tenure: int = 2
     spread: int = 6
 
@@ -74,12 +75,13 @@ class Resplit(Stage):
         after = replace(state, stopped="")
         for number in range(self.rounds):
             part, scaled = (problem, layer) if len(rows) == problem.rows else (problem.part(rows), layer.rows(rows))
-            penalties = np.geomspace(self.first, self.last, self.levels)
+            iterations = self.iterations * LONGER**number
+            penalties = np.geomspace(self.first / LONGER**number, self.last, self.levels)
             pruned, done = alternate(
-                part, scaled, torch.from_numpy(~keep[rows]), penalties, self.iterations << number, context, self.over, True
+                part, scaled, torch.from_numpy(~keep[rows]), penalties, iterations, context, self.over, True
             )
             after = after.count(iterations=done, gram_products=done)
-            if done < self.iterations << number:
+            if done < iterations:
                 return replace(after, keep=keep, stopped="deadline")
             found = self._searched(part, scaled, pruned, keys(context.seed, rows, number), context)
             swapped = Swap().run(part, State(keep=~found), context)
