@@ -21,30 +21,34 @@ from fwbench.solvers.local_search.swap import Swap
 from fwbench.solvers.numerics.threads import workers
 from fwbench.stage import Context, Role, Stage, State, register
 
-CHUNK_ROWS = 64  # rows searched together
-CORE = 512  # weights of a core at most: what the caches hold
+CHUNK_ROWS = 128  # rows searched together
+LEAST, MOST = 128, 512  # weights of a core: fewer cost no less, and of more the matrix leaves the caches
+TENURE, SPREAD = 2, 6  # iterations in which a weight that moved stays, and how many more at random
 HARD = 0.1  # of its error what a row's first round must take off for another
-LONGER = 4  # as many iterations in each further round, from a penalty that is by this smaller
+LONGER = 4  # times as many iterations in each further round, from a penalty that is by this smaller
 
 
 @register
 @dataclass(frozen=True)
 class Resplit(Stage):
-    """Rounds of ADMM from the mask at hand, tabu search of each row's most promising weights, and 1-swaps.
+    """A round of ADMM from the mask at hand, tabu search of each row's most promising weights, then 1-swaps.
 
-    ``iterations`` of ADMM with a penalty from ``first`` to ``last`` (``levels`` values, over-relaxed at the first
-    half), each one Gram product; then ``turns`` cores of ``core`` weights, ``exchanges`` of tabu search in each. Rows
-    whose first round takes off a tenth of their error have far to go: they get further rounds, ``rounds`` in all, each
-    with twice as many iterations. Where a pattern counts over the layer, all rows or none.
+    ``iterations`` of ADMM, one Gram product each, with a penalty from ``first`` to ``last`` (``levels`` values, steps
+    ``over`` times as long at the first half); then ``turns`` of tabu search, each among ``core`` of a row's weights and
+    with as many exchanges as those are. A row whose first round takes off a tenth of its error has far to go: it gets
+    further rounds, ``rounds`` in all, each with four times as many iterations from a quarter of the penalty. Rows keep
+    the best mask they had, or the layer where the pattern counts over it. In float32, but for the swaps and the
+    choice; the tabu search runs on the CPU.
     """
 
     name: ClassVar[str] = "resplit"
     role: ClassVar[Role] = Role.REFINE
     begin: ClassVar[str] = "wanda+swap"
     advice: ClassVar[str] = (
-        "After Wanda and swaps, for masks like `push`'s in a fifth of its time; where minutes are there, `best`."
+        "After Wanda and swaps for masks about as good as `fast`'s in a fifth of its time; not after `push`, which "
+        "leaves it little, nor where minutes are there."
     )
-    source: ClassVar[str] = "Boyd et al. 2011, section 9.1; Angelelli, Mansini, Speranza 2010; Glover 1989"
+    source: ClassVar[str] = "Boyd et al., Distributed Optimization by ADMM, 2011, section 9.1; Angelelli et al. 2010"
     iterations: int = 25
     levels: int = 5
     first: float = 0.12  # relative to the scaled diagonal
@@ -53,9 +57,6 @@ class Resplit(Stage):
     rounds: int = 2
     core: float = 0.5  # of a row's weights
     turns: int = 2
-    exchanges: int = 1  # in each core, for each of its weights
-    tenure: int = 2
-    spread: int = 6
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.levels < 1 or self.rounds < 1:
@@ -63,11 +64,9 @@ class Resplit(Stage):
         if not 0 < self.first <= self.last < float("inf"):
             raise ValueError(f"first must be positive and at most last, got {self.first} and {self.last}")
         if not 1 <= self.over < 2:
-            raise ValueError(f"over is in [1, 2), got {self.over}")
-        if not 0 < self.core <= 1:
-            raise ValueError(f"core is in (0, 1], got {self.core}")
-        if self.turns < 0 or self.exchanges < 1 or self.tenure < 0 or self.spread < 0:
-            raise ValueError("turns, tenure and spread must not be negative, exchanges at least 1")
+            raise ValueError(f"over must be at least 1 and below 2, got {self.over}")
+        if not 0 < self.core <= 1 or self.turns < 0:
+            raise ValueError(f"core is a part, above 0 and at most 1, and turns not negative; got {self.core}")
 
     def run(self, problem: Problem, state: State, context: Context) -> State:
         layer = Scaled.of(problem, replace(context, dtype="float32"))
@@ -77,9 +76,8 @@ class Resplit(Stage):
             part, scaled = (problem, layer) if len(rows) == problem.rows else (problem.part(rows), layer.rows(rows))
             iterations = self.iterations * LONGER**number
             penalties = np.geomspace(self.first / LONGER**number, self.last, self.levels)
-            pruned, done = alternate(
-                part, scaled, torch.from_numpy(~keep[rows]), penalties, iterations, context, self.over, True
-            )
+            start = torch.from_numpy(~keep[rows]).to(context.device)
+            pruned, done = alternate(part, scaled, start, penalties, iterations, context, self.over, warm=True)
             after = after.count(iterations=done, gram_products=done)
             if done < iterations:
                 return replace(after, keep=keep, stopped="deadline")
@@ -100,20 +98,19 @@ class Resplit(Stage):
         self, problem: Problem, layer: Scaled, pruned: torch.Tensor, random: np.ndarray, context: Context
     ) -> np.ndarray:
         """Pruned mask after the tabu search from ``pruned (rows, n)``, on the CPU."""
-        X = ((layer.w * pruned) @ layer.G).cpu().numpy()
         G, W, u = (array.cpu().numpy() for array in (layer.G, layer.w, pruned))
         half = np.zeros((len(W), 0), np.float32)
         if layer.t is not None:
             half = W * layer.t.cpu().numpy()
         chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, len(W), CHUNK_ROWS)]
-        core = int(min(max(self.core * problem.n, 2), CORE))
-        settings = (core, self.turns, self.exchanges * core, self.tenure, self.spread, problem.group)
+        core = int(min(max(self.core * problem.n, LEAST), MOST))
+        settings = (core, self.turns, core, TENURE, SPREAD, problem.group)
 
         def search(rows: slice) -> None:
             if not context.expired():
-                core_numba.search(W[rows], G, u[rows], X[rows], half[rows], *settings, random[rows])
+                X = ((layer.w[rows] * pruned[rows]) @ layer.G).cpu().numpy()
+                core_numba.search(W[rows], G, u[rows], X, half[rows], *settings, random[rows])
 
         with workers(context.threads, len(chunks)) as over:
             over(search, chunks)
         return u > 0
-

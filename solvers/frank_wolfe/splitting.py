@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from fwbench.patterns import Pattern, Rows
 from fwbench.problem import Problem
@@ -115,7 +116,7 @@ def alternate(
     parts = [_Part.of(problem, layer.w, layer.t, pruned.to(layer.w), rows) for rows in _blocks(problem, layer.w.device)]
     ends = np.arange(len(penalties) + 1) * iterations // len(penalties)
     done, before = 0, penalties[0]
-    with workers(context.threads, len(parts)) as spread:
+    with threadpool_limits(1, user_api="blas"), workers(context.threads, len(parts)) as spread:  # the inverses' as well
         if warm:
             spread(lambda part: part.settle(layer.G, float(penalties[0])), parts)
         for level, rho in enumerate(penalties):
