@@ -27,10 +27,11 @@ def find(name: str) -> str | None:
 
 def title(spec: str) -> str:
     """The one name of a canonical spec wherever it is shown: as a preset, or one that goes on (``SparseFW+swap``)."""
-    for preset, text in PRESETS.items():
-        if f"{spec}+".startswith(f"{text}+"):
-            return preset + spec.removeprefix(text)
-    return spec
+    held = {text: preset for preset, text in PRESETS.items() if f"{spec}+".startswith(f"{text}+")}
+    if not held:
+        return spec
+    longest = max(held, key=len)
+    return held[longest] + spec.removeprefix(longest)
 
 
 # What `fwbench run` runs when no solver is named
