@@ -46,11 +46,11 @@ def page(lines: Sequence[Line]) -> str:
 
     def compared(pattern: str) -> list[list[str]]:
         out = []
-        for (*old, new, code), unit in zip(PAIRS, UNITS, strict=True):
-            before, after, one = whole(pattern, *old), whole(pattern, new, code), whole(pattern, unit, "now")
+        for (old, was, new, code), unit in zip(PAIRS, UNITS, strict=True):
+            before, after, one = whole(pattern, old, was), whole(pattern, new, code), whole(pattern, unit, "now")
             if before is None or after is None or one is None:
                 continue
-            first, last = block(pattern, *old), block(pattern, new, code)
+            first, last = block(pattern, old, was), block(pattern, new, code)
             ratios = {name: last[name].error / first[name].error for name in SHAPES}
             worst = max(ratios, key=lambda name: ratios[name])
             mean = math.exp(sum(math.log(ratio) for ratio in ratios.values()) / len(ratios))
@@ -58,7 +58,7 @@ def page(lines: Sequence[Line]) -> str:
             times = [f"{value / one:.1f}" for value in (before, after)]
             shown = f"{ratios[worst]:.4f} ({worst})"
             out.append(
-                [named(*old), named(new, code), pattern, method_cell(unit), *seconds, *times, f"{mean:.4f}", shown]
+                [named(old, was), named(new, code), pattern, method_cell(unit), *seconds, *times, f"{mean:.4f}", shown]
             )
         return out
 
