@@ -38,6 +38,7 @@ PAPERS = {  # stage -> keys of cite.bib; what is fwbench's own has none
     "momentum": ("pethick2025scion", "mokhtari2020stochastic"),
     "push": ("zaslavskiy2009path", "raghavachari1969connections"),
     "splitting": ("boyd2011distributed", "boza2024fast"),
+    "resplit": ("boyd2011distributed", "angelelli2010kernel", "glover1989tabu", "zimmer2025sparseswaps"),
     "qp": ("qpsolvers",),
     "round": ("roux2025sparsefw",),
     "swap": ("zimmer2025sparseswaps",),

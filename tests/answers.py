@@ -37,6 +37,7 @@ SPECS = (
     *("push", "push(variant=inface)", "splitting", "wanda+push", "qp"),
     *(f"fw+round(method={name})" for name in ("topk", "randomised", "expectation")),
     *("wanda+swap", "random+swap", "random+swap(enough=0.1)", "random+safeguard", "random+tabu(iterations=2000)"),
+    *("random+resplit", "faster"),
     *("dsnot", "random+splice", "thanos", "alps", "iht", "fistapruner", "alternate", "sparsegpt(order=loss)"),
     *("random+ils(rounds=20)", "random+anneal(rounds=2)", "fast", "sparsefw", "sparseswaps"),
     *("refit", "wanda+refit", "wanda+refit(ridge=0)", "reswap", "wanda+swap+reswap", "reswap(ridge=0)"),

@@ -9,35 +9,48 @@ from benchmarks.shared import command
 from benchmarks.shared.csv_lines import required
 from benchmarks.shared.markdown import method_cell, table, write_page
 from benchmarks.shared.samples import PATTERNS
-from benchmarks.speed.study import FAST, RESWAP, SIZES, SPEED_CSV, SPLITTING, Line
+from benchmarks.speed.study import FAST, FASTER, RESWAP, ROWS, SIZES, SPEED_CSV, SPLITTING, UNIT, Line
 from fwbench.problems.collections import SHAPES
 
-PAIRS = ((RESWAP, "before", RESWAP, "now"), (FAST, "now", SPLITTING, "now"))  # the older and the newer
-UNITS = ("admm", "wanda+swap")  # by whose seconds they are measured
+PAIRS = (  # the older and the newer
+    (RESWAP, "before", RESWAP, "now"),
+    (FAST, "now", SPLITTING, "now"),
+    (FAST, "now", FASTER, "now"),
+)
+UNITS = ("admm", UNIT, UNIT)  # by whose seconds they are measured
 
 
 def page(lines: Sequence[Line]) -> str:
     found = {(line.layer, line.pattern, line.n, line.rows, line.spec, line.code): line for line in lines}
 
-    def block(pattern: str, spec: str, code: str) -> dict[str, Line]:
-        """The lines of a method on the layers that have one."""
-        own = (line for line in found.values() if (line.pattern, line.spec, line.code) == (pattern, spec, code))
+    def block(pattern: str, spec: str, code: str, rows: int = ROWS) -> dict[str, Line]:
+        """The lines of a method on the layers that have one; of so many rows, 0 for all of them."""
+        key = pattern, spec, code, rows
+        own = (line for line in found.values() if (line.pattern, line.spec, line.code, line.rows) == key)
         return {line.layer: line for line in own if line.layer}
 
-    def whole(pattern: str, spec: str, code: str) -> float | None:
+    def whole(pattern: str, spec: str, code: str, rows: int = ROWS) -> float | None:
         """Its seconds for all rows of all seven layers, by those of the rows that were timed."""
-        own = block(pattern, spec, code)
+        own = block(pattern, spec, code, rows)
         if set(own) != set(SHAPES):
             return None
-        return sum(line.cpu_seconds * SHAPES[name][0] / line.rows for name, line in own.items())
+        return sum(line.cpu_seconds * SHAPES[name][0] / (rows or SHAPES[name][0]) for name, line in own.items())
+
+    def entire() -> list[list[str]]:
+        out = []
+        for pattern in PATTERNS.split(","):
+            one, other = (whole(pattern, spec, "now", 0) for spec in (UNIT, FASTER))
+            if one is not None and other is not None:
+                out.append([pattern, f"{one:.1f}", f"{other:.1f}", f"{other / one:.1f}"])
+        return out
 
     def compared(pattern: str) -> list[list[str]]:
         out = []
-        for (*old, new, code), unit in zip(PAIRS, UNITS, strict=True):
-            before, after, one = whole(pattern, *old), whole(pattern, new, code), whole(pattern, unit, "now")
+        for (old, was, new, code), unit in zip(PAIRS, UNITS, strict=True):
+            before, after, one = whole(pattern, old, was), whole(pattern, new, code), whole(pattern, unit, "now")
             if before is None or after is None or one is None:
                 continue
-            first, last = block(pattern, *old), block(pattern, new, code)
+            first, last = block(pattern, old, was), block(pattern, new, code)
             ratios = {name: last[name].error / first[name].error for name in SHAPES}
             worst = max(ratios, key=lambda name: ratios[name])
             mean = math.exp(sum(math.log(ratio) for ratio in ratios.values()) / len(ratios))
@@ -45,7 +58,7 @@ def page(lines: Sequence[Line]) -> str:
             times = [f"{value / one:.1f}" for value in (before, after)]
             shown = f"{ratios[worst]:.4f} ({worst})"
             out.append(
-                [named(*old), named(new, code), pattern, method_cell(unit), *seconds, *times, f"{mean:.4f}", shown]
+                [named(old, was), named(new, code), pattern, method_cell(unit), *seconds, *times, f"{mean:.4f}", shown]
             )
         return out
 
@@ -75,7 +88,7 @@ def page(lines: Sequence[Line]) -> str:
         for spec, code in (
             ("admm", "now"),
             ("wanda+swap", "now"),
-            *(pair[i : i + 2] for pair in PAIRS for i in (0, 2)),
+            *dict.fromkeys(pair[i : i + 2] for pair in PAIRS for i in (0, 2)),
         ):
             found = {n: value for n in SIZES if (value := milliseconds(n, spec, code)) is not None and value > 0}
             if len(found) < 2:
@@ -92,6 +105,8 @@ def page(lines: Sequence[Line]) -> str:
         + table(
             (*head, "error, newer / older", "worst layer"), [row for p in PATTERNS.split(",") for row in compared(p)], 4
         )
+        + "\n## Whole layers\n\n"
+        + table(("pattern", f"{method_cell(UNIT)} s", f"{method_cell(FASTER)} s", "ratio"), entire())
         + "\n## Layer by layer\n\n"
         + table(("layer", "pattern", "newer", "older ms a row", "newer ms a row", "error, newer / older"), layers(), 3)
         + "\n## Growth with the length of a row\n\n"
@@ -108,11 +123,11 @@ HEAD = """# How fast the methods are that lead the boards
 The first 128 rows of the seven matrices of block 7 of SmolLM2-135M, 16,384 tokens of calibration, one thread; CPU
 seconds of the whole pipeline, judging included, on a machine that others loaded heavily. *Before* is the code of commit
 dc9e0a2, run in the same minutes beside today's, of each cell first the one, then the other. Seconds of a block are
-those of its 128 rows times its rows over 128, so that what rows share counts more than in whole layers. `reswap`'s unit
-is ADMM's time, that of masks Wanda + swap's. Growth is on synthetic rows whose inputs have the spectrum of block 7's
-down_proj, at 0.5: milliseconds a row are the difference between 48 and 16 rows over 32; the powers are between the
-first and the last size measured, and between the last two. Lines of `splitting` were measured again minutes after the
-others, once its inverses came from LAPACK. Written by `python -m benchmarks.speed.page` from [speed.csv](speed.csv).
+those of its 128 rows times its rows over 128, so that what rows share counts more than in whole layers, which have a
+table of their own: `faster` shares inverses. `reswap`'s unit is ADMM's time, that of masks Wanda + swap's. Growth is on
+synthetic rows whose inputs have the spectrum of block 7's down_proj, at 0.5: milliseconds a row are the difference
+between 48 and 16 rows over 32; the powers are between the first and the last size measured, and between the last two.
+Written by `python -m benchmarks.speed.page` from [speed.csv](speed.csv).
 
 """
 

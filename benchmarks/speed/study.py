@@ -29,8 +29,10 @@ SPEED_CSV = "speed.csv"
 ROOT = Path(__file__).parents[2]
 BEFORE = "dc9e0a2"  # reswap version 2
 RESWAP, FAST, SPLITTING = "wanda+swap+reswap", "fast", "splitting+round+swap+safeguard"
+UNIT, FASTER = "wanda+swap", "faster"
 OLDER = (RESWAP,)  # whose code has changed
-SPECS = ("admm", "wanda+swap", RESWAP, FAST, SPLITTING)
+SPECS = ("admm", UNIT, RESWAP, FAST, SPLITTING, FASTER)
+ENTIRE = (UNIT, FASTER)  # on whole layers, too: the latter shares much work between rows
 SIZES = (576, 1152, 2304, 4096)
 ROWS = 128  # of a layer, the first ones
 SOME, MORE = 16, 48  # rows whose times are compared, so that what rows share does not count
@@ -44,7 +46,7 @@ class Cell:
     layer: str
     pattern: str
     n: int
-    rows: int
+    rows: int  # the first ones; 0 for all
     spec: str
     code: str  # "before" or "now"
 
@@ -77,6 +79,7 @@ def cells() -> list[Cell]:
             if spec in OLDER and (problem[0] or problem[2] <= OLD_SIZES):
                 found.append(Cell(*problem, spec, "before"))
             found.append(Cell(*problem, spec, "now"))
+        found += [Cell(*problem[:3], 0, spec, "now") for spec in ENTIRE if problem[0]]
     return found
 
 

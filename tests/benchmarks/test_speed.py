@@ -20,9 +20,14 @@ def test_the_page_compares_whole_blocks_and_marginal_rows():
         per = 128 / rows  # so that a whole layer takes one unit
         lines += [line(name, "admm", "now", per, n=n), line(name, study.RESWAP, "before", 20 * per, 2.0, n)]
         lines += [line(name, study.RESWAP, "now", 5 * per, 2.2 if name == "o_proj" else 2.0, n)]
+        for spec, seconds in ((study.FAST, 24.0), (study.UNIT, 1.0), (study.FASTER, 5.0)):
+            lines.append(line(name, spec, "now", seconds * per, n=n))
+        lines += [line(name, spec, "now", per, n=n, rows=0) for spec, per in ((study.UNIT, 2.0), (study.FASTER, 7.0))]
     for n, per_row in ((576, 1e-3), (1152, 4e-3)):
         lines += [line("", study.RESWAP, "now", 7 + rows * per_row, n=n, rows=rows) for rows in (16, 48)]
     text = page.page(lines)
+    assert "| `fast` | `faster` | 0.5 | `SparseSwaps` | 7.0 | 168.0 | 35.0 | 24.0 | 5.0 | 1.0000 |" in text
+    assert "| 0.5 | 14.0 | 49.0 | 3.5 |" in text
     mean = (1.1) ** (1 / 7)
     [whole] = [row for row in text.splitlines() if "before" in row and "(o_proj)" in row]
     assert whole.endswith(f"| 0.5 | `admm` | 7.0 | 140.0 | 35.0 | 20.0 | 5.0 | {mean:.4f} | 1.1000 (o_proj) |")

@@ -62,6 +62,7 @@ SPECS = {
     "tabu": ["random+tabu(iterations=200)"],
     "anneal": ["random+anneal(rounds=2,sweeps=30)"],
     "ils": ["random+ils(rounds=5)"],
+    "resplit": ["random+resplit", "wanda+resplit(iterations=10,turns=0)"],
     "safeguard": ["random+safeguard"],
     "dsnot": ["random+dsnot"],
     "splice": ["random+splice"],
