@@ -43,6 +43,7 @@ class Resplit(Stage):
 
     name: ClassVar[str] = "resplit"
     role: ClassVar[Role] = Role.REFINE
+    needs_groups: ClassVar[bool] = True
     begin: ClassVar[str] = "wanda+swap"
     advice: ClassVar[str] = (
         "After Wanda and swaps for masks about as good as `fast`'s in a fifth of its time; not after `push`, which "
