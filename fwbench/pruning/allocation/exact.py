@@ -134,7 +134,7 @@ def _backwards(setting: Setting, network: Any, targets: list[list[torch.Tensor]]
                 logits = network(input_ids=ids, use_cache=False).logits[:, :-1].float()
                 harm = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
             else:
-                harm = sum(map(error, _states(network, ids, of), dense)) / len(dense)
+                harm = torch.stack(list(map(error, _states(network, ids, of), dense))).mean()
             (harm * (scored[number] / sum(scored))).backward()
 
 
