@@ -56,6 +56,9 @@ def row_errors(G: Array, change: Array) -> Array:
     return ((change @ G) * change).sum(-1)
 
 
+SUMMED = 2**14  # tokens of a usual calibration text
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One layer's mask selection problem; immutable.
@@ -270,8 +273,13 @@ class Problem:
         return replace(self, W=self.W[:, order], G=self.G[np.ix_(order, order)], origin="", T=T)
 
     def check_psd(self, stored: type = np.float64) -> None:
-        """Raise ProblemError unless ``G`` is positive semidefinite to the rounding of the type it was ``stored`` in."""
+        """Raise ProblemError unless ``G`` is positive semidefinite to rounding.
+
+        That of the type it was ``stored`` in, and that of a sum of ``SUMMED`` outer products, which moves eigenvalues
+        by up to ``SUMMED eps trace(G)``: of a text that repeats itself by a tenth of it.
+        """
         slack = self.n * float(np.finfo(stored).eps) * float(self.G.diagonal().max()) + float(np.finfo(np.float64).tiny)
+        slack += SUMMED * float(np.finfo(np.float64).eps) * float(self.G.trace())
         try:
             factor = np.linalg.cholesky(self.G + slack * np.eye(self.n))
         except np.linalg.LinAlgError:

@@ -11,7 +11,7 @@ import torch
 
 from fwbench import notes
 from fwbench.patterns import PatternError
-from fwbench.problem import ProblemError
+from fwbench.problem import Problem, ProblemError
 from fwbench.problems import arriving, extract, models, structure
 from fwbench.problems.models import ModelError
 from fwbench.problems.text import Text, TextError
@@ -341,6 +341,16 @@ def test_real_model():
     assert np.array_equal(found["smollm2.07.q_proj"].G, found["smollm2.07.v_proj"].G)
     for problem in found.values():
         problem.check_psd()
+
+
+@pytest.mark.parametrize("length", [2, 3, 5, 8])
+def test_a_text_that_repeats_itself_gives_problems_that_are_taken(length):
+    """Gram matrices of few ranks have eigenvalues of rounding, also below 0."""
+    ids = torch.arange(3, 3 + length).repeat(16, 512 // length // 2)
+    model = tiny.model("llama")
+    layers = extract.named_layers(model)
+    for name, G in extract.grams(model.network, layers, list(ids.split(4))).items():
+        Problem(name, layers[name].weight.detach().numpy(), G, "0.5").check_psd()
 
 
 @pytest.mark.slow
