@@ -29,6 +29,8 @@ from fwbench.patterns import Pattern
 
 Array = Any  # numpy.ndarray or torch.Tensor
 
+SUMMED = 2**14  # tokens of a usual calibration text
+
 
 class ProblemError(ValueError):
     """A problem that is not one (shapes, NaN, indefinite G); the message is one line."""
@@ -54,9 +56,6 @@ def shrunk(G: np.ndarray, shrinkage: float) -> np.ndarray:
 def row_errors(G: Array, change: Array) -> Array:
     """What each row costs on its own inputs, ``(..., rows)``, for ``change (..., rows, n)``: ``change G changeᵀ``."""
     return ((change @ G) * change).sum(-1)
-
-
-SUMMED = 2**14  # tokens of a usual calibration text
 
 
 @dataclass(frozen=True, eq=False)
