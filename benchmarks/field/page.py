@@ -256,7 +256,7 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
             layer=MEASURED[1],
             first=FIRST,
         ),
-        "## Who is nearest to the optimum, at which price?\n\nErrors are of SmolLM2-135M and Gemma 3 270M.\n\n",
+        "## The least of each board\n\nErrors are of SmolLM2-135M and Gemma 3 270M.\n\n",
         *(answer(title, entries, gaps if title == masks else {}) for title, entries in found.items() if entries),
         f"\n{note}![Error against CPU time on three boards, fronts drawn](field.svg)\n",
     ]

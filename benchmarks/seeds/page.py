@@ -423,14 +423,15 @@ FIELD_NOTE = """
 
 def page(reports: Path) -> str:
     beside = (reports / FIELD).exists()
-    lines = []
+    lines, differences = [], []
     for seed in SEEDS:
         paper = f"[{seed.paper}](https://arxiv.org/abs/{seed.arxiv})" if seed.arxiv else seed.paper
-        cells = [paper, seed.here, seed.state, seed.differs, seed.figure(reports) or UNKNOWN]
+        cells = [paper, seed.state, seed.figure(reports) or UNKNOWN]
         if beside:
             value = field(reports, seed.field) if seed.field else None
             cells.append(f"{value:.3f}" if value is not None else "–")
-        lines.append([*cells, seed.finding])
+        lines.append([*cells, seed.finding, seed.here])
+        differences.append([paper, seed.differs])
     states = [seed.state for seed in SEEDS]
     head = HEAD.format(
         published=states.count(PUBLISHED),
@@ -440,8 +441,9 @@ def page(reports: Path) -> str:
         all=len(SEEDS),
         field=FIELD_NOTE.format(pattern=FIELD_PATTERN) if beside else "",
     )
-    columns = ("Paper", "Here", "State", "How it differs", "Figure", *(["Field"] if beside else []), "Finding")
-    return head + table(columns, lines, left=len(columns))
+    columns = ("Paper", "State", "Figure", *(["Field"] if beside else []), "Finding", "Here")
+    parts = [table(columns, lines, left=len(columns)), table(("Paper", "How it differs"), differences, left=2)]
+    return head + "\n## How each differs\n\n".join(parts)
 
 
 def main() -> None:
