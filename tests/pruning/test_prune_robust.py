@@ -205,6 +205,7 @@ def test_smollm2_killed_at_three_places(tmp_path):
 
 MEASURED = """
 import gc, json, os, re, sys
+from dataclasses import replace
 import torch
 from fwbench.pruning import Options, prune
 torch.set_num_threads(2)
@@ -216,7 +217,8 @@ prune(tiny, out + "-tiny", Options(pattern="0.5", spec="wanda+swap", text=text, 
 gc.collect()
 base = memory()[0]  # libraries loaded, kernels compiled
 open("/proc/self/clear_refs", "w").write("5")  # the high-water mark begins anew
-asked = Options(pattern="0.5", spec="wanda+swap", tokens=int(tokens), stream=stream == "True", correct=float(correct))
+asked = Options(pattern="0.5", spec="wanda+swap", tokens=int(tokens), evaluate=text)
+asked = replace(asked, stream=stream == "True", correct=float(correct))
 prune("smollm2", out, asked)
 print(json.dumps(memory()[1] - base))
 """
@@ -231,7 +233,8 @@ def test_peak_memory(place, tmp_path, tokens, stream, correct):
     """At most 1.3 times the model, one block's Gram matrices and the activations, all of them as they are computed.
 
     Of a model that is streamed the embeddings stand in for the model: they are larger than a block and its Grams. What
-    arrives wrong takes as many matrices and activations once more.
+    arrives wrong takes as many matrices and activations once more. The text of the perplexities is short: all that is
+    held of it goes through the blocks at once, and a long one takes most of an hour.
     """
     arguments = [str(saved(place, "llama")), str(place / "text.txt"), str(tmp_path / "out"), str(tokens)]
     arguments += [str(stream), str(correct)]
