@@ -215,6 +215,20 @@ class Problem:
             self._errors[key].setflags(write=False)  # shared by all who ask
         return self._errors[key]
 
+    def tied(self, errors: np.ndarray) -> np.ndarray:
+        """For each row the sum of ``errors (rows,)`` over the rows that the pattern ties to it; else its own."""
+        count = self.rows // self.blocks
+        return np.repeat(errors.reshape(-1, count).sum(axis=1), count)
+
+    def better(self, u: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """The point of less error, ``u`` where they are equal: row by row, or all rows at once that the pattern ties.
+
+        Args:
+            u: ``(rows, n)``, 1 = pruned, relaxed or not; other: the same.
+        """
+        less = self.tied(self.row_errors(other)) < self.tied(self.row_errors(u))
+        return np.where(less[:, None], other, u)
+
     def error(self, keep: np.ndarray) -> float:
         """Error of the layer for a mask, float64."""
         return float(self.mask_errors(keep).sum())

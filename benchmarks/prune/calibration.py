@@ -95,13 +95,21 @@ def _pruned(text: Path, keys: list[tuple[str, str]]) -> Iterator[tuple[tuple[str
             found = grams(model.network, layers, ids)
         for name, layer in layers.items():
             problem = Problem(name, layer.weight.numpy(), found[name], pattern)
-            answer = pipeline.run(problem, pipeline.resolve(spec), threads=1)
-            if answer.keep is None:
-                raise SystemExit(f"{name}: {spec} failed ({answer.result.reason})")
-            weights = np.where(answer.keep, problem.W if answer.weights is None else answer.weights, 0)
             with torch.no_grad():
-                layer.weight.copy_(torch.from_numpy(weights))
+                layer.weight.copy_(torch.from_numpy(weights_by(problem, spec)))
         yield (pattern, method), model
+
+
+def weights_by(problem: Problem, spec: str) -> np.ndarray:
+    """What a method leaves of a layer, ``(rows, n)``.
+
+    Raises:
+        SystemExit: it has no answer.
+    """
+    answer = pipeline.run(problem, pipeline.resolve(spec), threads=1)
+    if answer.keep is None:
+        raise SystemExit(f"{problem.name}: {spec} failed ({answer.result.reason})")
+    return np.where(answer.keep, problem.W if answer.weights is None else answer.weights, 0)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.prune.boards import MODEL, TEXTS
-from benchmarks.prune.calibration import SAMPLE_TOKENS, samples
+from benchmarks.prune.calibration import SAMPLE_TOKENS, samples, weights_by
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read
 from benchmarks.shared.samples import BLOCKS, PATTERNS, place, sample
 from benchmarks.shared.threads import one_thread
-from fwbench import pipeline
 from fwbench.problem import Problem
 from fwbench.problems.extract import batch, grams, named_layers
 from fwbench.problems.models import Model, load_model
@@ -78,10 +75,7 @@ def main() -> None:
 
 def measured(problem: Problem, method: str, held: list[Problem]) -> list[float]:
     """Errors of a method's weights on its problem's text and on those of others, each of the dense energy there."""
-    answer = pipeline.run(problem, pipeline.resolve(method), threads=1)
-    if answer.keep is None:
-        raise SystemExit(f"{problem.name}: {method} failed ({answer.result.reason})")
-    weights = np.where(answer.keep, problem.W if answer.weights is None else answer.weights, 0)
+    weights = weights_by(problem, method)
     return [float(f"{judge.error_of_weights(weights) / judge.total:.6g}") for judge in (problem, *held)]
 
 

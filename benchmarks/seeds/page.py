@@ -7,30 +7,17 @@ A figure whose lines are not there is "not measured".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean as average
 
-from benchmarks.convergence.swaps import SWAPS_CSV, Limited
-from benchmarks.first_order.study import ALPHA_CSV, CURVES_CSV, Alpha, CurvePoint
-from benchmarks.learned.steps import STEPS_CSV, Step
-from benchmarks.learned.study import BOUNDS_CSV
-from benchmarks.learned.study import Line as Diagonal
-from benchmarks.momentum.study import MOMENTUM_CSV, Measured
-from benchmarks.sampling.study import SAMPLING_CSV
-from benchmarks.sampling.study import Line as Drawn
+from benchmarks.seeds import figures
+from benchmarks.seeds.figures import FIELD, FIELD_PATTERN
 from benchmarks.shared import command
-from benchmarks.shared.csv_lines import read, read_rows
 from benchmarks.shared.markdown import table, write_page
-from benchmarks.theory.page import excess, short
-from benchmarks.theory.study import ROWS_CSV, Row
-from fwbench.metrics import shifted_geometric_mean as mean
 from fwbench.solvers.weight_update.alternate import NONE
 
 UNKNOWN = "not measured"
-FIELD = Path("field") / "methods.csv"
-FIELD_MODEL, FIELD_PATTERN = "smollm2", "0.6"
 PUBLISHED, CARRIED, ASKED, REFUSED = "as published", "carried over", "its question", "refused"
 
 
@@ -53,224 +40,6 @@ class Seed:
     field: str = ""
 
 
-def over_wanda(reports: Path, spec: str) -> float | None:
-    """Mean error over Wanda's on the problems of the report on masks."""
-    rows = read_rows(reports / "masks" / "problems.csv")
-    values = [float(row["ratio_to_wanda"]) for row in rows if row["solver"] == spec]
-    return mean(values) if values else None
-
-
-def sparsefw(reports: Path) -> str | None:
-    own, rival = (over_wanda(reports, spec) for spec in ("sparsefw", "wanda+swap"))
-    if own is None or rival is None:
-        return None
-    text = f"{own:.3f} of Wanda's error, SparseSwaps {rival:.3f} ([masks](../masks/index.md))"
-    best = [_best_alpha(group) for group in _by_layer(read(reports / "first_order" / ALPHA_CSV, Alpha))]
-    below = sum(alpha < 0.9 for alpha in best)
-    cells = f"{below} of {len(best)} cells of layer and pattern"
-    return f"{text}; an `alpha` below 0.9 is best in {cells} ([first_order](../first_order/index.md))"
-
-
-def _by_layer(lines: Iterable[Alpha]) -> list[list[Alpha]]:
-    found: dict[tuple[str, str, str], list[Alpha]] = {}
-    for line in lines:
-        if line.rank == "wanda" and line.pattern != "2:4":  # where 0.9 can be told from 0.5
-            found.setdefault((line.layer, line.pattern, line.rank), []).append(line)
-    return list(found.values())
-
-
-def _best_alpha(lines: Iterable[Alpha]) -> float:
-    return min(lines, key=lambda line: line.error).alpha
-
-
-def sparseswaps(reports: Path) -> str | None:
-    own = over_wanda(reports, "wanda+swap")
-    lines = [line for line in read(reports / "convergence" / SWAPS_CSV, Limited) if line.start == "wanda"]
-    if own is None or not lines:
-        return None
-    ends = {limit: mean(line.over_start for line in lines if line.limit == limit) for limit in (20, 100, 0)}
-    made = average(line.swaps for line in lines if not line.limit)
-    return (
-        f"{own:.3f} of Wanda's error ([masks](../masks/index.md)); {ends[20]:.3f}, {ends[100]:.3f} and {ends[0]:.3f} "
-        f"after 20, 100 and all swaps of a row, {made:.0f} on the mean ([convergence](../convergence/index.md))"
-    )
-
-
-def learned_bound(reports: Path) -> str | None:
-    """What the learned diagonal gains of what the best shared one adds to the plain bound."""
-    value = {(line.layer, line.pattern, line.method): line for line in _diagonals(reports) if line.n < 1000}
-    places = {key[:2] for key in value}
-    if not places:
-        return None
-
-    def gained(method: str) -> float:
-        first, last = "none", "shared, the best"
-        parts = []
-        for place in places:
-            plain = value[*place, first].bound
-            parts.append((value[*place, method].bound - plain) / (value[*place, last].bound - plain))
-        return 100 * average(parts)
-
-    return (
-        f"{gained('learned'):.0f} % of what the best shared diagonal adds to the plain bound, "
-        f"{gained('inverse diagonal'):.0f} % without the net ([learned](../learned/index.md))"
-    )
-
-
-def _diagonals(reports: Path) -> list[Diagonal]:
-    return read(reports / "learned" / BOUNDS_CSV, Diagonal)
-
-
-def momentum(reports: Path) -> str | None:
-    lines = read(reports / "momentum" / MOMENTUM_CSV, Measured)
-    last = max((line.products for line in lines), default=0)
-    own, exact = (
-        {line.layer: line.swapped for line in lines if (line.method, line.products) == (method, last)}
-        for method in ("momentum, 4/(t+8)^(2/3)", "whole Gram, line search")
-    )
-    if not own or own.keys() != exact.keys():
-        return None
-    ratio = mean(own[layer] / exact[layer] for layer in own)
-    return (
-        f"after {last} products and swaps {ratio:.3f} times the error of Frank-Wolfe with the whole Gram matrix "
-        "([momentum](../momentum/index.md))"
-    )
-
-
-def neuroal(reports: Path) -> str | None:
-    """Perplexity of Wanda's masks, one-shot at 0.6, the zeros allocated and uniform."""
-    folder = reports / "prune"
-    key = ("one-shot", "0.6", "wanda")
-
-    def own(name: str, **fixed: str) -> str | None:
-        rows = read_rows(folder / name)
-        wanted = {"mode": key[0], "pattern": key[1], "method": key[2], **fixed}
-        return next((row["lee-heldout"] for row in rows if wanted.items() <= row.items()), None)
-
-    values = [own("allocation.csv", allocation=name) for name in ("neuroal", "exact")] + [own("results.csv")]
-    if None in values:
-        return None
-    allocated, exact, uniform = (float(value or 0) for value in values)
-    return (
-        f"perplexity {allocated:.1f} of Wanda's masks at 0.6, uniform {uniform:.1f}, `exact` {exact:.1f} "
-        "([prune](../prune/index.md))"
-    )
-
-
-def palm(reports: Path) -> str | None:
-    own, rivals = field(reports, "wanda+alternate"), {name: field(reports, name) for name in ("wanda+iht", "alps")}
-    if own is None:
-        return None
-    beside = ", ".join(f"`{name}` {value:.3f}" for name, value in rivals.items() if value is not None)
-    return f"{own:.3f} of Wanda's error with update, {beside} ([field](../field/index.md))"
-
-
-def nothing(reports: Path) -> str | None:
-    return "–"
-
-
-def bernoulli(reports: Path) -> str | None:
-    found: dict[str, list[Drawn]] = {}
-    for line in read(reports / "sampling" / SAMPLING_CSV, Drawn):
-        found.setdefault(line.spec, []).append(line)
-    own, rival = (found.get(spec) for spec in ("wanda+bernoulli", "wanda+fw(variant=vanilla,steps=1000)"))
-    if not own or not rival:
-        return None
-    error = mean(line.relaxed for line in own) / mean(line.relaxed for line in rival)
-    seconds = sum(line.seconds for line in own) / sum(line.seconds for line in rival)
-    return (
-        f"{error:.2f} times the relaxed error of Frank-Wolfe in {seconds:.0f} times its time "
-        "([sampling](../sampling/index.md))"
-    )
-
-
-def relaxation(reports: Path) -> str | None:
-    """How much the relaxation and its top-k rounding lose on real rows."""
-    lines = [line for line in read(reports / "theory" / ROWS_CSV, Row) if line.optimum < float("inf")]
-    real = [line for line in lines if line.family == "mini"]
-    if not real:
-        return None
-    ratio = sum(line.optimum for line in real) / sum(line.relaxed for line in real)
-    return (
-        f"least error over the relaxation's {ratio:.2f} in {len(real)} cases of real rows; top-k "
-        f"{short(excess(real, 'topk'))} of it above, by Lemma 1 at most {short(excess(real, 'lemma'))} "
-        "([theory](../theory/index.md))"
-    )
-
-
-def unrolled(reports: Path) -> str | None:
-    lines = read(reports / "learned" / STEPS_CSV, Step)
-    own, rival = (
-        [line for line in lines if line.method == method]
-        for method in ("unrolled", "Frank-Wolfe, line search, 4 times as long")
-    )
-    if not own or not rival:
-        return None
-    errors = [mean(line.swapped for line in part) for part in (own, rival)]
-    times = [1000 * average(line.seconds for line in part) for part in (own, rival)]
-    return (
-        f"{errors[0]:.3f} of Wanda's error after swaps in {times[0]:.0f} ms, Frank-Wolfe {errors[1]:.3f} in "
-        f"{times[1]:.0f} ms ([learned](../learned/index.md))"
-    )
-
-
-def lookahead(reports: Path) -> str | None:
-    return _curves(reports, "fw, in-face, lookahead", "fw, in-face", 1e-2)
-
-
-def mirror(reports: Path) -> str | None:
-    text, drawn = _curves(reports, "mirror", "fw, in-face", 1e-3), _last_gaps(reports, "mirror, 4 blocks at random")
-    return text and drawn and text.replace(" (", f"; 4 blocks at random stay at {drawn} (", 1)
-
-
-def _curves(reports: Path, own: str, rival: str, level: float) -> str | None:
-    """Products to a gap, of both, from the least to the most of the problems."""
-    mine, other = (reached(_runs(reports, method), level) for method in (own, rival))
-    if not mine or not other:
-        return None
-    parts = []
-    if hits := [value for value in mine if value is not None]:
-        parts.append(f"{_range(hits, 0)} products to a gap of {level:g}")
-    if missed := len(mine) - len(hits):
-        parts.append(f"{missed} of {len(mine)} runs end above a gap of {level:g}")
-    beside = _range([value for value in other if value is not None], 0)
-    return f"{', '.join(parts)}; in-face steps alone {beside} ([first_order](../first_order/index.md))"
-
-
-def reached(runs: Mapping[str, Sequence[CurvePoint]], level: float) -> list[float | None]:
-    """Products with which each run first has a gap; None where it never does."""
-    return [next((point.products for point in run if point.primal <= level), None) for run in runs.values()]
-
-
-def _last_gaps(reports: Path, method: str) -> str:
-    return _range([run[-1].primal for run in _runs(reports, method).values()], 2)
-
-
-def _runs(reports: Path, method: str) -> dict[str, list[CurvePoint]]:
-    found: dict[str, list[CurvePoint]] = {}
-    for point in read(reports / "first_order" / CURVES_CSV, CurvePoint):
-        if point.method == method:
-            found.setdefault(point.problem, []).append(point)
-    return found
-
-
-def _range(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return ""
-    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
-
-
-def field(reports: Path, spec: str) -> float | None:
-    """Mean error over Wanda's in the report on the whole field, of one model and pattern; None without it."""
-    values = [
-        float(row["ratio"])
-        for row in read_rows(reports / FIELD)
-        if (row["model"], row["pattern"], row["spec"]) == (FIELD_MODEL, FIELD_PATTERN, spec)
-    ]
-    return mean(values) if values else None
-
-
 SEEDS = (
     Seed(
         "SparseFW",
@@ -278,7 +47,7 @@ SEEDS = (
         f"presets `SparseFW`, `SparseFW_RIA`; stage {stage('fw')}",
         PUBLISHED,
         "the oracle keeps exactly `k` weights, where the paper's keeps at most `k` and fills up; no public code",
-        sparsefw,
+        figures.sparsefw,
         "Behind SparseSwaps at many times the time; its relaxation is worth more solved to the end and swapped.",
         "SparseFW",
     ),
@@ -288,7 +57,7 @@ SEEDS = (
         f"presets `SparseSwaps`, `SparseSwaps100`; stage {stage('swap')}",
         PUBLISHED,
         "`SparseSwaps` goes on until no swap helps; the limit of 100 is that of its reviews; no public code",
-        sparseswaps,
+        figures.sparseswaps,
         "Cheap and strong; rows end by themselves, mostly before the limit, and the start hardly matters.",
         "SparseSwaps",
     ),
@@ -298,7 +67,7 @@ SEEDS = (
         f"stage {stage('learned_bound')}",
         CARRIED,
         "the input-convex net does not approximate a value function, it says a diagonal that is then proved",
-        learned_bound,
+        figures.learned_bound,
         "It replaces an interior point method where a bound for little time is wanted, and no proof is lost.",
     ),
     Seed(
@@ -307,7 +76,7 @@ SEEDS = (
         f"stage {stage('momentum')}",
         CARRIED,
         "over the polytope of masks in place of norm balls; batches are of one layer's inputs",
-        momentum,
+        figures.momentum,
         "Batches are enough, but do not pay where the whole Gram matrix fits into memory.",
         "wanda+momentum+round",
     ),
@@ -317,7 +86,7 @@ SEEDS = (
         "`fwbench prune --allocation neuroal`",
         PUBLISHED,
         "by Wanda's masks on 2,048 tokens, before any spec; its grid also has 0, which is uniform",
-        neuroal,
+        figures.neuroal,
         "Worse than uniform on this model, as is `owl`; `exact`, which measures what each layer loses, gains much.",
     ),
     Seed(
@@ -326,7 +95,7 @@ SEEDS = (
         f"stage {stage('alternate(rule=palm)')}",
         CARRIED,
         "without its learned residual it is PALM with LPAM's safeguard; the network is not trained here",
-        palm,
+        figures.palm,
         "It needs no inverse, and the error never rises; for the least error there is `alps`.",
         "wanda+alternate",
     ),
@@ -336,7 +105,7 @@ SEEDS = (
         stage("alternate(rule=trimmed)"),
         REFUSED,
         NONE["trimmed"],
-        nothing,
+        figures.nothing,
         "Outliers among tokens cannot be left out of a Gram matrix; `--shrink` answers the over-fit instead.",
     ),
     Seed(
@@ -345,7 +114,7 @@ SEEDS = (
         stage("alternate(rule=multiplicative)"),
         REFUSED,
         NONE["multiplicative"],
-        nothing,
+        figures.nothing,
         "Over masks alone the multiplicative update is that of `mirror`, which is measured below.",
     ),
     Seed(
@@ -354,7 +123,7 @@ SEEDS = (
         f"stage {stage('bernoulli')}",
         CARRIED,
         "single weights and a layer's error, where the paper prunes structures by the model's loss",
-        bernoulli,
+        figures.bernoulli,
         "Forward evaluations alone do not pay where the exact gradient costs one product.",
         "wanda+bernoulli+round",
     ),
@@ -364,7 +133,7 @@ SEEDS = (
         "[theory](../theory/index.md)",
         ASKED,
         "a theorem about networks, read as an abstract; the question, how far a relaxation can be, is asked of masks",
-        relaxation,
+        figures.relaxation,
         "No factor holds for every row, one with the condition does; true gaps are far below all that is guaranteed.",
     ),
     Seed(
@@ -373,7 +142,7 @@ SEEDS = (
         f"stage {stage('unrolled')}",
         CARRIED,
         "accelerated projected steps are unrolled; the descent constraint is on the Frank-Wolfe gap",
-        unrolled,
+        figures.unrolled,
         "The constraints hold of themselves, and at equal time trained steps do not beat Frank-Wolfe.",
         "wanda+unrolled+round",
     ),
@@ -383,7 +152,7 @@ SEEDS = (
         stage("fw(average=lookahead)"),
         CARRIED,
         "the interpolation of its lookahead around Frank-Wolfe steps of a convex problem",
-        lookahead,
+        figures.lookahead,
         "It steadies what is not stable; this problem is, and the interpolation only slows it.",
     ),
     Seed(
@@ -392,7 +161,7 @@ SEEDS = (
         "–",
         REFUSED,
         "gated ReLU networks have cones that a solution is split over; the polytope of masks has none",
-        nothing,
+        figures.nothing,
         "Its solver is an accelerated proximal gradient method; on masks that is `pgd`.",
     ),
     Seed(
@@ -401,7 +170,7 @@ SEEDS = (
         f"stage {stage('mirror', 'mirror(blocks=N)')}",
         CARRIED,
         "the entropy of Fermi and Dirac on a product of capped simplices; blocks of Gram terms are drawn",
-        mirror,
+        figures.mirror,
         "Ahead of in-face Frank-Wolfe steps to loose gaps by products, behind them to tight ones and by time.",
         "wanda+mirror+round",
     ),
@@ -428,7 +197,7 @@ def page(reports: Path) -> str:
         paper = f"[{seed.paper}](https://arxiv.org/abs/{seed.arxiv})" if seed.arxiv else seed.paper
         cells = [paper, seed.state, seed.figure(reports) or UNKNOWN]
         if beside:
-            value = field(reports, seed.field) if seed.field else None
+            value = figures.field(reports, seed.field) if seed.field else None
             cells.append(f"{value:.3f}" if value is not None else "–")
         lines.append([*cells, seed.finding, seed.here])
         differences.append([paper, seed.differs])

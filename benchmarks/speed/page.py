@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import required
@@ -20,37 +21,44 @@ PAIRS = (  # the older and the newer
 UNITS = ("admm", UNIT, UNIT)  # by whose seconds they are measured
 
 
-def page(lines: Sequence[Line]) -> str:
-    found = {(line.layer, line.pattern, line.n, line.rows, line.spec, line.code): line for line in lines}
+@dataclass(frozen=True)
+class Found:
+    """The lines of the study, and what the tables say of them."""
 
-    def block(pattern: str, spec: str, code: str, rows: int = ROWS) -> dict[str, Line]:
+    lines: Sequence[Line]
+
+    def block(self, pattern: str, spec: str, code: str, rows: int = ROWS) -> dict[str, Line]:
         """The lines of a method on the layers that have one; of so many rows, 0 for all of them."""
         key = pattern, spec, code, rows
-        own = (line for line in found.values() if (line.pattern, line.spec, line.code, line.rows) == key)
+        own = (line for line in self.lines if (line.pattern, line.spec, line.code, line.rows) == key)
         return {line.layer: line for line in own if line.layer}
 
-    def whole(pattern: str, spec: str, code: str, rows: int = ROWS) -> float | None:
+    def whole(self, pattern: str, spec: str, code: str, rows: int = ROWS) -> float | None:
         """Its seconds for all rows of all seven layers, by those of the rows that were timed."""
-        own = block(pattern, spec, code, rows)
+        own = self.block(pattern, spec, code, rows)
         if set(own) != set(SHAPES):
             return None
         return sum(line.cpu_seconds * SHAPES[name][0] / (rows or SHAPES[name][0]) for name, line in own.items())
 
-    def entire() -> list[list[str]]:
+    def entire(self) -> list[list[str]]:
         out = []
         for pattern in PATTERNS.split(","):
-            one, other = (whole(pattern, spec, "now", 0) for spec in (UNIT, FASTER))
+            one, other = (self.whole(pattern, spec, "now", 0) for spec in (UNIT, FASTER))
             if one is not None and other is not None:
                 out.append([pattern, f"{one:.1f}", f"{other:.1f}", f"{other / one:.1f}"])
         return out
 
-    def compared(pattern: str) -> list[list[str]]:
+    def compared(self, pattern: str) -> list[list[str]]:
         out = []
         for (old, was, new, code), unit in zip(PAIRS, UNITS, strict=True):
-            before, after, one = whole(pattern, old, was), whole(pattern, new, code), whole(pattern, unit, "now")
+            before, after, one = (
+                self.whole(pattern, old, was),
+                self.whole(pattern, new, code),
+                self.whole(pattern, unit, "now"),
+            )
             if before is None or after is None or one is None:
                 continue
-            first, last = block(pattern, old, was), block(pattern, new, code)
+            first, last = self.block(pattern, old, was), self.block(pattern, new, code)
             ratios = {name: last[name].error / first[name].error for name in SHAPES}
             worst = max(ratios, key=lambda name: ratios[name])
             mean = math.exp(sum(math.log(ratio) for ratio in ratios.values()) / len(ratios))
@@ -62,35 +70,35 @@ def page(lines: Sequence[Line]) -> str:
             )
         return out
 
-    def layers() -> list[list[str]]:
+    def layers(self) -> list[list[str]]:
         out = []
         for pattern in PATTERNS.split(","):
             for name in SHAPES:
                 for old, code, new, now in PAIRS:
-                    first, last = block(pattern, old, code).get(name), block(pattern, new, now).get(name)
+                    first, last = self.block(pattern, old, code).get(name), self.block(pattern, new, now).get(name)
                     if first and last:
                         cells = [f"{1000 * line.cpu_seconds / line.rows:.2f}" for line in (first, last)]
                         out.append([name, pattern, named(new, now), *cells, f"{last.error / first.error:.4f}"])
         return out
 
-    def milliseconds(n: int, spec: str, code: str) -> float | None:
+    def milliseconds(self, n: int, spec: str, code: str) -> float | None:
         own = sorted(
             (line.rows, line.cpu_seconds)
-            for line in lines
+            for line in self.lines
             if (line.layer, line.n, line.spec, line.code) == ("", n, spec, code)
         )
         if len(own) < 2:
             return None
         return 1000 * (own[-1][1] - own[0][1]) / (own[-1][0] - own[0][0])
 
-    def growth() -> list[list[str]]:
+    def growth(self) -> list[list[str]]:
         out = []
         for spec, code in (
             ("admm", "now"),
             ("wanda+swap", "now"),
             *dict.fromkeys(pair[i : i + 2] for pair in PAIRS for i in (0, 2)),
         ):
-            found = {n: value for n in SIZES if (value := milliseconds(n, spec, code)) is not None and value > 0}
+            found = {n: value for n in SIZES if (value := self.milliseconds(n, spec, code)) is not None and value > 0}
             if len(found) < 2:
                 continue
             sizes = sorted(found)
@@ -99,18 +107,25 @@ def page(lines: Sequence[Line]) -> str:
             out.append([named(spec, code), *cells, *(f"{power:.2f}" for power in powers)])
         return out
 
+
+def page(lines: Sequence[Line]) -> str:
+    found = Found(lines)
     head = ("older", "newer", "pattern", "unit", "unit s", "older s", "newer s", "older / unit", "newer / unit")
     return (
         HEAD
         + table(
-            (*head, "error, newer / older", "worst layer"), [row for p in PATTERNS.split(",") for row in compared(p)], 4
+            (*head, "error, newer / older", "worst layer"),
+            [row for p in PATTERNS.split(",") for row in found.compared(p)],
+            4,
         )
         + "\n## Whole layers\n\n"
-        + table(("pattern", f"{method_cell(UNIT)} s", f"{method_cell(FASTER)} s", "ratio"), entire())
+        + table(("pattern", f"{method_cell(UNIT)} s", f"{method_cell(FASTER)} s", "ratio"), found.entire())
         + "\n## Layer by layer\n\n"
-        + table(("layer", "pattern", "newer", "older ms a row", "newer ms a row", "error, newer / older"), layers(), 3)
+        + table(
+            ("layer", "pattern", "newer", "older ms a row", "newer ms a row", "error, newer / older"), found.layers(), 3
+        )
         + "\n## Growth with the length of a row\n\n"
-        + table(("pipeline", *(f"n = {n}" for n in SIZES), "power of n", "of the last two"), growth())
+        + table(("pipeline", *(f"n = {n}" for n in SIZES), "power of n", "of the last two"), found.growth())
     )
 
 

@@ -85,9 +85,7 @@ class Resplit(Stage):
             found = self._searched(part, scaled, pruned, keys(context.seed, rows, number), context)
             swapped = Swap().run(part, State(keep=~found), context)
             after = replace(after, stopped=swapped.stopped).count(**swapped.counters)
-            old, new = part.mask_errors(keep[rows]), part.mask_errors(swapped.mask)
-            if not part.pattern.separable:
-                old, new = (np.full(part.rows, errors.sum()) for errors in (old, new))
+            old, new = (part.tied(part.mask_errors(mask)) for mask in (keep[rows], swapped.mask))
             better = new < old
             keep[rows[better]] = swapped.mask[better]
             rows = rows[old - new > HARD * np.abs(old)]

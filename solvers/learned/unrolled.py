@@ -79,7 +79,7 @@ class Unrolled(Stage):
             before, u = u, project(z, s, problem.pattern.groups, counts)
             done += 1
         relaxed = patterns.project(problem.pattern, u.double().cpu().numpy())
-        relaxed = better(problem, np.asarray(begin.double().cpu().numpy()), relaxed)
+        relaxed = problem.better(begin.double().cpu().numpy(), relaxed)
         stopped = "deadline" if done < len(trained) else ""
         return replace(state, relaxed=relaxed, stopped=stopped).count(iterations=done, gram_products=done + 2)
 
@@ -125,11 +125,3 @@ def project(z: torch.Tensor, s: torch.Tensor, groups: Groups, counts: torch.Tens
     if x.requires_grad:
         found = found + torch.where(slope > torch.finfo(x.dtype).tiny, rest / slope, 0.0)
     return (x - found * scale).clamp(0, 1).reshape(z.shape)
-
-
-def better(problem: Problem, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Row by row, or of the layer where rows share a count, the point with the lower error."""
-    errors = problem.row_errors(begin), problem.row_errors(end)
-    if not problem.pattern.separable:
-        return end if errors[1].sum() < errors[0].sum() else begin
-    return np.where((errors[1] < errors[0])[:, None], end, begin)

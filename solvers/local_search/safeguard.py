@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fwbench.problem import Problem
-from fwbench.solvers.local_search.swap import Swap, better
+from fwbench.solvers.local_search.swap import Swap
 from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -30,5 +30,5 @@ class Safeguard(Stage):
     def run(self, problem: Problem, state: State, context: Context) -> State:
         start = State(keep=~problem.pattern.prune(wanda_score(problem.W, problem.G)))
         rival = Swap().run(problem, start, context)
-        keep = better(problem, state.mask, rival.mask)
+        keep = ~problem.better(~state.mask, ~rival.mask)
         return replace(state, keep=keep, stopped=rival.stopped).count(**rival.counters)

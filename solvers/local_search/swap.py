@@ -89,12 +89,3 @@ def descent_on_device(n: int, group: int) -> Callable[..., tuple[int, int, str]]
         if swap_triton.fits(n, group):
             return swap_triton.descend
     return swap_torch.descend
-
-
-def better(problem: Problem, keep: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Row by row the mask of less error, ``keep`` where they are equal; all rows at once that the pattern ties."""
-    mine, theirs = problem.row_errors(~keep), problem.row_errors(~other)
-    tied = problem.rows // problem.blocks
-    mine, theirs = (errors.reshape(-1, tied).sum(axis=1) for errors in (mine, theirs))
-    less = np.repeat(theirs < mine, tied)
-    return np.where(less[:, None], other, keep)

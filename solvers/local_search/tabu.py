@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fwbench.problem import Problem
-from fwbench.solvers.local_search.swap import better, descent_on_device
+from fwbench.solvers.local_search.swap import descent_on_device
 from fwbench.solvers.numerics.threads import numba_threads
 from fwbench.stage import Context, Role, Stage, State, register
 
@@ -139,7 +139,7 @@ def _search(stage: Tabu, problem: Problem, state: State, context: Context) -> St
         done, evaluated, cut = between.exchange(pruned, unlimited, context.expired)
         add(done, evaluated)
         stopped = stopped or cut
-    pruned = ~better(problem, ~start, ~pruned)  # on rows of terms that dwarf the error its sums may have drifted
+    pruned = problem.better(start, pruned)  # on rows of terms that dwarf the error its sums may have drifted
     trace.append(context.point(problem.error(~pruned)))
     stopped = "deadline" if stopped == "deadline" else ""
     return replace(state, keep=~pruned, stopped=stopped, trace=(*state.trace, *trace)).count(**counts)

@@ -65,7 +65,7 @@ def _best_of(problem: Problem, best: np.ndarray, u: np.ndarray, samples: int, co
             break
         drawn = systematic(problem, u, rng)
         found = problem.row_errors(drawn)
-        better = found < errors if problem.pattern.separable else np.full(len(errors), found.sum() < errors.sum())
+        better = problem.tied(found) < problem.tied(errors)
         best, errors = np.where(better[:, None], drawn, best), np.where(better, found, errors)
     return best
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks.seeds import page
+from benchmarks.seeds import figures, page
 from benchmarks.shared.command import REPORTS
 from fwbench import pipeline
 from fwbench.presets import PRESETS
@@ -54,18 +54,18 @@ def test_a_row_follows_its_file(tmp_path):
     write(tmp_path / "prune" / "results.csv", {**row, "lee-heldout": 30.0})
     allocated = [{**row, "allocation": "exact", "lee-heldout": 20.0}]
     write(tmp_path / "prune" / "allocation.csv", *allocated)
-    assert page.neuroal(tmp_path) is None
+    assert figures.neuroal(tmp_path) is None
     allocated.append({**row, "allocation": "neuroal", "lee-heldout": 25.04})
     write(tmp_path / "prune" / "allocation.csv", *allocated)
-    assert page.neuroal(tmp_path).startswith("perplexity 25.0 of Wanda's masks at 0.6, uniform 30.0, `exact` 20.0")
+    assert figures.neuroal(tmp_path).startswith("perplexity 25.0 of Wanda's masks at 0.6, uniform 30.0, `exact` 20.0")
 
 
 def test_the_report_on_the_field_is_used_where_it_is(tmp_path):
     assert "| Field |" not in page.page(tmp_path)
     line = {"model": "smollm2", "pattern": "0.6", "spec": "wanda+alternate"}
     other = {"model": "gemma3", "pattern": "0.6", "spec": "wanda+alternate", "ratio": 9}
-    write(tmp_path / page.FIELD, {**line, "ratio": 0.25}, {**line, "ratio": 1.0}, other)
-    assert page.field(tmp_path, "wanda+alternate") == pytest.approx(0.5)
+    write(tmp_path / figures.FIELD, {**line, "ratio": 0.25}, {**line, "ratio": 1.0}, other)
+    assert figures.field(tmp_path, "wanda+alternate") == pytest.approx(0.5)
     text = page.page(tmp_path)
     assert "| Field |" in text
     assert "0.500 of Wanda's error with update" in text
@@ -73,14 +73,13 @@ def test_the_report_on_the_field_is_used_where_it_is(tmp_path):
 
 def test_gaps_that_are_not_reached_are_told():
     def run(*gaps):
-        return [page.CurvePoint("p", 1, 4, "m", i, float(i), 0.0, gap, 0.0) for i, gap in enumerate(gaps)]
+        return [figures.CurvePoint("p", 1, 4, "m", i, float(i), 0.0, gap, 0.0) for i, gap in enumerate(gaps)]
 
     runs = {"a": run(1.0, 0.009), "b": run(1.0, 0.5), "c": run(1.0, 0.5, 0.001)}
-    assert page.reached(runs, 1e-2) == [1.0, None, 2.0]
+    assert figures.reached(runs, 1e-2) == [1.0, None, 2.0]
 
 
 def test_the_committed_figures_are_there():
     """All that the committed files can say is said."""
     for seed in page.SEEDS:
-        if seed.figure not in (page.neuroal, page.palm):  # of lines that may be missing
-            assert seed.figure(REPORTS), seed.paper
+        assert seed.figure(REPORTS), seed.paper

@@ -92,7 +92,8 @@ def _blocks(
             each = (time.monotonic() - began) / (number - resumed) if number > resumed else None
             left = None if each is None else each * (len(plan.layers) - number)
             progress(number, len(plan.layers), f"{plan.model.label}: recovering block {number}", left)
-        parts = units(walk.blocks[number], layers, plan.options.unit)
+        done = work.read_block(number) if layers else Block({}, {}, [])
+        parts = units(walk.blocks[number], layers, plan.options.unit) if done is None else []
         with clock.of("forward"), plan.dense.holding(dense.blocks[number]):
             dense.blocks[number].to(plan.device)
             targets = {part.path: _outputs(dense, number, part.path) for part in parts if part.path}
@@ -100,7 +101,6 @@ def _blocks(
         dense.blocks[number].to("cpu")
         with plan.model.holding(walk.blocks[number]):
             walk.blocks[number].to(plan.device)
-            done = work.read_block(number) if layers else Block({}, {}, [])
             if done is not None:
                 resumed += bool(layers)
                 for layer in layers:
