@@ -166,6 +166,21 @@ def test_a_negative_diagonal_is_refused():
             Problem("negative", W, G, "0.5").check_psd()
 
 
+@pytest.mark.parametrize(
+    ("pattern", "together"), [("0.5", 1), ("2:4", 1), ("transposable:2:4", 4), ("unstructured:0.5", 8)]
+)
+def test_the_better_of_two_is_chosen_for_all_rows_that_are_tied(pattern, together):
+    problem = random_layer(pattern, rows=8, n=8)
+    rng = np.random.default_rng(0)
+    u, other = rng.random((2, 8, 8))
+    found = problem.better(u, other)
+    for first in range(0, 8, together):
+        rows = slice(first, first + together)
+        own, rival = (problem.row_errors(point)[rows].sum() for point in (u, other))
+        assert np.array_equal(found[rows], (other if rival < own else u)[rows])
+    assert np.array_equal(problem.better(u, u), u)
+
+
 # --- identity --------------------------------------------------------------------------------------------------------
 
 
