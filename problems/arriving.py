@@ -5,11 +5,15 @@ of its own weights is pruned, and weights can make good a part of that. With ``H
 of ``W(X - X̂)`` on ``X̂`` explains is ``SX̂``, ``S = W H (G + rI)⁻¹``. The target is then ``Y = (W + βS) X̂``, so ``T =
 βSG`` and ``offset = β² diag(S G Sᵀ)`` (``fwbench.problem``). Without a ridge it is ``Y = W X̂ + βW(X - X̂)`` itself,
 with ``β = 1`` the dense model's output: what no map of ``X̂`` explains is part of ``offset``.
+
+A layer whose output is added to a stream that is wrong by ``D`` can make good a part of ``D`` too: with ``K = DX̂ᵀ``,
+``S = (βW H + γK)(G + rI)⁻¹``, ``T = SG`` and ``offset = diag(S G Sᵀ)`` (``fwbench.pruning.residual``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -28,31 +32,46 @@ class Target(NamedTuple):
 @dataclass(frozen=True)
 class Arrived:
     """Over tokens, float64 ``(n, n)``: ``G = X̂X̂ᵀ``; ``H = (X - X̂)X̂ᵀ`` if ``X`` is known; ``E = (X - X̂)(X - X̂)ᵀ`` too
-    where the sums are exact."""
+    where the sums are exact; ``K = DX̂ᵀ``, ``(rows, n)``, of layers that add to a stream, by name."""
 
     G: np.ndarray
     H: np.ndarray | None = None
     E: np.ndarray | None = None
+    K: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def target(self, W: np.ndarray, strength: float, ridge: float = 0.0) -> Target:
+    def target(
+        self,
+        W: np.ndarray,
+        strength: float,
+        ridge: float = 0.0,
+        beside: tuple[float, np.ndarray] | None = None,
+    ) -> Target:
         """The target of a layer's problem; none where nothing arrives wrong.
 
         Args:
             W: float32 ``(rows, n)``.
             strength: ``β``.
             ridge: ``r``, relative to the mean diagonal of ``G``; 0 needs exact sums.
+            beside: ``γ`` and the layer's ``K``, with a ridge.
         """
-        if self.H is None or not strength or not self.H.any():
+        arrives = self.H is not None and strength and self.H.any()
+        if beside is not None and not (beside[0] and beside[1].any()):
+            beside = None
+        if not arrives and beside is None:
             return Target()
+        assert self.H is not None
         W = W.astype(np.float64)
         if not ridge:
-            assert self.E is not None
+            assert self.E is not None and beside is None
             return Target(strength * (W @ self.H), strength**2 * ((W @ self.E) * W).sum(axis=1))
         damped = self.G.copy()  # in place from here: of a wide layer each matrix is large
         damped.flat[:: len(damped) + 1] += ridge * float(self.G.diagonal().mean())
-        S = np.linalg.solve(damped, self.H.T @ W.T).T
-        T = strength * (S @ self.G)
-        return Target(T, strength * (T * S).sum(axis=1))
+        explained = strength * (self.H.T @ W.T)
+        if beside is not None:
+            explained += beside[0] * beside[1].T
+        S = np.linalg.solve(damped, explained).T
+        T = S @ self.G
+        return Target(T, (T * S).sum(axis=1))
 
 
 class ArrivingSum:

@@ -225,6 +225,7 @@ def _prune(folder: Path, skip: str, said: list[str]) -> str:
             skip=skip,
             sequential=sequential,
             correct=0.0,
+            residual=0.0,
             evaluate="",
             save_dtype="float32",
         )

@@ -102,7 +102,7 @@ def run(source: Path, out: Path, stream: bool) -> None:
     tiny, text = source.with_name("tiny"), str(source / "text.txt")
     if not tiny.exists():
         make(tiny, 64, 96, 2, 80)
-    given = Options(PATTERN, SOLVER, text, TOKENS, LENGTH, correct=0.0, evaluate=text, stream=stream)
+    given = Options(PATTERN, SOLVER, text, TOKENS, LENGTH, correct=0.0, residual=0.0, evaluate=text, stream=stream)
     prune(str(tiny), out.with_name(f"{out.name}-tiny"), given)
     gc.collect()
     base = resident("VmRSS")

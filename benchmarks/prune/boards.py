@@ -51,6 +51,7 @@ DENSE, ONE_SHOT, SEQUENTIAL = "dense", "one-shot", "sequential"
 SHRUNK = ", shrink="  # what follows in a method's name: see fwbench.problem.shrunk
 TOKENED = ", tokens="  # the same: calibration tokens, where not the collection's 16,384
 CORRECTED = ", correct="  # the same, in sequence: see fwbench.problems.arriving
+RESIDUAL = ", residual="  # the same, after that: see fwbench.pruning.residual
 PUSHED = "push(rounds=20)+swap"
 OURS = f"{PUSHED}+safeguard"  # the preset ``fast``, the default of `fwbench prune`
 MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", PUSHED, OURS)
@@ -196,6 +197,12 @@ def solved(problem: Problem, solver: pipeline.Solver) -> dict[str, Any]:
     return {**found, "keep": keep, "weights": weights}
 
 
+def parts(named: str) -> dict[str, float]:
+    """What ``prune`` makes good, from what follows ``CORRECTED`` in a method's name."""
+    correct, _, residual = named.partition(RESIDUAL)
+    return {"correct": float(correct or 0), "residual": float(residual or 0)}
+
+
 def _by_command(
     name: str, mode: str, pattern: str, method: str, device: str, errors: dict[str, float]
 ) -> tuple[Model, dict[str, Any]]:
@@ -208,7 +215,7 @@ def _by_command(
     options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="", device=device)
     options = replace(options, tokens=int(tokens)) if tokens else options
     options = replace(options, shrink=float(shrinkage)) if shrinkage else options
-    options = replace(options, correct=float(part or 0))
+    options = replace(options, **parts(part))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         began = time.process_time(), time.monotonic()

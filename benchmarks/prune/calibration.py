@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.prune.boards import CORRECTED, MODEL, TEXTS, TOKENS
+from benchmarks.prune.boards import CORRECTED, MODEL, TEXTS, TOKENS, parts
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read
 from benchmarks.shared.threads import one_thread
@@ -84,7 +84,7 @@ def _pruned(text: Path, keys: list[tuple[str, str]]) -> Iterator[tuple[tuple[str
         if part:
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "out"
-                asked = Options(pattern, spec, str(text), SAMPLE_TOKENS, correct=float(part), evaluate="")
+                asked = Options(pattern, spec, str(text), SAMPLE_TOKENS, evaluate="", **parts(part))
                 prune(MODEL, out, asked)
                 yield (pattern, method), load_model(out)
             continue

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.prune.boards import CORRECTED, MODEL, ONE_SHOT, SEQUENTIAL, TEXTS, THREADS, one_shot
+from benchmarks.prune.boards import CORRECTED, MODEL, ONE_SHOT, SEQUENTIAL, TEXTS, THREADS, one_shot, parts
 from benchmarks.prune.groups import CALIBRATION, DEPTHS, KINDS, group_of
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read
@@ -109,7 +109,7 @@ def _in_sequence(out: Path, dense: Model, pruned: Model, key: tuple[str, str]) -
     spec, _, part = method.partition(CORRECTED)
     folder = resources.cache_folder() / "studies" / "sequence" / f"{pattern}-{method}"
     if not folder.is_dir():
-        prune(MODEL, folder, Options(pattern, spec, correct=float(part or 0), evaluate=""))
+        prune(MODEL, folder, Options(pattern, spec, evaluate="", **parts(part)))
     models = {ONE_SHOT: pruned, SEQUENTIAL: load_model(folder)}
     measured = {(line.pattern, line.method, line.mode) for line in read(out / SEQUENCE_CSV, Perplexities)}
     for mode, model in models.items():

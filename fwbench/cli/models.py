@@ -51,6 +51,13 @@ from fwbench.cli.progress import progress
     help="Part of what arrives wrong from pruned blocks that each layer makes good; in sequence only.",
 )
 @click.option(
+    "--residual",
+    default=0.3,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="The same of what is wrong in the residual stream, by layers that write to it.",
+)
+@click.option(
     "--ridge",
     default=0.1,
     show_default=True,
@@ -80,6 +87,7 @@ def prune(
     shrink: float,
     sequential: bool,
     correct: float,
+    residual: float,
     ridge: float,
     device: str,
     dtype: str,
@@ -111,6 +119,7 @@ def prune(
         shrink=shrink,
         sequential=sequential,
         correct=correct,
+        residual=residual,
         ridge=ridge,
         device=device,
         dtype=dtype,

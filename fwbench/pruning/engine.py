@@ -27,6 +27,7 @@ from fwbench.pruning import walk as walks
 from fwbench.pruning.layers import Solved, solve, together
 from fwbench.pruning.output import finish
 from fwbench.pruning.plan import Options, Plan, Prepared, Progress
+from fwbench.pruning.residual import Residual, writers
 from fwbench.pruning.work import Block, Work, check_output
 from fwbench.result import Result, pack_mask
 
@@ -185,7 +186,10 @@ def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Blo
     layers = {layer.name: layer for layer in plan.layers[number]}
     with clock.of("forward"):
         modules = {name: layer.module for name, layer in layers.items()}
-        inputs = walk.arrived(number, modules, keep_outputs=not plan.options.sequential)
+        residual = None
+        if plan.correcting and plan.options.residual:
+            residual = Residual(writers(walk.blocks[number], modules, lambda: walk.output(number, 0)))
+        inputs = walk.arrived(number, modules, not plan.options.sequential, residual)
         machine.release_memory()  # of the forward passes, before the solver asks for its own
     with clock.of("solve"):
         found: dict[str, Solved] = {}

@@ -78,7 +78,9 @@ def solve(plan: Plan, layers: Sequence[Layer], arrived: Arrived) -> dict[str, So
     own: list[Problem] = []
     for layer in layers:
         W = weight_of(layer.module)
-        target = arrived.target(W, options.correct, options.ridge) if plan.correcting else Target()
+        K = arrived.K.get(layer.name)
+        beside = None if K is None else (options.residual, K)
+        target = arrived.target(W, options.correct, options.ridge, beside) if plan.correcting else Target()
         G = own[0].G if own else arrived.G  # one for all
         own.append(Problem(layer.name, W, G, plan.pattern_of(layer), T=target.T, offset=target.offset))
     problem = own[0] if len(own) == 1 else _joined(own)

@@ -135,8 +135,9 @@ def _left_dense(skip: str) -> str:
 def _order(summary: Mapping[str, Any]) -> str:
     if summary["mode"] == "sequential":
         order = "sequential: each block calibrated with the blocks before it already pruned"
-        if part := summary["correct"]:
-            order += f", and makes good {text.percent(part)} of what arrives wrong (ridge {summary['ridge']:g})"
+        parts = {"arrives wrong": summary["correct"], "is wrong in the residual stream": summary.get("residual", 0)}
+        if made := [f"{text.percent(part)} of what {what}" for what, part in parts.items() if part]:
+            order += f", and makes good {' and '.join(made)} (ridge {summary['ridge']:g})"
         return order
     return "one-shot: every layer calibrated on the dense model"
 

@@ -47,7 +47,8 @@ class Options:
     shrink: float = 0.0  # of the Grams' correlations towards zero, see fwbench.problem.shrunk
     sequential: bool = True  # each block calibrated with the blocks before it already pruned
     correct: float = 0.3  # part of what arrives wrong that each layer makes good (problems.arriving); sequential only
-    ridge: float = 0.1  # of that part, relative to the mean diagonal of G
+    residual: float = 0.3  # the same of what is wrong in the residual stream, by the layers that write to it
+    ridge: float = 0.1  # of both parts, relative to the mean diagonal of G
     device: str = "cpu"
     dtype: str = "float32"  # in which solvers compute
     save_dtype: str = "auto"  # of the output, and of what is pruned; auto for each tensor's own
@@ -100,7 +101,7 @@ class Plan:
     @property
     def correcting(self) -> bool:
         """Whether layers make good a part of what arrives wrong."""
-        return self.options.sequential and self.options.correct > 0
+        return self.options.sequential and (self.options.correct > 0 or self.options.residual > 0)
 
     def pattern_of(self, layer: Layer) -> Pattern:
         """The pattern of a layer: the plan's own, or what the allocation gave it."""
@@ -120,8 +121,10 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     solver = pipeline.resolve(options.spec or default_spec())
     if not 0 <= options.shrink <= 1:
         raise PruneError(f"shrink must lie between 0 and 1, not {options.shrink}")
-    if not (0 <= options.correct <= 1 and 0 < options.ridge < np.inf):
-        raise PruneError(f"correct must lie between 0 and 1 and ridge above 0, not {options.correct}, {options.ridge}")
+    if not (0 <= options.correct <= 1 and 0 <= options.residual <= 1):
+        raise PruneError(f"correct and residual must lie between 0 and 1, not {options.correct}, {options.residual}")
+    if not 0 < options.ridge < np.inf:
+        raise PruneError(f"ridge must lie above 0, not {options.ridge}")
     if reason := machine.device_error(options.device):
         raise PruneError(reason)
     text = load_text(options.text)
@@ -164,7 +167,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "mode": "sequential" if options.sequential else "one-shot",
         "shrink": options.shrink,
         "correct": options.correct if options.sequential else 0.0,
-        "ridge": options.ridge if options.sequential and options.correct else None,
+        "residual": options.residual if options.sequential else 0.0,
+        "ridge": options.ridge if options.sequential and (options.correct or options.residual) else None,
         "skip": options.skip,
         "time_limit": options.time_limit if np.isfinite(options.time_limit) else None,
         "seed": options.seed,

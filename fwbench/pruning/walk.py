@@ -24,6 +24,7 @@ from fwbench.problems.gram import Recorder
 from fwbench.problems.listening import running
 from fwbench.problems.models import Model
 from fwbench.problems.structure import FEW, ModelError, find_blocks, run_body
+from fwbench.pruning.residual import Residual
 
 CHECK_TOLERANCE = 1e-4  # relative to the largest activation
 RESIDENT = 0.25  # of the free memory: activations that need more lie in files, which the system pages in and out
@@ -81,7 +82,7 @@ class Walk:
 
     @torch.no_grad()
     def arrived(
-        self, number: int, layers: Mapping[str, nn.Module], keep_outputs: bool
+        self, number: int, layers: Mapping[str, nn.Module], keep_outputs: bool, residual: Residual | None = None
     ) -> Iterator[tuple[list[str], Arrived]]:
         """What arrives at each input, with the names of the layers that read it; dense activations are advanced.
 
@@ -91,24 +92,30 @@ class Walk:
             number: of the block, which is still dense.
             layers: of this block, by name.
             keep_outputs: replace the activations by the outputs, as :meth:`advance` does.
+            residual: sums over what is wrong beside the layers, to be filled too; needs dense activations.
 
         Raises:
             ModelError: a layer that does not see every token once.
         """
         recorder = Recorder(layers)
         dense = self.run(number, self.dense) if self.dense else iter(())
-        with recorder.recording():
+        with recorder.recording(), residual.recording() if residual else contextlib.nullcontext():
             own = self.run(number)
             for index, tokens in enumerate(self.tokens):
                 if self.dense:
+                    wrong = self.dense[index] - self.hidden[index]
                     with recorder.showing() as recorder.dense:
                         self.dense[index].copy_(next(dense))
                     recorder.end_of_pass(tokens)
+                    if residual:
+                        residual.wrong = wrong
                 output = next(own)
                 recorder.end_of_pass(tokens)
+                if residual:
+                    residual.end_of_pass(tokens)
                 if keep_outputs:
                     self.hidden[index].copy_(output)
-        return recorder.arrived()
+        return residual.beside(recorder.arrived()) if residual else recorder.arrived()
 
 
 def begin(

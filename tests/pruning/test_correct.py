@@ -1,4 +1,4 @@
-"""``prune --correct``: what arrives wrong from pruned blocks is a part of the next blocks' target."""
+"""``prune --correct --residual``: what arrives wrong from pruned blocks is a part of the next blocks' target."""
 
 import json
 
@@ -12,7 +12,7 @@ from small_models import LENGTH, TOKENS, hashes, options, place, saved
 
 from fwbench.cli import cli
 from fwbench.problems import extract, models, structure
-from fwbench.problems.text import load_text
+from fwbench.problems.text import load_text, sequences
 from fwbench.pruning import PruneError, engine, load_masks, prune
 
 __all__ = ["place"]  # a fixture
@@ -44,10 +44,71 @@ def test_errors_are_those_of_the_target(place, tmp_path, family, spec):
             saved_weight = weight.T if family == "gpt2" else weight
             error = ((Y - saved_weight @ arrived) ** 2).mean(axis=1).sum()
             assert records[name]["error"] == pytest.approx(error, rel=2e-3), name
-        with torch.no_grad():
-            for name in own:
-                parameter = records[name]["parameter"]
-                half.network.get_parameter(parameter).copy_(final[parameter])
+        _prune_alike(half, final, records, own)
+
+
+def _prune_alike(model, final, records, names):
+    with torch.no_grad():
+        for name in names:
+            parameter = records[name]["parameter"]
+            model.network.get_parameter(parameter).copy_(final[parameter])
+
+
+# what reads the hidden states to which a layer adds: a block's first norm and its second
+STREAMS = {
+    "llama": {"o_proj": "input_layernorm", "down_proj": "post_attention_layernorm"},
+    "gpt2": {"attn.c_proj": "ln_1", "mlp.c_proj": "ln_2"},
+}
+
+
+def _streams(model, text, block, readers):
+    """By the layer that adds to it, hidden states ``(hidden, tokens)``, float64."""
+    paths = {path: module for path, module in model.network.named_modules() if f".{block}." in path}
+    found = {layer: [] for layer in readers}
+    handles = [
+        module.register_forward_pre_hook(lambda _, args, layer=layer: found[layer].append(args[0].flatten(0, -2)))
+        for layer, reader in readers.items()
+        for path, module in paths.items()
+        if path.endswith(f".{block}.{reader}")
+    ]
+    assert len(handles) == len(readers)
+    with torch.no_grad():
+        for row in sequences(model.tokenizer, text, TOKENS, LENGTH):
+            model.network(input_ids=torch.tensor([list(row)]))
+    for handle in handles:
+        handle.remove()
+    return {layer: torch.cat(parts).double().numpy().T for layer, parts in found.items()}
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.4])
+@pytest.mark.parametrize("family", list(STREAMS))
+def test_layers_that_write_to_the_residual_stream_make_good_what_is_wrong_in_it(place, tmp_path, family, strength):
+    """Their target by its definition, from the streams of the dense model and of the pruned one before each block."""
+    source, residual, ridge, text = saved(place, family), 0.6, 0.05, load_text(place / "text.txt")
+    out = tmp_path / "out"
+    asked = options(place, spec="wanda+swap", correct=strength, residual=residual, ridge=ridge)
+    summary = prune(str(source), out, asked)
+    assert (summary["correct"], summary["residual"], summary["ridge"]) == (strength, residual, ridge)
+    dense, half = models.load_model(str(source)), models.load_model(str(source))
+    final, layers = load_file(out / "model.safetensors"), extract.named_layers(dense)
+    records = {record["layer"]: record for record in summary["layers"]}
+    for block in range(3):
+        own = {name for name in layers if name.split(".")[1] == f"{block:02}"}
+        X, reads = (inputs(model, text, TOKENS, LENGTH, own) for model in (dense, half))
+        aims, streams = (_streams(model, text, block, STREAMS[family]) for model in (dense, half))
+        for name in own:
+            W, arrived = structure.weight_of(layers[name]).astype(np.float64), reads[name]
+            tokens, damping = arrived.shape[1], ridge * (arrived**2).mean() * np.eye(len(arrived))
+            wrong = strength * W @ (X[name] - arrived)
+            for layer in STREAMS[family]:
+                if name.endswith(layer):
+                    wrong = wrong + residual * (aims[layer] - streams[layer])
+            made = wrong @ arrived.T / tokens @ np.linalg.inv(arrived @ arrived.T / tokens + damping)
+            weight = final[records[name]["parameter"]].double().numpy()
+            saved_weight = weight.T if family == "gpt2" else weight
+            error = (((W + made - saved_weight) @ arrived) ** 2).mean(axis=1).sum()
+            assert records[name]["error"] == pytest.approx(error, rel=2e-3), name
+        _prune_alike(half, final, records, own)
 
 
 def test_it_does_something_in_sequence_alone(place, tmp_path):
@@ -91,18 +152,19 @@ def test_killed_and_resumed(place, tmp_path, monkeypatch):
     assert hashes(tmp_path / "out")[weights] == hashes(tmp_path / "whole")[weights]
 
 
-@pytest.mark.parametrize(("name", "value"), [("correct", 1.5), ("correct", -0.1), ("ridge", 0.0)])
+@pytest.mark.parametrize(("name", "value"), [("correct", 1.5), ("correct", -0.1), ("residual", 1.5), ("ridge", 0.0)])
 def test_what_makes_no_sense_is_refused(place, tmp_path, name, value):
-    with pytest.raises(PruneError, match="correct must lie between 0 and 1 and ridge above 0"):
+    with pytest.raises(PruneError, match=r"correct and residual must lie between 0 and 1|ridge must lie above 0"):
         prune(str(saved(place, "llama")), tmp_path / "out", options(place, **{name: value}))
 
 
 def test_by_command(place, tmp_path):
     out, text = tmp_path / "out", str(place / "text.txt")
     words = ["prune", str(saved(place, "llama")), "-o", str(out), "--pattern", "0.5", "-s", "wanda", "--text", text]
-    words += ["--tokens", "200", "--correct", "0.3", "--ridge", "0.2", "--evaluate", "none"]
+    words += ["--tokens", "200", "--correct", "0.3", "--residual", "0.1", "--ridge", "0.2", "--evaluate", "none"]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
     summary = json.loads((out / "fwbench.json").read_text())
-    assert (summary["correct"], summary["ridge"]) == (0.3, 0.2)
-    assert "makes good" in (out / "report.md").read_text()
+    assert (summary["correct"], summary["residual"], summary["ridge"]) == (0.3, 0.1, 0.2)
+    said = "makes good 30.0 % of what arrives wrong and 10.0 % of what is wrong in the residual stream (ridge 0.2)"
+    assert said in (out / "report.md").read_text()

@@ -33,7 +33,7 @@ def dying(*args, **more):
     return real(*args, **more)
 setattr(owner, name, dying)
 asked = {"text": text, "tokens": int(tokens), "length": int(length), "evaluate": "", "stream": stream == "True"}
-prune(source, out, Options(pattern="0.5", spec=spec, correct=0.0, **asked))
+prune(source, out, Options(pattern="0.5", spec=spec, correct=0.0, residual=0.0, **asked))
 """
 
 
@@ -102,7 +102,7 @@ limit, source, out, text = sys.argv[1:]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:
-    prune(source, out, Options("0.5", "wanda", text, 250, 48, correct=0.0, evaluate=""))
+    prune(source, out, Options("0.5", "wanda", text, 250, 48, correct=0.0, residual=0.0, evaluate=""))
 except ValueError as error:
     print(error)
 """

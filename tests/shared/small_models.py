@@ -43,7 +43,7 @@ def saved(place, family):
 
 def options(place, **more):
     given = {"pattern": "0.5", "spec": "wanda", "text": str(place / "text.txt"), "tokens": TOKENS, "length": LENGTH}
-    given["correct"] = 0.0  # tests of what arrives ask for it
+    given |= {"correct": 0.0, "residual": 0.0}  # tests of what arrives ask for it
     return Options(**(given | {"evaluate": ""} | more))
 
 
