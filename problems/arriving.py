@@ -62,7 +62,8 @@ class Arrived:
         assert self.H is not None
         W = W.astype(np.float64)
         if not ridge:
-            assert self.E is not None and beside is None
+            assert self.E is not None
+            assert beside is None
             return Target(strength * (W @ self.H), strength**2 * ((W @ self.E) * W).sum(axis=1))
         damped = self.G.copy()  # in place from here: of a wide layer each matrix is large
         damped.flat[:: len(damped) + 1] += ridge * float(self.G.diagonal().mean())

@@ -4,7 +4,7 @@
     python -m benchmarks.prune.allocation row 0.6 exact  one row
     python -m benchmarks.prune.page
 
-Rows are one-shot, as those of ``boards``; ``row --mode sequential --method admm`` is what
+Rows are one-shot, as those of ``boards``; ``row --mode sequential --method "admm, residual=0.3"`` is what
 ``fwbench prune`` does by default with another solver. Rows are only ever appended to ``allocation.csv``, each layer's
 sparsity to ``allocation_layers.csv``; allocations and masks are kept in the cache, so that a kill loses one layer.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.prune.boards import MODEL, ONE_SHOT, SEQUENTIAL, TEXTS, THREADS, TOKENS, solved
+from benchmarks.prune.boards import MODEL, ONE_SHOT, RESIDUAL, SEQUENTIAL, TEXTS, THREADS, TOKENS, solved
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append_row, read_rows
 from fwbench import machine, pipeline
@@ -100,10 +100,12 @@ def allocated_patterns(plan: plans.Plan) -> tuple[Mapping[str, Pattern], dict[st
 
 
 def _in_sequence(pattern: str, method: str, name: str) -> tuple[Model, dict[str, float], dict[str, Any]]:
-    """What ``fwbench prune`` makes of the model by default; its minutes are the whole command's."""
+    """What ``fwbench prune`` makes of the model; its minutes are the whole command's."""
+    spec, _, part = method.partition(RESIDUAL)
+    options = Options(pattern, spec, allocation=name, evaluate="", residual=float(part or 0))
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
-        summary = prune(MODEL, Path(folder) / "out", Options(pattern, method, allocation=name, evaluate=""))
+        summary = prune(MODEL, Path(folder) / "out", options)
         minutes = (time.process_time() - began) / 60
         model = load_model(Path(folder) / "out")
     shares = {record["layer"]: record["pruned"] / (record["rows"] * record["n"]) for record in summary["layers"]}

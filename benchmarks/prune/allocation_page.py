@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.prune import boards
 from benchmarks.prune.allocation import ALLOCATION_CSV, ALLOCATIONS, LAYERS_CSV, read
-from benchmarks.prune.boards import CORRECTED, ONE_SHOT, RESULTS_CSV, TEXTS
+from benchmarks.prune.boards import CORRECTED, ONE_SHOT, RESIDUAL, RESULTS_CSV, TEXTS
 from benchmarks.shared.markdown import least_bold, method_cell, table
 from fwbench.problems.collections import SHAPES
 from fwbench.pruning import Options
@@ -43,7 +43,8 @@ def _uniform(rows: Rows, results: Mapping[tuple[str, str, str], Mapping[str, str
     """The boards' rows of the same modes, patterns and methods, for what is not allocated."""
     found: dict[tuple[str, ...], Any] = {}
     for mode, pattern, method in {key[:3] for key in rows}:
-        name = method if mode == ONE_SHOT else f"{method}{CORRECTED}{Options('').correct:g}"
+        spec, named, part = method.partition(RESIDUAL)
+        name = method if mode == ONE_SHOT else f"{spec}{CORRECTED}{Options('').correct:g}{named}{part}"
         if row := results.get((mode, pattern, name)):
             found[mode, pattern, method, UNIFORM] = {
                 **row,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.prune.recover 0.6 admm               one pattern and method, pruned in sequence
     python -m benchmarks.prune.recover 0.6 wanda --one-shot --tokens 4096 --unit parts
-    python -m benchmarks.prune.recover 0.6 "admm, allocation=exact" --times 2
+    python -m benchmarks.prune.recover 0.6 "admm, residual=0.3, allocation=exact" --times 2
     python -m benchmarks.prune.page                           writes their section
 
 The pruned models, of 16,384 tokens as on the boards, stay in the cache and serve each recovery of theirs. Lines are
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.prune.boards import MODEL, ONE_SHOT, SEQUENTIAL, TEXTS, THREADS, TOKENS
+from benchmarks.prune.boards import MODEL, ONE_SHOT, RESIDUAL, SEQUENTIAL, TEXTS, THREADS, TOKENS
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read
 from fwbench.perplexity import perplexity
@@ -60,7 +60,8 @@ def study(out: Path, key: tuple[str, str, str], recovery: Recovery, times: int =
     folder = resources.cache_folder() / "studies" / "recover" / "-".join((pattern, method, mode))
     if not folder.is_dir():
         spec, _, allocation = method.partition(ALLOCATED)
-        options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="")
+        spec, _, part = spec.partition(RESIDUAL)
+        options = Options(pattern, spec, sequential=mode == SEQUENTIAL, residual=float(part or 0), evaluate="")
         prune(MODEL, folder, replace(options, allocation=allocation) if allocation else options)
     if (*key, 0, PRUNED, 0.0, "", 0) not in known:
         append(out / RECOVER_CSV, [Line(*key, 0, PRUNED, 0.0, "", 0, *_perplexities(folder), 0.0, 0.0, 0.0)])

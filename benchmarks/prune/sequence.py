@@ -98,8 +98,8 @@ def study(out: Path, pattern: str, method: str) -> None:
 def _by_group(found: Mapping[str, np.ndarray]) -> dict[tuple[str, str], tuple[int, list[float]]]:
     """Layers and means over them of each part in units of the dense output, by kind and depth."""
     groups: dict[tuple[str, str], list[np.ndarray]] = {(kind, depth): [] for kind in KINDS for depth in DEPTHS}
-    for name, parts in found.items():
-        groups[group_of(name)].append(parts[1:] / parts[0])
+    for name, sums in found.items():
+        groups[group_of(name)].append(sums[1:] / sums[0])
     return {key: (len(own), [float(f"{mean:.5g}") for mean in np.mean(own, 0)]) for key, own in groups.items()}
 
 
