@@ -2,14 +2,13 @@
 
 from unittest import mock
 
-import numpy as np
 import pytest
 import tiny
 import torch
 
 from fwbench.problems import extract
 from fwbench.pruning import walk
-from fwbench.pruning.residual import Residual, writers
+from fwbench.pruning.residual import writers
 
 t = tiny.t
 FAMILIES = {
@@ -31,77 +30,17 @@ FAMILIES = {
         ("phi", {"dense", "fc2"}, 1.0),
         ("falcon", {"dense", "dense_4h_to_h"}, 1.0),
         ("granite", {"o_proj", "down_proj"}, 0.5),
-        ("gemma3", {"o_proj", "down_proj"}, 1.0),  # a norm comes between
-        ("olmo2", {"o_proj", "down_proj"}, 1.0),
+        ("gemma3", set(), 1.0),  # a norm comes between
+        ("olmo2", set(), 1.0),
     ],
 )
 def test_writers(family, expected, factor):
-    way, layers = walked(family)
+    with mock.patch.dict(tiny.CONFIGS, FAMILIES):
+        model = tiny.model(family)
+    way = walk.begin(model.network, [torch.arange(40).reshape(2, 20)])
+    layers = {name: layer for name, layer in extract.named_layers(model).items() if name.split(".")[1] == "01"}
     before = way.output(1, 0)
     found = writers(way.blocks[1], layers, lambda: way.output(1, 0))
     assert {name.split(".", 2)[2] for name in found} == expected
     assert all(writer.factor == pytest.approx(factor) for writer in found.values())
-    norms = {type(writer.norm).__name__.removeprefix(family.title()) for writer in found.values()}
-    assert norms == {"RMSNorm" if family in ("gemma3", "olmo2") else "NoneType"}
     assert torch.equal(before, way.output(1, 0))  # no hook is left
-
-
-def walked(family):
-    """A model's activations before its second block, and that block's layers."""
-    with mock.patch.dict(tiny.CONFIGS, FAMILIES):
-        model = tiny.model(family)
-    way = walk.begin(model.network, [torch.arange(40).reshape(2, 20), torch.arange(5)[None]], with_dense=True)
-    way.advance(0)
-    way.advance_dense(0)
-    layers = {name: layer for name, layer in extract.named_layers(model).items() if name.split(".")[1] == "01"}
-    return way, layers
-
-
-ADDED = {  # in the order in which they are added: the layer, and what is added of it
-    "llama": {"o_proj": "o_proj", "down_proj": "down_proj"},
-    "opt": {"out_proj": "out_proj", "fc2": "fc2"},
-    "falcon": {"dense": "dense", "dense_4h_to_h": "dense_4h_to_h"},
-    "granite": {"o_proj": "o_proj", "down_proj": "down_proj"},
-    "gemma3": {"o_proj": "post_attention_layernorm", "down_proj": "post_feedforward_layernorm"},
-}
-
-
-@pytest.mark.parametrize("family", list(ADDED))
-def test_what_is_wrong_beside_each_layer(family):
-    """By hand: what both models' blocks read and add, and the layers' inputs."""
-    way, layers = walked(family)
-    torch.manual_seed(0)
-    for hidden in way.hidden:
-        hidden += 0.3 * torch.randn(hidden.shape)
-    block, factor = way.blocks[1], 0.5 if family == "granite" else 1.0
-    modules = {path.rpartition(".")[2]: module for path, module in block.named_modules()}
-    seen = {}
-    names = {*ADDED[family], *ADDED[family].values()}
-    handles = [
-        modules[name].register_forward_hook(
-            lambda _, args, output, name=name: seen.setdefault(name, []).append((args[0].clone(), output.clone()))
-        )
-        for name in names
-    ]
-    wrong = torch.cat([(a - b).flatten(0, -2) for a, b in zip(way.dense, way.hidden, strict=True)]).double()
-    for activations in (way.dense, way.hidden):
-        for index in range(2):
-            way.output(1, index, activations)
-    for handle in handles:
-        handle.remove()
-
-    def part(name, own, side):  # of one model, all tokens
-        rows = [pair[side].reshape(-1, pair[side].shape[-1]) for pair in seen[name][2 * own : 2 * own + 2]]
-        return torch.cat(rows).double()
-
-    residual = Residual(writers(block, layers, lambda: way.output(1, 0)))
-    found = {}
-    for _, arrived in way.arrived(1, layers, False, residual):
-        found |= {name.rpartition(".")[2]: K for name, K in arrived.K.items()}
-    assert set(found) == set(ADDED[family])
-    for layer, added in ADDED[family].items():
-        X, output = part(layer, 1, 0), part(layer, 1, 1)
-        times = factor * part(added, 1, 1) / output
-        expected = (wrong / times).T @ X / len(X)
-        np.testing.assert_allclose(found[layer], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-        wrong = wrong + factor * (part(added, 0, 1) - part(added, 1, 1))
