@@ -52,10 +52,9 @@ from fwbench.cli.progress import progress
 )
 @click.option(
     "--residual",
-    default=0.3,
-    show_default=True,
     type=click.FloatRange(0, 1),
-    help="The same of what is wrong in the residual stream, by layers that write to it.",
+    help="The same of what is wrong in the residual stream, by layers that write to it. [default: 0.3 where the "
+    "solver updates weights, else 0]",
 )
 @click.option(
     "--ridge",
@@ -87,7 +86,7 @@ def prune(
     shrink: float,
     sequential: bool,
     correct: float,
-    residual: float,
+    residual: float | None,
     ridge: float,
     device: str,
     dtype: str,

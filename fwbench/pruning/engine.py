@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from fwbench import machine, metrics, notes, protocols
+from fwbench.notes import note
 from fwbench.perplexity import Perplexity, check_causal, perplexity, windows
 from fwbench.problems.models import Model
 from fwbench.problems.structure import on_text
@@ -187,8 +188,13 @@ def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Blo
     with clock.of("forward"):
         modules = {name: layer.module for name, layer in layers.items()}
         residual = None
-        if plan.correcting and plan.options.residual:
-            residual = Residual(writers(walk.blocks[number], modules, lambda: walk.output(number, 0)))
+        if plan.correcting and plan.residual:
+            found = writers(walk.blocks[number], modules, lambda: walk.output(number, 0))
+            if not found and not any(plan.layers[:number]):
+                note(
+                    f"{plan.model.label}: no layer adds its output to the hidden states as it is, so --residual is idle"
+                )
+            residual = Residual(found)
         inputs = walk.arrived(number, modules, not plan.options.sequential, residual)
         machine.release_memory()  # of the forward passes, before the solver asks for its own
     with clock.of("solve"):

@@ -79,7 +79,7 @@ def solve(plan: Plan, layers: Sequence[Layer], arrived: Arrived) -> dict[str, So
     for layer in layers:
         W = weight_of(layer.module)
         K = arrived.K.get(layer.name)
-        beside = None if K is None else (options.residual, K)
+        beside = None if K is None else (plan.residual, K)
         target = arrived.target(W, options.correct, options.ridge, beside) if plan.correcting else Target()
         G = own[0].G if own else arrived.G  # one for all
         own.append(Problem(layer.name, W, G, plan.pattern_of(layer), T=target.T, offset=target.offset))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from fwbench.pruning.linear import Layer
 from fwbench.pruning.walk import check_chain
 
 FORMAT = "fwbench-prune-1"
+RESIDUAL = 0.3  # where a solver updates weights; masks alone lose more by it than they gain, and have 0
 CALIBRATION, HELD_OUT = "lee", "lee-heldout"
 BATCH = 512  # tokens of a forward pass: a quarter of extraction's, for memory
 
@@ -47,7 +48,7 @@ class Options:
     shrink: float = 0.0  # of the Grams' correlations towards zero, see fwbench.problem.shrunk
     sequential: bool = True  # each block calibrated with the blocks before it already pruned
     correct: float = 0.3  # part of what arrives wrong that each layer makes good (problems.arriving); sequential only
-    residual: float = 0.3  # the same of what is wrong in the residual stream, by the layers that write to it
+    residual: float | None = None  # of what is wrong in the residual stream, by layers that write to it; see RESIDUAL
     ridge: float = 0.1  # of both parts, relative to the mean diagonal of G
     device: str = "cpu"
     dtype: str = "float32"  # in which solvers compute
@@ -101,7 +102,12 @@ class Plan:
     @property
     def correcting(self) -> bool:
         """Whether layers make good a part of what arrives wrong."""
-        return self.options.sequential and (self.options.correct > 0 or self.options.residual > 0)
+        return self.options.sequential and (self.options.correct > 0 or self.residual > 0)
+
+    @property
+    def residual(self) -> float:
+        """Part of what is wrong in the residual stream that layers make good which write to it."""
+        return self.options.residual or 0.0
 
     def pattern_of(self, layer: Layer) -> Pattern:
         """The pattern of a layer: the plan's own, or what the allocation gave it."""
@@ -119,6 +125,9 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     if reason := allocation.refusal(method, pattern):
         raise PruneError(reason)
     solver = pipeline.resolve(options.spec or default_spec())
+    if options.residual is None:
+        options = replace(options, residual=RESIDUAL if solver.updates_weights else 0.0)
+    assert options.residual is not None
     if not 0 <= options.shrink <= 1:
         raise PruneError(f"shrink must lie between 0 and 1, not {options.shrink}")
     if not (0 <= options.correct <= 1 and 0 <= options.residual <= 1):

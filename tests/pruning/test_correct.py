@@ -1,14 +1,16 @@
 """``prune --correct --residual``: what arrives wrong from pruned blocks is a part of the next blocks' target."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from click.testing import CliRunner
 from hooked import inputs
 from safetensors.torch import load_file
-from small_models import LENGTH, TOKENS, hashes, options, place, saved
+from small_models import FAMILIES, LENGTH, TOKENS, hashes, options, place, saved
 
 from fwbench.cli import cli
 from fwbench.problems import extract, models, structure
@@ -158,6 +160,12 @@ def test_what_makes_no_sense_is_refused(place, tmp_path, name, value):
         prune(str(saved(place, "llama")), tmp_path / "out", options(place, **{name: value}))
 
 
+@pytest.mark.parametrize(("spec", "expected"), [("wanda+swap", 0.0), ("sparsegpt", 0.3)])
+def test_by_default_the_residual_stream_is_for_weight_updates(place, tmp_path, spec, expected):
+    summary = prune(str(saved(place, "llama")), tmp_path / "out", options(place, spec=spec, correct=0.3, residual=None))
+    assert summary["residual"] == expected
+
+
 def test_by_command(place, tmp_path):
     out, text = tmp_path / "out", str(place / "text.txt")
     words = ["prune", str(saved(place, "llama")), "-o", str(out), "--pattern", "0.5", "-s", "wanda", "--text", text]
@@ -168,3 +176,10 @@ def test_by_command(place, tmp_path):
     assert (summary["correct"], summary["residual"], summary["ridge"]) == (0.3, 0.1, 0.2)
     said = "makes good 30.0 % of what arrives wrong and 10.0 % of what is wrong in the residual stream (ridge 0.2)"
     assert said in (out / "report.md").read_text()
+
+
+def test_a_model_whose_layers_add_through_a_norm_is_told_so(place, tmp_path):
+    with mock.patch.dict(FAMILIES, {"gemma3": lambda: tiny.t.Gemma3TextConfig(**tiny.GROUPED, head_dim=8)}):
+        source = str(saved(place, "gemma3"))
+    summary = prune(source, tmp_path / "out", options(place, correct=0.3, residual=0.3))
+    assert any("--residual is idle" in note for note in summary["notes"])

@@ -2,13 +2,14 @@
 
 from unittest import mock
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from fwbench.problems import extract
 from fwbench.pruning import walk
-from fwbench.pruning.residual import writers
+from fwbench.pruning.residual import Residual, writers
 
 t = tiny.t
 FAMILIES = {
@@ -35,12 +36,67 @@ FAMILIES = {
     ],
 )
 def test_writers(family, expected, factor):
-    with mock.patch.dict(tiny.CONFIGS, FAMILIES):
-        model = tiny.model(family)
-    way = walk.begin(model.network, [torch.arange(40).reshape(2, 20)])
-    layers = {name: layer for name, layer in extract.named_layers(model).items() if name.split(".")[1] == "01"}
+    way, layers = walked(family)
     before = way.output(1, 0)
     found = writers(way.blocks[1], layers, lambda: way.output(1, 0))
     assert {name.split(".", 2)[2] for name in found} == expected
     assert all(writer.factor == pytest.approx(factor) for writer in found.values())
     assert torch.equal(before, way.output(1, 0))  # no hook is left
+
+
+def walked(family):
+    """A model's activations before its second block, and that block's layers."""
+    with mock.patch.dict(tiny.CONFIGS, FAMILIES):
+        model = tiny.model(family)
+    way = walk.begin(model.network, [torch.arange(40).reshape(2, 20), torch.arange(5)[None]], with_dense=True)
+    way.advance(0)
+    way.advance_dense(0)
+    layers = {name: layer for name, layer in extract.named_layers(model).items() if name.split(".")[1] == "01"}
+    return way, layers
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),  # in the order in which they are added
+    [
+        ("llama", ("o_proj", "down_proj")),
+        ("opt", ("out_proj", "fc2")),
+        ("falcon", ("dense", "dense_4h_to_h")),
+        ("granite", ("o_proj", "down_proj")),
+    ],
+)
+def test_what_is_wrong_beside_each_layer(family, names):
+    """By hand: what both models' blocks read and add, and the layers' inputs."""
+    way, layers = walked(family)
+    torch.manual_seed(0)
+    for hidden in way.hidden:
+        hidden += 0.3 * torch.randn(hidden.shape)
+    block, factor = way.blocks[1], 0.5 if family == "granite" else 1.0
+    modules = {path.rpartition(".")[2]: module for path, module in block.named_modules()}
+    seen = {name: [] for name in names}
+    handles = [
+        modules[name].register_forward_hook(
+            lambda _, args, output, name=name: seen[name].append((args[0].clone(), output.clone()))
+        )
+        for name in names
+    ]
+    wrong = torch.cat([(a - b).flatten(0, -2) for a, b in zip(way.dense, way.hidden, strict=True)]).double()
+    for activations in (way.dense, way.hidden):
+        for index in range(2):
+            way.output(1, index, activations)
+    for handle in handles:
+        handle.remove()
+
+    def tokens(name, own, side):  # inputs or outputs in one model
+        rows = [pair[side].reshape(-1, pair[side].shape[-1]) for pair in seen[name][2 * own : 2 * own + 2]]
+        return torch.cat(rows).double()
+
+    residual = Residual(writers(block, layers, lambda: way.output(1, 0)))
+    found = {}
+    for _, arrived in way.arrived(1, layers, False, residual):
+        found |= {name.rpartition(".")[2]: K for name, K in arrived.K.items()}
+    assert set(found) == set(names)
+    for name in names:
+        X = tokens(name, 1, 0)
+        expected = (wrong / factor).T @ X / len(X)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+        wrong = wrong + factor * (tokens(name, 0, 1) - tokens(name, 1, 1))
