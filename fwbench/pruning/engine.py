@@ -189,12 +189,12 @@ def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Blo
         modules = {name: layer.module for name, layer in layers.items()}
         residual = None
         if plan.correcting and plan.residual:
-            found = writers(walk.blocks[number], modules, lambda: walk.output(number, 0))
-            if not found and not any(plan.layers[:number]):
+            adding = writers(walk.blocks[number], modules, lambda: walk.output(number, 0))
+            if not adding and not any(plan.layers[:number]):
                 note(
-                    f"{plan.model.label}: no layer adds its output to the hidden states as it is, so --residual is idle"
+                    f"{plan.model.label}: no layer's output is added to the hidden states as it is; --residual is idle"
                 )
-            residual = Residual(found)
+            residual = Residual(adding)
         inputs = walk.arrived(number, modules, not plan.options.sequential, residual)
         machine.release_memory()  # of the forward passes, before the solver asks for its own
     with clock.of("solve"):
