@@ -19,6 +19,7 @@ from benchmarks.prune.boards import (
     MASKS,
     PATTERNS,
     PUSHED,
+    RESIDUAL,
     RESULTS_CSV,
     TEXTS,
     TOKENED,
@@ -48,6 +49,7 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
             keys = [key for key in rows if key[:2] == ("one-shot", pattern) and (key[2] not in masks) == updating]
             keys = [key for key in keys if TOKENED not in key[2] and (*key[:2], key[2] + SAFE) not in rows]
             better = [key for key in corrected if key[1] == pattern and (key[2] not in masks) == updating]
+            better = [key for key in better if not _more_made_good(key, rows)]
             keys = [("dense", "", "dense"), *_sorted(better, rows), *_sorted(keys, rows)]
             if keys[1:]:
                 parts.append(_board(f"### {pattern}", keys, rows, layers))
@@ -126,9 +128,17 @@ def _options(method: str) -> set[str]:
     return {option for option in (TOKENED, CORRECTED) if option in method}
 
 
+def _more_made_good(key: Key, rows: Rows) -> bool:
+    """Whether a method stands there with a part of the residual stream too."""
+    mode, pattern, method = key
+    return RESIDUAL not in method and any(
+        other[:2] == (mode, pattern) and other[2].startswith(method + RESIDUAL) for other in rows
+    )
+
+
 def _corrected(keys: Sequence[Key], rows: Rows) -> str:
     """Perplexities of each method one-shot, in sequence, and in sequence with each part made good."""
-    parts = sorted({key[2].partition(CORRECTED)[2] for key in keys}, key=float)
+    parts = sorted({key[2].partition(CORRECTED)[2] for key in keys})
     lines = []
     for pattern, method in sorted({(key[1], key[2].partition(CORRECTED)[0]) for key in keys}):
         found = [rows.get((mode, pattern, method)) for mode in ("one-shot", "sequential")]
@@ -136,7 +146,8 @@ def _corrected(keys: Sequence[Key], rows: Rows) -> str:
         pairs = [least_bold([float(row[text]) if row else float("inf") for row in found], 2) for text in TEXTS]
         cells = ["–" if row is None else " / ".join(pair) for row, *pair in zip(found, *pairs, strict=True)]
         lines.append((pattern, method_cell(method), *cells))
-    head = ("pattern", "method", "one-shot", "in sequence", *(f"part {part}" for part in parts))
+    named = [f"`--correct {part.replace(RESIDUAL, ' --residual ')}`" for part in parts]
+    head = ("pattern", "method", "one-shot", "in sequence", *named)
     return f"{MADE_GOOD}\n{table(head, lines, left=2)}".rstrip()
 
 
@@ -220,15 +231,17 @@ MADE_GOOD = """## What arrives, made good
 
 In sequence a layer reads what the pruned blocks before it hand on. With `--correct PART` its target is not what its own
 weights would give there, but that and a part of what is missing to the dense model's output, as far as a ridge
-regression on its inputs explains it (`--ridge 0.1`; docs/mathematics.md, "A target"). Perplexity on `lee.cor` /
-Wikipedia; the least of a line is bold.
+regression on its inputs explains it. With `--residual PART` layers that write to the residual stream, o_proj and
+down_proj, make good a part of what is wrong in the stream too, which else goes past all layers to the head
+(`--ridge 0.1`; docs/mathematics.md, "A target"). Perplexity on `lee.cor` / Wikipedia; the least of a line is bold.
+Where neither is named, both are 0.
 """
 SEQUENTIAL = """## Sequential or one-shot
 
 Sequential: each block calibrated with the blocks before it already pruned; its layer errors are on those inputs, so
 they do not compare with one-shot's (both are in `results.csv`). SparseGPT, which updates weights, gains by it at every
 pattern; `reswap`, run so at 0.5 only, loses a little on `lee.cor` and gains a little on Wikipedia. Masks alone gain
-little at 0.5, and lose at 0.6 and 2:4; the next section says why. All of this is with `--correct 0`.
+little at 0.5, and lose at 0.6 and 2:4; the next section says why. All of this is with `--correct 0 --residual 0`.
 """
 MORE_TOKENS = """## More calibration tokens
 
