@@ -49,7 +49,7 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
             keys = [key for key in rows if key[:2] == ("one-shot", pattern) and (key[2] not in masks) == updating]
             keys = [key for key in keys if TOKENED not in key[2] and (*key[:2], key[2] + SAFE) not in rows]
             better = [key for key in corrected if key[1] == pattern and (key[2] not in masks) == updating]
-            better = [key for key in better if not _more_made_good(key, rows)]
+            better = [key for key in better if _as_by_default(key, rows, updating)]
             keys = [("dense", "", "dense"), *_sorted(better, rows), *_sorted(keys, rows)]
             if keys[1:]:
                 parts.append(_board(f"### {pattern}", keys, rows, layers))
@@ -128,12 +128,12 @@ def _options(method: str) -> set[str]:
     return {option for option in (TOKENED, CORRECTED) if option in method}
 
 
-def _more_made_good(key: Key, rows: Rows) -> bool:
-    """Whether a method stands there with a part of the residual stream too."""
+def _as_by_default(key: Key, rows: Rows, updating: bool) -> bool:
+    """Whether a method makes good what `prune` does by default, or stands there in one way only."""
     mode, pattern, method = key
-    return RESIDUAL not in method and any(
-        other[:2] == (mode, pattern) and other[2].startswith(method + RESIDUAL) for other in rows
-    )
+    plain = method.partition(RESIDUAL)[0]
+    ways = [other for other in rows if other[:2] == (mode, pattern) and other[2].partition(RESIDUAL)[0] == plain]
+    return len(ways) == 1 or (RESIDUAL in method) == updating
 
 
 def _corrected(keys: Sequence[Key], rows: Rows) -> str:
