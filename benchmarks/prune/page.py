@@ -15,8 +15,8 @@ from benchmarks.prune import (
 )
 from benchmarks.prune.boards import (
     CORRECTED,
+    DENSE,
     LAYERS_CSV,
-    MASKS,
     PATTERNS,
     PUSHED,
     RESIDUAL,
@@ -31,6 +31,7 @@ from benchmarks.prune.profile import PROFILE_CSV
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import read_rows
 from benchmarks.shared.markdown import least_bold, method_cell, table, write_page
+from fwbench import pipeline
 
 Key = tuple[str, str, str]  # mode, pattern, method
 Rows = Mapping[Key, Mapping[str, str]]
@@ -269,7 +270,8 @@ in float64 and all activations. By `python -m benchmarks.prune.profile`."""
 def main() -> None:
     out = command.study(__spec__, __doc__).parse_args().out
     rows = read(out / RESULTS_CSV)
-    masks = {method for _, _, method in rows if method.partition(", ")[0] in MASKS}
+    specs = {method: method.partition(", ")[0] for _, _, method in rows if method != DENSE}
+    masks = {method for method, spec in specs.items() if not pipeline.resolve(spec).updates_weights}
     write(out, rows, read(out / LAYERS_CSV), masks, [key for key in plan() if key not in rows])
 
 
