@@ -267,12 +267,16 @@ compiled kernels taken off (as another process holds them); needed are the model
 in float64 and all activations. By `python -m benchmarks.prune.profile`."""
 
 
+def masks_of(rows: Rows) -> set[str]:
+    """Methods that leave the kept weights as they are."""
+    specs = {method: method.partition(", ")[0] for _, _, method in rows if method != DENSE}
+    return {method for method, spec in specs.items() if not pipeline.resolve(spec).updates_weights}
+
+
 def main() -> None:
     out = command.study(__spec__, __doc__).parse_args().out
     rows = read(out / RESULTS_CSV)
-    specs = {method: method.partition(", ")[0] for _, _, method in rows if method != DENSE}
-    masks = {method for method, spec in specs.items() if not pipeline.resolve(spec).updates_weights}
-    write(out, rows, read(out / LAYERS_CSV), masks, [key for key in plan() if key not in rows])
+    write(out, rows, read(out / LAYERS_CSV), masks_of(rows), [key for key in plan() if key not in rows])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from layers import random_layer
 
-from benchmarks.prune import allocation, boards
+from benchmarks.prune import allocation, boards, page
 from benchmarks.shared.command import REPORTS
 from benchmarks.shared.csv_lines import append_row
 from fwbench import pipeline
@@ -48,6 +48,25 @@ def test_a_row_that_the_file_has_no_column_for_is_refused(tmp_path):
 def test_which_stages_update_weights(name, stage):
     found = boards._last_update(pipeline.resolve(name))
     assert (found and found.name) == stage
+
+
+def test_methods_stand_on_the_board_of_their_kind():
+    rows = {
+        ("one-shot", "0.5", "dense"): {},
+        **{("one-shot", "0.5", method): {} for method in ("faster", "wanda+dsnot", "mirror+round", "admm")},
+        ("sequential", "0.5", "wanda+swap, correct=0.3"): {},
+        ("sequential", "0.5", "sparsegpt, shrink=0.1"): {},
+    }
+    assert page.masks_of(rows) == {"faster", "wanda+dsnot", "mirror+round", "wanda+swap, correct=0.3"}
+
+
+def test_of_a_method_made_good_in_two_ways_the_defaults_stands_on_its_board():
+    plain, stream = "admm, correct=0.3", "admm, correct=0.3, residual=0.3"
+    both = {("sequential", "0.5", method): {} for method in (plain, stream)}
+    for updating, expected in ((True, [stream]), (False, [plain])):
+        assert [key[2] for key in both if page._as_by_default(key, both, updating)] == expected
+    alone = {("sequential", "0.5", plain): {}}
+    assert all(page._as_by_default(key, alone, True) for key in alone)
 
 
 def test_the_committed_layers_are_those_of_the_committed_errors():
