@@ -12,6 +12,7 @@ from benchmarks.prune import (
     recover_page,
     sequence_page,
     tokens_page,
+    trimmed_page,
 )
 from benchmarks.prune.boards import (
     CORRECTED,
@@ -74,6 +75,8 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
         parts.append(why)
     if tokens := tokens_page.section(folder):
         parts.append(tokens)
+    if outliers := trimmed_page.section(folder):
+        parts.append(outliers)
     if samples := calibration_page.section(folder):
         parts.append(samples)
     if peers := read_rows(folder / PEERS_CSV):
