@@ -69,7 +69,7 @@ def _bounds(lines: Sequence[Line], what: str) -> str:
             for place in _places(lines)
         ]
         slopes = [value[*place, method].slope / value[*place, last].slope for place in _places(lines)]
-        whole = method in study.METHODS
+        whole = method != study.SHOR
         return [
             method,
             f"{mean(line.bound for line in own):.4f}" if whole else "–",
@@ -85,9 +85,11 @@ def _bounds(lines: Sequence[Line], what: str) -> str:
         f"{what}, {lines[0].rows} rows. *Bound*: part of the error of a mask after swaps, on the mean. *Gained*: of\n"
         "what the best shared diagonal adds to the plain relaxation. *Σ c e*: what that diagonal maximises, as a part\n"
         "of its own. *Around it*: the rough point and the convexified relaxation, the same for all.\n"
+        "*A row's own*: the same net, asked once a row.\n"
         f"Shor's seconds are those of {study.SHOR_ROWS} rows times {lines[0].rows} / {study.SHOR_ROWS}.\n\n"
     )
-    return note + table(head, map(cells, dict.fromkeys(line.method for line in lines))) + "\n"
+    there = {line.method for line in lines}
+    return note + table(head, [cells(method) for method in study.ALL if method in there]) + "\n"
 
 
 def _steps(found: Sequence[Step]) -> str:
