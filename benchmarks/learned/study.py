@@ -131,8 +131,7 @@ def main() -> None:
     for layer in (*LAYERS, *WIDE):
         _, whole = one(f"smollm2/{layer}")
         for pattern in PATTERNS[: 1 if layer in WIDE else None]:
-            methods = [name for name in ALL if name != OWN or layer not in WIDE]
-            if wanted := [name for name in methods if (layer, pattern, name) not in known]:
+            if wanted := [name for name in ALL if (layer, pattern, name) not in known]:
                 problem = replace(sample(whole, options.rows), pattern=pattern)
                 append(path, list(measured(problem, wanted)))
                 print(layer, pattern, flush=True)

@@ -4,8 +4,8 @@
     python -m benchmarks.prune.page         writes its section
 
 ``fwbench.solvers.weight_update.trimmed`` leaves out the tokens of ``lee`` with the largest errors; another line the
-first token of each sequence, whose inputs are huge. Weights are then judged on all calibration tokens and on 8,192 of
-each held-out text, with the first tokens and without them. A seeded sample of rows of every layer of a block.
+first token of each sequence. Weights are then judged on all calibration tokens and on 8,192 of each held-out text, with
+the first tokens and without them. A seeded sample of rows of every layer of a block.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,13 +16,16 @@ NOTHING, MOST = str(PARTS[0]), str(PARTS[-1])
 OUTS = (*map(str, PARTS[1:]), FIRST)
 HEAD = """## Tokens of large error left out
 
-{verdict} The tokens of `lee` whose error `‖(W − Ŵ)x‖²` is largest are left out, the layer is pruned for the others, and
-so on (`fwbench.solvers.weight_update.trimmed`, the alternation of robust phase retrieval). {figures}
+{finding}
 
 Cells: error on `lee.cor` / Wikipedia (8,192 tokens of each, none left out) in units of the line's own with nothing
 left out, geometric means over the {layers} layers of block {blocks}, {rows} rows of each. *Held out*: error on
 `lee.cor` over that on the calibration tokens, nothing left out. *First*: without the first token of each sequence of
-512, which has {least:.2g} % to {most:.2g} % of a layer's output energy here."""
+512, which has {least:.1g} % to {most:.1g} % of a layer's output energy here. By
+`python -m benchmarks.prune.trimmed`."""
+HOW = """\
+The tokens of `lee` whose error `‖(W − Ŵ)x‖²` is largest are left out, the layer is pruned for the others, and so on, \
+as robust phase retrieval does (`fwbench.solvers.weight_update.trimmed`)."""
 
 Cell = tuple[str, int, str]  # pattern, tokens, method
 
@@ -49,15 +53,14 @@ def section(folder: Path) -> str:
         rows.append((cell[0], f"{cell[1]:,}", method_cell(cell[2]), f"{fit:.3f}", *ratios))
     energies = [100 * line.first_energy for line in lines]
     head = HEAD.format(
-        verdict=_verdict(whole),
-        figures=_figures(whole),
+        finding=textwrap.fill(f"{_verdict(whole)} {HOW} {_figures(whole)}", 120),
         layers=len(layers),
         blocks=", ".join(str(block) for block in sorted({line.block for line in lines})),
         rows=" or ".join(str(count) for count in sorted({line.rows for line in lines})),
         least=min(energies),
         most=max(energies),
     )
-    names = ("pattern", "tokens", "method", "held out", *(f"{float(out):.0%}" for out in OUTS[:-1]), "first")
+    names = ("pattern", "tokens", "method", "held out", *map(_percent, OUTS[:-1]), FIRST)
     return f"{head}\n\n{table(names, rows, left=3)}".rstrip()
 
 
@@ -75,12 +78,18 @@ def _verdict(whole: Mapping[Cell, Mapping[str, Sequence[Line]]]) -> str:
 
 
 def _figures(whole: Mapping[Cell, Mapping[str, Sequence[Line]]]) -> str:
+    """What each part does to the errors, means over all cells, and whether the first tokens are among those that go."""
     said = []
-    for text, name in zip(TEXTS, ("`lee.cor`", "Wikipedia"), strict=True):
-        values = [100 * (ratio(outs, MOST, text) - 1) for outs in whole.values()]
-        said.append(f"{min(values):+.1f} % to {max(values):+.1f} % on {name}")
+    for out in OUTS:
+        changes = [100 * (mean(ratio(outs, out, text) for outs in whole.values()) - 1) for text in TEXTS]
+        name = "the first tokens" if out == FIRST else _percent(out)
+        said.append(f"{changes[0]:+.2f} % / {changes[1]:+.2f} % without {name}")
     gone = [line.first_out for outs in whole.values() for line in outs[MOST]]
     return (
-        f"Without {float(MOST):.0%} of the tokens the error changes by {' and '.join(said)}; of the first tokens of "
-        f"sequences {100 * sum(gone) / len(gone):.0f} % are then among those that go."
+        f"On the mean the errors on `lee.cor` / Wikipedia change by {', '.join(said)}. Of the first tokens of "
+        f"sequences {100 * sum(gone) / len(gone):.0f} % are among the {_percent(MOST)} that go."
     )
+
+
+def _percent(out: str) -> str:
+    return f"{100 * float(out):g} %"

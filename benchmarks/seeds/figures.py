@@ -9,7 +9,7 @@ from statistics import mean as average
 from benchmarks.convergence.swaps import SWAPS_CSV, Limited
 from benchmarks.first_order.study import ALPHA_CSV, CURVES_CSV, Alpha, CurvePoint
 from benchmarks.learned.steps import STEPS_CSV, Step
-from benchmarks.learned.study import BOUNDS_CSV
+from benchmarks.learned.study import BOUNDS_CSV, OWN
 from benchmarks.learned.study import Line as Diagonal
 from benchmarks.momentum.study import MOMENTUM_CSV, Measured
 from benchmarks.prune.trimmed import TRIMMED_CSV
@@ -86,7 +86,8 @@ def learned_bound(reports: Path) -> str | None:
 
     return (
         f"{gained('learned'):.0f} % of what the best shared diagonal adds to the plain bound, "
-        f"{gained('inverse diagonal'):.0f} % without the net ([learned](../learned/index.md))"
+        f"{gained('inverse diagonal'):.0f} % without the net, {gained(OWN):.0f} % with a diagonal of each row's own "
+        "([learned](../learned/index.md))"
     )
 
 
@@ -150,8 +151,8 @@ def trimmed(reports: Path) -> str | None:
         for text in ("lee_heldout", "wikipedia")
     ]
     return (
-        f"without {float(MOST):.0%} of the tokens {ratios[0]} times the error on `lee.cor`, {ratios[1]} times that on "
-        f"Wikipedia, at {FIELD_PATTERN} ([prune](../prune/index.md))"
+        f"without {100 * float(MOST):g} % of the tokens {ratios[0]} times the error on `lee.cor`, {ratios[1]} times "
+        f"that on Wikipedia, at {FIELD_PATTERN} ([prune](../prune/index.md))"
     )
 
 

@@ -37,7 +37,7 @@ class LearnedBound(Stage):
     role: ClassVar[Role] = Role.BOUND
     advice: ClassVar[str] = (
         "For a quick bound of many wide layers like those it was trained on; not for the best one: "
-        "`bound(kind=shared)` is mostly above it, and a row's own diagonal (`bound(kind=shor)`) far above both."
+        "`bound(kind=shared)` is mostly above it and below `own=true`, `bound(kind=shor)` far above all."
     )
     source: ClassVar[str] = "Amos, Xu, Kolter, Input Convex Neural Networks, 2017; trained by benchmarks/learned"
     plain_steps: int = 100
