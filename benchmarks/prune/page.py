@@ -75,10 +75,10 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
         parts.append(why)
     if tokens := tokens_page.section(folder):
         parts.append(tokens)
-    if outliers := trimmed_page.section(folder):
-        parts.append(outliers)
     if samples := calibration_page.section(folder):
         parts.append(samples)
+    if outliers := trimmed_page.section(folder):
+        parts.append(outliers)
     if peers := read_rows(folder / PEERS_CSV):
         parts.append(_peers(peers))
     if profiles := read_rows(folder / PROFILE_CSV):
