@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fwbench.patterns import Pattern
+from fwbench.patterns import Pattern, parse
 from fwbench.problem import Problem
 
 
@@ -67,10 +67,10 @@ def trimmed(
     stays = np.ones(sum(len(X) for X in batches), dtype=bool)
     if not stays.size:
         raise ValueError("batches hold no token")
-    whole = _gram(batches, stays)
+    chosen, whole = parse(pattern), _gram(batches, stays)
 
     def problem_of(G: np.ndarray) -> Problem:
-        return Problem("tokens that stay", W, G / np.count_nonzero(stays), pattern)
+        return Problem("tokens that stay", W, G / np.count_nonzero(stays), chosen)
 
     problem = problem_of(whole)
     weights = solve(problem)
