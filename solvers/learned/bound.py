@@ -38,7 +38,8 @@ class LearnedBound(Stage):
     role: ClassVar[Role] = Role.BOUND
     advice: ClassVar[str] = (
         "For a quick bound of many wide layers like those it was trained on; not for the best one: "
-        "`bound(kind=shared)` is mostly above it (at some hundred inputs below `own=true`), `bound(kind=shor)` far above."
+        "`bound(kind=shared)` is mostly above it (at some hundred inputs below `own=true`), and `bound(kind=shor)` "
+        "far above both."
     )
     source: ClassVar[str] = "Amos, Xu, Kolter, Input Convex Neural Networks, 2017; trained by benchmarks/learned"
     plain_steps: int = 100
