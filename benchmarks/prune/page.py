@@ -12,6 +12,7 @@ from benchmarks.prune import (
     recover_page,
     sequence_page,
     tokens_page,
+    trimmed_page,
 )
 from benchmarks.prune.boards import (
     CORRECTED,
@@ -79,6 +80,8 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
         parts.append(tokens)
     if samples := calibration_page.section(folder):
         parts.append(samples)
+    if outliers := trimmed_page.section(folder):
+        parts.append(outliers)
     if peers := read_rows(folder / PEERS_CSV):
         parts.append(_peers(peers))
     if profiles := read_rows(folder / PROFILE_CSV):

@@ -9,9 +9,12 @@ from statistics import mean as average
 from benchmarks.convergence.swaps import SWAPS_CSV, Limited
 from benchmarks.first_order.study import ALPHA_CSV, CURVES_CSV, Alpha, CurvePoint
 from benchmarks.learned.steps import STEPS_CSV, Step
-from benchmarks.learned.study import BOUNDS_CSV
+from benchmarks.learned.study import BOUNDS_CSV, OWN
 from benchmarks.learned.study import Line as Diagonal
 from benchmarks.momentum.study import MOMENTUM_CSV, Measured
+from benchmarks.prune.trimmed import TRIMMED_CSV
+from benchmarks.prune.trimmed import Line as Outliers
+from benchmarks.prune.trimmed_page import MOST, NOTHING
 from benchmarks.sampling.study import SAMPLING_CSV
 from benchmarks.sampling.study import Line as Drawn
 from benchmarks.shared.csv_lines import read, read_rows
@@ -83,7 +86,8 @@ def learned_bound(reports: Path) -> str | None:
 
     return (
         f"{gained('learned'):.0f} % of what the best shared diagonal adds to the plain bound, "
-        f"{gained('inverse diagonal'):.0f} % without the net ([learned](../learned/index.md))"
+        f"{gained('inverse diagonal'):.0f} % without the net, {gained(OWN):.0f} % with a diagonal of each row's own "
+        "([learned](../learned/index.md))"
     )
 
 
@@ -133,6 +137,23 @@ def palm(reports: Path) -> str | None:
         return None
     beside = ", ".join(f"`{name}` {value:.3f}" for name, value in rivals.items() if value is not None)
     return f"{own:.3f} of Wanda's error with update, {beside} ([field](../field/index.md))"
+
+
+def trimmed(reports: Path) -> str | None:
+    """What leaving out the most tokens that were tried does to errors on held-out text, at one pattern."""
+    lines = [line for line in read(reports / "prune" / TRIMMED_CSV, Outliers) if line.pattern == FIELD_PATTERN]
+    plain = {line.key[:-1]: line for line in lines if line.out == NOTHING}
+    pairs = [(line, plain[line.key[:-1]]) for line in lines if line.out == MOST and line.key[:-1] in plain]
+    if not pairs:
+        return None
+    ratios = [
+        f"{mean(getattr(line, text) / getattr(other, text) for line, other in pairs):.3f}"
+        for text in ("lee_heldout", "wikipedia")
+    ]
+    return (
+        f"without {100 * float(MOST):g} % of the tokens {ratios[0]} times the error on `lee.cor`, {ratios[1]} times "
+        f"that on Wikipedia, at {FIELD_PATTERN} ([prune](../prune/index.md))"
+    )
 
 
 def nothing(reports: Path) -> str | None:

@@ -102,11 +102,11 @@ SEEDS = (
     Seed(
         "A Sample Efficient Alternating Minimization-based Algorithm for Robust Phase Retrieval",
         "2409.04733",
-        stage("alternate(rule=trimmed)"),
-        REFUSED,
-        NONE["trimmed"],
-        figures.nothing,
-        "Outliers among tokens cannot be left out of a Gram matrix; `--shrink` answers the over-fit instead.",
+        "`trimmed`, a function of a layer's tokens ([tokens left out](../../docs/solvers.md#tokens-left-out))",
+        CARRIED,
+        "tokens of large error are the outliers, any solver of masks or weights fits the others; nothing is spectral",
+        figures.trimmed,
+        "Held-out text has such tokens too: leaving them out is no answer to the over-fit, `--shrink` is.",
     ),
     Seed(
         "Alternating Minimization Schemes for Computing Rate-Distortion-Perception Functions",

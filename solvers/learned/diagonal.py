@@ -26,9 +26,27 @@ def learned_e(problem: Problem, u: np.ndarray) -> np.ndarray:
     c = bounds.slope(problem, u)
     if not c.any() or not problem.G.any():
         return bounds.safe(problem.G)
+    return _said(problem.G, *alone(problem.G), c)
+
+
+def learned_rows(problem: Problem, u: np.ndarray) -> np.ndarray:
+    """A row's own of the same kind, ``(rows, n)``: the net sees the row's slope, the inverse is that of all.
+
+    Raises:
+        ValueError: ``G`` is not positive semidefinite.
+    """
+    none = bounds.safe(problem.G)
+    if not problem.G.any():
+        return np.tile(none, (problem.rows, 1))
     tau, H = alone(problem.G)
-    v = weights.input_convex(weights.load("diagonal"), features(problem.G, tau, H, c))
-    return bounds.safe(problem.G, tau * v / top(H, v))
+    slopes = [bounds.slope(problem.part([row]), u[row : row + 1]) for row in range(problem.rows)]
+    return np.stack([_said(problem.G, tau, H, c) if c.any() else none for c in slopes])
+
+
+def _said(G: np.ndarray, tau: np.ndarray, H: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """What the net says for the slope ``c (n,)``, brought to the border of what is safe."""
+    v = weights.input_convex(weights.load("diagonal"), features(G, tau, H, c))
+    return bounds.safe(G, tau * v / top(H, v))
 
 
 def alone(G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -67,7 +67,7 @@ def proof_of(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float | None
     """
     scale, rho = _units(form, rho)
     y, border = _near_masks(form, y, border, rho)
-    d = _safe(form, 4 * scale * y[1:], 4 * scale * rho)
+    d = safe_diagonal(form, 4 * scale * y[1:], 4 * scale * rho)
     point = ((1 + border[1:] / border[0]) / 2).clip(-1, 2).astype(np.float32)
     return RowProof(tangent_bound(form, d, 4 * scale * rho, point), d, 4 * scale * rho, point, scale=form.scale)
 
@@ -90,7 +90,7 @@ def _near_masks(form: RowForm, y: np.ndarray, border: np.ndarray, rho: float) ->
     return y, border
 
 
-def _safe(form: RowForm, d: np.ndarray, rho: float) -> np.ndarray:
+def safe_diagonal(form: RowForm, d: np.ndarray, rho: float) -> np.ndarray:
     """Lower ``d`` by what the checker's verified Cholesky needs, and some more."""
     n, groups = len(form.Q), len(form.counts)
     A = form.Q + np.kron(np.eye(groups), np.full((n // groups,) * 2, rho))

@@ -24,7 +24,8 @@ from fwbench.stage import Context, Role, Stage, State, register
 
 RULES = ("palm",)
 NONE = {  # what the literature has, and why it is not here
-    "trimmed": "rule trimmed leaves out tokens of large error, and a Gram matrix does not tell tokens apart",
+    "trimmed": "rule trimmed leaves out tokens of large error, and a problem holds no tokens; a function takes a "
+    "layer's inputs in batches: fwbench.solvers.weight_update.trimmed.trimmed",
     "multiplicative": "rule multiplicative moves shares of a mask: with weights free, shares and weights cancel",
 }
 ENOUGH = 1e-4  # of the squared step: what a tried step must gain
@@ -36,8 +37,9 @@ class Alternate(Stage):
     """Alternate between mask and weights by safeguarded gradient steps, from those at hand; the error never rises.
 
     Steps are longer than those of ``iht``, whose length is right for the worst direction, but not accelerated. Of the
-    literature's other alternating schemes, leaving out tokens (robust phase retrieval) needs the inputs themselves, and
-    multiplicative updates (Blahut and Arimoto's) need weights that are fixed: over masks they are mirror descent.
+    literature's other alternating schemes, leaving out tokens (robust phase retrieval) needs the inputs themselves, for
+    which there is ``fwbench.solvers.weight_update.trimmed``, and multiplicative updates (Blahut and Arimoto's) need
+    weights that are fixed: over masks they are mirror descent.
     """
 
     rule: str = "palm"

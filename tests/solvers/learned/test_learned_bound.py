@@ -75,6 +75,34 @@ def test_bounds_below_the_optimum_and_above_the_plain_relaxation(pattern, target
     assert after.lower >= plain.lower - 1e-9 * abs(best)
 
 
+@pytest.mark.parametrize("target", [False, True])
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_a_rows_own_diagonal_bounds_no_worse_and_is_proved(pattern, target):
+    problem = arriving(pattern, n=12)[0] if target else random_layer(pattern, n=12, rows=3, seed=2)
+    start = begun(problem, LearnedBound)
+    shared, own = (LearnedBound(own=own).run(problem, start, Context()) for own in (False, True))
+    best, _ = best_mask(problem)
+    assert shared.lower < own.lower <= best + 1e-9 * abs(best)
+    assert verify.check(problem, own.certificate).ok
+    assert own.counters["row_proofs"] == problem.rows
+
+
+def test_a_rows_own_diagonal_is_proved_whatever_the_layer_and_the_net(monkeypatch):
+    wild = np.random.default_rng(1)
+    monkeypatch.setattr(weights, "input_convex", lambda net, x: np.exp(3 * wild.standard_normal(len(x))))
+    stage = LearnedBound(own=True, plain_steps=10, steps=10)
+    for problem in (*hostile_layers("2:4"), *extreme_layers("0.5")):
+        after = stage.run(problem, begun(problem, LearnedBound), Context())
+        assert verify.check(problem, after.certificate).ok, problem.name
+
+
+def test_rows_that_depend_on_one_another_have_no_diagonal_of_their_own():
+    stage = LearnedBound(own=True)
+    assert "independent" in stage.supports(random_layer("unstructured:0.4"))
+    assert stage.supports(random_layer("0.5")) is None
+    assert LearnedBound().supports(random_layer("unstructured:0.4")) is None
+
+
 def test_on_real_layers_it_has_most_of_the_best_diagonal():
     parts = []
     for _, problem in load("mini/n064*"):
