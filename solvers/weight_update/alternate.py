@@ -70,11 +70,11 @@ class Alternate(Stage):
             tried = tried * mask
             ahead = layer.slope(tried)
             after = layer.errors(tried, ahead)
-            moved = _rows(layer, (tried - v).square())
+            moved = layer.tied((tried - v).square().sum(1, keepdim=True))
             gains = after <= error - ENOUGH * moved
             along = slope * keep
             product = along @ layer.G
-            square, curvature = _rows(layer, along.square()), _rows(layer, along * product)
+            square, curvature = (layer.tied(part.sum(1, keepdim=True)) for part in (along.square(), along * product))
             step = torch.where(curvature > 0, square / curvature, 0)
             v = torch.where(gains, tried, v + step * along)
             slope = torch.where(gains, ahead, slope - step * product)
@@ -83,9 +83,3 @@ class Alternate(Stage):
             length = torch.where(gains, (2 * length).clamp(max=1), (length / 2).clamp(min=1 / layer.curvature))
             taken += 1
         return layer.end(state, v, stopped).count(iterations=taken, gram_products=1 + 2 * taken)
-
-
-def _rows(layer: Layer, terms: torch.Tensor) -> torch.Tensor:
-    """The sums of each row, ``(rows, 1)``; where rows share a count, of the layer, in each."""
-    own = terms.sum(1, keepdim=True)
-    return own if layer.problem.pattern.separable else own.sum().expand_as(own)
