@@ -27,6 +27,7 @@ from fwbench.pruning import walk as walks
 from fwbench.pruning.layers import Solved, solve, together
 from fwbench.pruning.output import finish
 from fwbench.pruning.plan import Options, Plan, Prepared, Progress
+from fwbench.pruning.room import Room
 from fwbench.pruning.work import Block, Work, check_output
 from fwbench.result import Result, pack_mask
 
@@ -99,7 +100,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     with clock.of("evaluate"):
         dense = work.read_json("dense.json")
         if dense is None:
-            dense = measured(plan, progress)
+            dense = measured(plan, work, progress)
             work.write_json("dense.json", dense)
     if plan.allocation is not None:
         with clock.of("allocate"):
@@ -107,7 +108,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     records, masks, resumed = _blocks(plan, work, clock, progress)
     rows = [Result.from_json(record.pop("row")) for record in records]
     with clock.of("evaluate"):
-        pruned = measured(plan, progress)
+        pruned = measured(plan, work, progress)
     summary = {
         **plan.record,
         "left_out": list(plan.left_out),
@@ -131,7 +132,8 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
 def _allocated(plan: Plan, method: allocation.Method, work: Work, progress: Progress | None) -> Plan:
     """The plan with a pattern for each layer, found on the dense model once and kept with the work."""
     tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
-    setting = allocation.setting(plan.model, plan.layers, plan.batches, plan.pattern, plan.options.device, tell)
+    device = plan.options.device
+    setting = allocation.setting(plan.model, plan.layers, plan.batches, plan.pattern, device, tell, work.folder)
     counts = work.read_json("allocation.json")
     if counts is None:
         counts = allocation.allocate(method, setting)
@@ -148,8 +150,8 @@ def _blocks(
 ) -> tuple[list[dict[str, Any]], dict[str, bytes], int]:
     """Walk through all blocks; finished ones are read, the others pruned. Records, packed masks, blocks read."""
     sequential, device = plan.options.sequential, plan.options.device
-    with clock.of("forward"), work.room() as offload:
-        walk = walks.begin(plan.model.network, plan.batches, device, offload, with_dense=plan.correcting)
+    with clock.of("forward"):
+        walk = walks.begin(plan.model.network, plan.batches, device, Room(work.folder), with_dense=plan.correcting)
     records: list[dict[str, Any]] = []
     masks: dict[str, bytes] = {}
     resumed, began = 0, time.monotonic()
@@ -244,10 +246,10 @@ def check_evaluation(plan: Prepared) -> None:
     plan.model.check_tokens([plan.model.tokenizer(PROMPT, verbose=False)["input_ids"]])
 
 
-def measured(plan: Prepared, progress: Progress | None) -> dict[str, Any]:
+def measured(plan: Prepared, work: Work, progress: Progress | None) -> dict[str, Any]:
     """Perplexity and a sample of the model as it is now."""
     tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
-    through = None if plan.model.stream is None else walks.by_block(plan.model, plan.device, tell)
+    through = None if plan.model.stream is None else walks.by_block(plan.model, plan.device, tell, work.folder)
     with _on_device(plan):
         if isinstance(plan.evaluation, Passages):
             found: Perplexity | None = protocols.measure(plan.model, plan.evaluation, progress=tell, through=through)

@@ -18,8 +18,9 @@ from fwbench.problem import Problem, shrunk
 from fwbench.problems.arriving import Arrived, Target
 from fwbench.problems.structure import weight_of
 from fwbench.pruning.dtypes import too_large
+from fwbench.pruning.errors import PruneError
 from fwbench.pruning.linear import Layer
-from fwbench.pruning.plan import Plan, PruneError
+from fwbench.pruning.plan import Plan
 from fwbench.result import Proof, Result, Verdict, pack_mask
 from fwbench.stage import Role
 

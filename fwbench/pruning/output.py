@@ -21,7 +21,8 @@ from fwbench.problems.checkpoint import LICENCES, reason_of
 from fwbench.problems.listening import listening
 from fwbench.problems.models import Model
 from fwbench.pruning import dtypes, page, shards
-from fwbench.pruning.plan import Prepared, PruneError
+from fwbench.pruning.errors import PruneError
+from fwbench.pruning.plan import Prepared
 from fwbench.pruning.work import Work
 from fwbench.result import Result, unpack_mask
 from fwbench.store import LAYERS, Store, StoreError

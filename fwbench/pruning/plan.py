@@ -21,6 +21,7 @@ from fwbench.problems.structure import FEW, ModelError, find_blocks, left_out, w
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
 from fwbench.protocols import Passages
 from fwbench.pruning import allocation, dtypes
+from fwbench.pruning.errors import PruneError
 from fwbench.pruning.linear import Layer
 from fwbench.pruning.walk import check_chain
 
@@ -29,10 +30,6 @@ CALIBRATION, HELD_OUT = "lee", "lee-heldout"
 BATCH = 512  # tokens of a forward pass: a quarter of extraction's, for memory
 
 Progress = Callable[[int, int | None, str, float | None], None]  # done, total, what, seconds left
-
-
-class PruneError(ValueError):
-    """A model that cannot be pruned so, or an output that cannot be written; the message is one line."""
 
 
 @dataclass(frozen=True)
