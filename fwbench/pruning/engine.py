@@ -131,9 +131,8 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
 
 def _allocated(plan: Plan, method: allocation.Method, work: Work, progress: Progress | None) -> Plan:
     """The plan with a pattern for each layer, found on the dense model once and kept with the work."""
-    tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
-    device = plan.options.device
-    setting = allocation.setting(plan.model, plan.layers, plan.batches, plan.pattern, device, tell, work.folder)
+    at = plan.model, plan.layers, plan.batches, plan.pattern, plan.device
+    setting = allocation.setting(*at, _without_time(progress), work.folder)
     counts = work.read_json("allocation.json")
     if counts is None:
         counts = allocation.allocate(method, setting)
@@ -156,7 +155,7 @@ def _blocks(
     masks: dict[str, bytes] = {}
     resumed, began = 0, time.monotonic()
     for number, layers in enumerate(plan.layers):
-        _report(plan, number, resumed, began, progress)
+        report(plan, "pruning", number, number - resumed, began, progress)
         with plan.model.holding(walk.blocks[number]):
             walk.blocks[number].to(device)
             done = work.read_block(number) if layers else Block({}, {}, [])
@@ -166,7 +165,7 @@ def _blocks(
                     if not sequential:
                         walk.advance(number)
                     if walk.dense:
-                        walk.advance_dense(number)
+                        walk.advance(number, walk.dense)
                 _load(layers, done)
             else:
                 done = _prune_block(plan, walk, number, clock)
@@ -213,6 +212,16 @@ def totals(plan: Plan, records: list[dict[str, Any]]) -> dict[str, Any]:
     power = sum(record["dense_power"] for record in records)
     known = [r for r in records if r["ratio_to_wanda"]]
     wanda = sum(record["error"] / record["ratio_to_wanda"] for record in known)
+    return {
+        **counted(plan, records),
+        "error": error,
+        "relative_error": metrics.relative_error(error, power),
+        "ratio_to_wanda": metrics.ratio_to_wanda(sum(r["error"] for r in known), wanda) if wanda else None,
+    }
+
+
+def counted(plan: Prepared, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many weights the layers of the records have, and how many of them are pruned."""
     pruned, weights = sum(r["pruned"] for r in records), sum(r["rows"] * r["n"] for r in records)
     parameters = sum(parameter.numel() for parameter in plan.model.network.parameters())
     return {
@@ -222,17 +231,14 @@ def totals(plan: Plan, records: list[dict[str, Any]]) -> dict[str, Any]:
         "parameters": parameters,
         "sparsity": pruned / weights,
         "sparsity_of_model": pruned / parameters,
-        "error": error,
-        "relative_error": metrics.relative_error(error, power),
-        "ratio_to_wanda": metrics.ratio_to_wanda(sum(r["error"] for r in known), wanda) if wanda else None,
     }
 
 
-def _report(plan: Plan, number: int, resumed: int, began: float, progress: Progress | None) -> None:
+def report(plan: Prepared, doing: str, number: int, done: int, began: float, progress: Progress | None) -> None:
+    """Tell that a block's turn has come, and the time left by that of the blocks ``done`` since ``began``."""
     if progress:
-        done = number - resumed
         left = (time.monotonic() - began) / done * (len(plan.layers) - number) if done > 0 else None
-        progress(number, len(plan.layers), f"{plan.model.label}: pruning block {number}", left)
+        progress(number, len(plan.layers), f"{plan.model.label}: {doing} block {number}", left)
 
 
 def check_evaluation(plan: Prepared) -> None:
@@ -248,7 +254,7 @@ def check_evaluation(plan: Prepared) -> None:
 
 def measured(plan: Prepared, work: Work, progress: Progress | None) -> dict[str, Any]:
     """Perplexity and a sample of the model as it is now."""
-    tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
+    tell = _without_time(progress)
     through = None if plan.model.stream is None else walks.by_block(plan.model, plan.device, tell, work.folder)
     with _on_device(plan):
         if isinstance(plan.evaluation, Passages):
@@ -256,6 +262,11 @@ def measured(plan: Prepared, work: Work, progress: Progress | None) -> dict[str,
         else:
             found = perplexity(plan.model, plan.evaluation, progress=tell, through=through) if plan.evaluation else None
         return {"perplexity": asdict(found) if found else None, "sample": sample(plan.model)}
+
+
+def _without_time(progress: Progress | None) -> Callable[[int, int, str], None] | None:
+    """The same for work that does not tell the time left."""
+    return (lambda done, total, what: progress(done, total, what, None)) if progress else None
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def together(plan: Plan, layers: Sequence[Layer]) -> list[list[Layer]]:
     batches: list[list[Layer]] = []
     room, last = 0, None
     for layer in layers:
-        size, pattern = layer.module.weight.numel(), plan.pattern_of(layer)  # type: ignore[operator]
+        size, pattern = layer.weight.numel(), plan.pattern_of(layer)
         joined = isinstance(pattern, PerRow | NM) and pattern == last
         last = pattern
         if alone or not joined or size > room:

@@ -89,7 +89,7 @@ def _writing(path: Path, work: Work) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError, ValueError, StoreError) as error:
         raise PruneError(
-            f"{path}: cannot be written ({reason_of(error)}); the pruned blocks are kept in {work.folder}, "
+            f"{path}: cannot be written ({reason_of(error)}); finished blocks are kept in {work.folder}, "
             "with the cause removed the same command goes on"
         ) from None
 

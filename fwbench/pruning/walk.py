@@ -58,7 +58,7 @@ class Walk:
 
     def output(self, number: int, index: int, activations: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """The same of one batch."""
-        hidden, calls = (activations or self.hidden)[index], self.calls[index]
+        hidden, calls = (self.hidden if activations is None else activations)[index], self.calls[index]
         if number not in calls:
             return hidden
         inputs = hidden.to(self.device, copy=True)
@@ -66,16 +66,11 @@ class Walk:
             return _call(self.blocks[number], inputs, calls[number], self.device)
 
     @torch.no_grad()
-    def advance(self, number: int) -> None:
-        """Replace the activations by the block's outputs."""
-        for index, output in enumerate(self.run(number)):
-            self.hidden[index].copy_(output)
-
-    @torch.no_grad()
-    def advance_dense(self, number: int) -> None:
-        """The same of the dense model's activations, by a block that is still dense."""
-        for index, output in enumerate(self.run(number, self.dense)):
-            self.dense[index].copy_(output)
+    def advance(self, number: int, activations: Sequence[torch.Tensor] | None = None) -> None:
+        """Replace the activations, or others that are given, by the block's outputs."""
+        replaced = self.hidden if activations is None else activations
+        for held, output in zip(replaced, self.run(number, activations), strict=True):
+            held.copy_(output)
 
     @torch.no_grad()
     def arrived(

@@ -45,6 +45,7 @@ class Alternate(Stage):
 
     name: ClassVar[str] = "alternate"
     role: ClassVar[Role] = Role.UPDATE
+    version: ClassVar[int] = 2  # other answers than version 1 on transposable patterns alone
     advice: ClassVar[str] = "For masks and weights without an inverse, as `iht`; not for the least error: `alps`."
     source: ClassVar[str] = "Bolte, Sabach and Teboulle, Math. Program. 146, 2014; LPAM, arXiv 2411.06333"
 

@@ -40,6 +40,7 @@ class FISTAPruner(Stage):
 
     name: ClassVar[str] = "fistapruner"
     role: ClassVar[Role] = Role.UPDATE
+    version: ClassVar[int] = 2  # other answers than version 1 on transposable patterns alone
     advice: ClassVar[str] = "For a comparison with convex relaxations of the weights; not for the least error: `alps`."
     source: ClassVar[str] = "Zhao et al., FISTAPruner, EMNLP 2025, arXiv 2408.03728; Beck and Teboulle 2009"
 

@@ -125,7 +125,7 @@ def pruned_norms(setting: Setting, patterns: Mapping[str, Pattern], what: str) -
             with arriving.recording():
                 for _ in walk.run(number):
                     pass
-            held = [layer.module.weight.clone() for layer in layers]  # type: ignore[operator]
+            held = [layer.weight.clone() for layer in layers]
             for layer in layers:
                 W = weight_of(layer.module)
                 mask = patterns[layer.name].prune(np.abs(W) * arriving.norms()[layer.name])

@@ -17,7 +17,7 @@ import torch
 
 from fwbench import machine
 from fwbench.pruning import walk as walks
-from fwbench.pruning.engine import PROMPT, Clock, begun, measured, peak_memory
+from fwbench.pruning.engine import PROMPT, Clock, begun, counted, measured, peak_memory, report
 from fwbench.pruning.errors import PruneError
 from fwbench.pruning.output import finish
 from fwbench.pruning.plan import Progress
@@ -92,10 +92,7 @@ def _blocks(
     masks: dict[str, bytes] = {}
     resumed, began = 0, time.monotonic()
     for number, layers in enumerate(plan.layers):
-        if progress:
-            each = (time.monotonic() - began) / (number - resumed) if number > resumed else None
-            left = None if each is None else each * (len(plan.layers) - number)
-            progress(number, len(plan.layers), f"{plan.model.label}: recovering block {number}", left)
+        report(plan, "recovering", number, number - resumed, began, progress)
         done = work.read_block(number) if layers else Block({}, {}, [])
         parts = units(walk.blocks[number], layers, plan.options.unit) if done is None else []
         with clock.of("forward"), plan.dense.holding(dense.blocks[number]):
@@ -179,18 +176,8 @@ def _train_block(
 
 def totals(plan: Plan, records: list[dict[str, Any]], blocks: list[dict[str, Any]]) -> dict[str, Any]:
     """Sums over the layers, and means over the blocks of their errors before and after."""
-    pruned, weights = sum(r["pruned"] for r in records), sum(r["rows"] * r["n"] for r in records)
-    parameters = sum(parameter.numel() for parameter in plan.model.network.parameters())
     means = {
         kind: [sum(block[kind][when] for block in blocks) / len(blocks) for when in (0, 1)]
         for kind in ("fitted", "held_out")
     }
-    return {
-        "layers": len(records),
-        "weights": weights,
-        "pruned": pruned,
-        "parameters": parameters,
-        "sparsity": pruned / weights,
-        "sparsity_of_model": pruned / parameters,
-        **means,
-    }
+    return {**counted(plan, records), **means}
