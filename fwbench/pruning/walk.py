@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fwbench import machine
 from fwbench.problems.arriving import Arrived
 from fwbench.problems.gram import Recorder
 from fwbench.problems.listening import running
@@ -210,7 +209,6 @@ def by_block(
                 block.to(device)
                 walk.advance(number)
             block.to("cpu")
-        machine.release_memory()  # of the blocks, before the head is read, which is larger than any
         with model.holding(*filter(None, (network.get_input_embeddings(), network.get_output_embeddings()))):
             for hidden in walk.hidden:
                 yield _in_place_of(
