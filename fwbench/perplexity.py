@@ -187,6 +187,7 @@ def _in_pieces(network: Any, ids: torch.Tensor, wanted: torch.Tensor, first: int
             if not called:
                 return None
             total += _negative_log_likelihood(logits, wanted[piece])
+            del logits  # before there are those of the next piece
     except Exception:  # it reads more of its body's output than hidden states (ProphetNet)
         return None
     finally:

@@ -19,6 +19,7 @@ from accelerate.hooks import remove_hook_from_submodules
 from safetensors import safe_open
 from torch import nn
 
+from fwbench import machine
 from fwbench.problems.structure import Conv1D, outermost_lists
 
 PIECE = 1 << 22  # numbers read at a time
@@ -106,17 +107,21 @@ class Stream:
 
     def _use(self, parameters: list[nn.Parameter]) -> None:
         """Read some parameters, and give up all others that nobody holds."""
+        missing = [parameter for parameter in parameters if parameter not in self._read]
+        wanted = Counter(parameter.shape for parameter in missing)
         spare: dict[torch.Size, list[torch.Tensor]] = {}  # fresh memory takes several times as long as the reading
         for parameter in self._read - set(parameters):
             if not self._held[parameter]:
-                spare.setdefault(parameter.shape, []).append(self._give_up(parameter))
-        for parameter in parameters:
-            self._put(parameter, spare)
-
-    def _put(self, parameter: nn.Parameter, spare: dict[torch.Size, list[torch.Tensor]]) -> None:
-        if parameter not in self._read:
-            memory = spare.get(parameter.shape)
-            parameter.data = self._places[parameter].read(memory.pop() if memory else None)
+                memory = self._give_up(parameter)
+                if wanted[memory.shape] > 0:
+                    wanted[memory.shape] -= 1
+                    spare.setdefault(memory.shape, []).append(memory)
+                del memory  # what is not used again is gone before anything is read
+        if wanted.total() > 0:
+            machine.release_memory()  # else what the C library keeps counts beside the fresh memory
+        for parameter in missing:
+            kept = spare.get(parameter.shape)
+            parameter.data = self._places[parameter].read(kept.pop() if kept else None)
             self._read.add(parameter)
             self.bytes += parameter.nbytes
             self.peak = max(self.peak, self.bytes)

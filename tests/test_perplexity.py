@@ -1,6 +1,7 @@
 """Perplexity against transformers' own loss, and against a loop over tokens."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import tiny
 import tiny_architectures
 import torch
 
+from fwbench import perplexity as module
 from fwbench.perplexity import perplexity
 from fwbench.problems.structure import ModelError
 from fwbench.problems.text import Text, TextError
@@ -32,6 +34,24 @@ def test_equals_the_loss_of_transformers(model):
     assert found.value == pytest.approx(math.exp(loss), rel=1e-5)
     assert (found.windows, found.scored, found.length, found.stride) == (4, 4 * 31, 32, 32)
     assert found == perplexity(model, TEXT, length=32)  # and again, to the last bit
+
+
+def test_one_piece_of_logits_at_a_time(monkeypatch, model):
+    """Those of the last piece are gone when the head runs again."""
+    scored, alive, real = [], [], module._negative_log_likelihood
+
+    def score(logits, ids):
+        scored.append(weakref.ref(logits))
+        return real(logits, ids)
+
+    monkeypatch.setattr(module, "PIECE", 8 * tiny.VOCABULARY)
+    monkeypatch.setattr(module, "_negative_log_likelihood", score)
+    head = model.network.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda *_: alive.append(sum(given() is not None for given in scored)))
+    perplexity(model, TEXT, length=32, tokens=32)
+    handle.remove()
+    assert len(scored) == 4
+    assert not any(alive[-4:])
 
 
 @pytest.mark.parametrize("family", tiny.CONFIGS)

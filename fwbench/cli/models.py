@@ -20,7 +20,7 @@ from fwbench.cli.progress import progress
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=PATH, help="Folder for the pruned model.")
 @click.option("--pattern", required=True, help="0.6 (of each row), 2:4, transposable:2:4 or unstructured:0.6.")
-@click.option("-s", "--solver", "spec", default="", help="Solver spec. [default: the preset 'fast', or wanda+swap]")
+@click.option("-s", "--solver", "spec", default="", help="Solver spec. [default: the preset fast]")
 @click.option(
     "--allocation",
     default="uniform",

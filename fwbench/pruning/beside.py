@@ -16,8 +16,9 @@ from fwbench.problems.models import Model, fingerprint, load_model
 from fwbench.problems.structure import ModelError
 from fwbench.problems.text import SEQUENCE, load_text
 from fwbench.protocols import Measured, Passages
+from fwbench.pruning.errors import PruneError
 from fwbench.pruning.output import SUMMARY
-from fwbench.pruning.plan import HELD_OUT, PruneError
+from fwbench.pruning.plan import HELD_OUT
 from fwbench.pruning.walk import by_block
 from fwbench.report.text import plural
 

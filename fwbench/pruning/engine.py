@@ -29,6 +29,7 @@ from fwbench.pruning.layers import Solved, solve, together
 from fwbench.pruning.output import finish
 from fwbench.pruning.plan import Options, Plan, Prepared, Progress
 from fwbench.pruning.residual import Residual, writers
+from fwbench.pruning.room import Room
 from fwbench.pruning.work import Block, Work, check_output
 from fwbench.result import Result, pack_mask
 
@@ -101,7 +102,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     with clock.of("evaluate"):
         dense = work.read_json("dense.json")
         if dense is None:
-            dense = measured(plan, progress)
+            dense = measured(plan, work, progress)
             work.write_json("dense.json", dense)
     if plan.allocation is not None:
         with clock.of("allocate"):
@@ -109,7 +110,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     records, masks, resumed = _blocks(plan, work, clock, progress)
     rows = [Result.from_json(record.pop("row")) for record in records]
     with clock.of("evaluate"):
-        pruned = measured(plan, progress)
+        pruned = measured(plan, work, progress)
     summary = {
         **plan.record,
         "left_out": list(plan.left_out),
@@ -132,8 +133,8 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
 
 def _allocated(plan: Plan, method: allocation.Method, work: Work, progress: Progress | None) -> Plan:
     """The plan with a pattern for each layer, found on the dense model once and kept with the work."""
-    tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
-    setting = allocation.setting(plan.model, plan.layers, plan.batches, plan.pattern, plan.options.device, tell)
+    at = plan.model, plan.layers, plan.batches, plan.pattern, plan.device
+    setting = allocation.setting(*at, _without_time(progress), work.folder)
     counts = work.read_json("allocation.json")
     if counts is None:
         counts = allocation.allocate(method, setting)
@@ -150,13 +151,13 @@ def _blocks(
 ) -> tuple[list[dict[str, Any]], dict[str, bytes], int]:
     """Walk through all blocks; finished ones are read, the others pruned. Records, packed masks, blocks read."""
     sequential, device = plan.options.sequential, plan.options.device
-    with clock.of("forward"), work.room() as offload:
-        walk = walks.begin(plan.model.network, plan.batches, device, offload, with_dense=plan.correcting)
+    with clock.of("forward"):
+        walk = walks.begin(plan.model.network, plan.batches, device, Room(work.folder), with_dense=plan.correcting)
     records: list[dict[str, Any]] = []
     masks: dict[str, bytes] = {}
     resumed, began = 0, time.monotonic()
     for number, layers in enumerate(plan.layers):
-        _report(plan, number, resumed, began, progress)
+        report(plan, "pruning", number, number - resumed, began, progress)
         with plan.model.holding(walk.blocks[number]):
             walk.blocks[number].to(device)
             done = work.read_block(number) if layers else Block({}, {}, [])
@@ -166,7 +167,7 @@ def _blocks(
                     if not sequential:
                         walk.advance(number)
                     if walk.dense:
-                        walk.advance_dense(number)
+                        walk.advance(number, walk.dense)
                 _load(layers, done)
             else:
                 done = _prune_block(plan, walk, number, clock)
@@ -221,6 +222,16 @@ def totals(plan: Plan, records: list[dict[str, Any]]) -> dict[str, Any]:
     power = sum(record["dense_power"] for record in records)
     known = [r for r in records if r["ratio_to_wanda"]]
     wanda = sum(record["error"] / record["ratio_to_wanda"] for record in known)
+    return {
+        **counted(plan, records),
+        "error": error,
+        "relative_error": metrics.relative_error(error, power),
+        "ratio_to_wanda": metrics.ratio_to_wanda(sum(r["error"] for r in known), wanda) if wanda else None,
+    }
+
+
+def counted(plan: Prepared, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many weights the layers of the records have, and how many of them are pruned."""
     pruned, weights = sum(r["pruned"] for r in records), sum(r["rows"] * r["n"] for r in records)
     parameters = sum(parameter.numel() for parameter in plan.model.network.parameters())
     return {
@@ -230,17 +241,14 @@ def totals(plan: Plan, records: list[dict[str, Any]]) -> dict[str, Any]:
         "parameters": parameters,
         "sparsity": pruned / weights,
         "sparsity_of_model": pruned / parameters,
-        "error": error,
-        "relative_error": metrics.relative_error(error, power),
-        "ratio_to_wanda": metrics.ratio_to_wanda(sum(r["error"] for r in known), wanda) if wanda else None,
     }
 
 
-def _report(plan: Plan, number: int, resumed: int, began: float, progress: Progress | None) -> None:
+def report(plan: Prepared, doing: str, number: int, done: int, began: float, progress: Progress | None) -> None:
+    """Tell that a block's turn has come, and the time left by that of the blocks ``done`` since ``began``."""
     if progress:
-        done = number - resumed
         left = (time.monotonic() - began) / done * (len(plan.layers) - number) if done > 0 else None
-        progress(number, len(plan.layers), f"{plan.model.label}: pruning block {number}", left)
+        progress(number, len(plan.layers), f"{plan.model.label}: {doing} block {number}", left)
 
 
 def check_evaluation(plan: Prepared) -> None:
@@ -254,16 +262,21 @@ def check_evaluation(plan: Prepared) -> None:
     plan.model.check_tokens([plan.model.tokenizer(PROMPT, verbose=False)["input_ids"]])
 
 
-def measured(plan: Prepared, progress: Progress | None) -> dict[str, Any]:
+def measured(plan: Prepared, work: Work, progress: Progress | None) -> dict[str, Any]:
     """Perplexity and a sample of the model as it is now."""
-    tell = (lambda done, total, what: progress(done, total, what, None)) if progress else None
-    through = None if plan.model.stream is None else walks.by_block(plan.model, plan.device, tell)
+    tell = _without_time(progress)
+    through = None if plan.model.stream is None else walks.by_block(plan.model, plan.device, tell, work.folder)
     with _on_device(plan):
         if isinstance(plan.evaluation, Passages):
             found: Perplexity | None = protocols.measure(plan.model, plan.evaluation, progress=tell, through=through)
         else:
             found = perplexity(plan.model, plan.evaluation, progress=tell, through=through) if plan.evaluation else None
         return {"perplexity": asdict(found) if found else None, "sample": sample(plan.model)}
+
+
+def _without_time(progress: Progress | None) -> Callable[[int, int, str], None] | None:
+    """The same for work that does not tell the time left."""
+    return (lambda done, total, what: progress(done, total, what, None)) if progress else None
 
 
 @contextlib.contextmanager

@@ -18,8 +18,9 @@ from fwbench.problem import Problem, shrunk
 from fwbench.problems.arriving import Arrived, Target
 from fwbench.problems.structure import weight_of
 from fwbench.pruning.dtypes import too_large
+from fwbench.pruning.errors import PruneError
 from fwbench.pruning.linear import Layer
-from fwbench.pruning.plan import Plan, PruneError
+from fwbench.pruning.plan import Plan
 from fwbench.result import Proof, Result, Verdict, pack_mask
 from fwbench.stage import Role
 
@@ -48,7 +49,7 @@ def together(plan: Plan, layers: Sequence[Layer]) -> list[list[Layer]]:
     batches: list[list[Layer]] = []
     room, last = 0, None
     for layer in layers:
-        size, pattern = layer.module.weight.numel(), plan.pattern_of(layer)  # type: ignore[operator]
+        size, pattern = layer.weight.numel(), plan.pattern_of(layer)
         joined = isinstance(pattern, PerRow | NM) and pattern == last
         last = pattern
         if alone or not joined or size > room:

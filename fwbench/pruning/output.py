@@ -21,7 +21,8 @@ from fwbench.problems.checkpoint import LICENCES, reason_of
 from fwbench.problems.listening import listening
 from fwbench.problems.models import Model
 from fwbench.pruning import dtypes, page, shards
-from fwbench.pruning.plan import Prepared, PruneError
+from fwbench.pruning.errors import PruneError
+from fwbench.pruning.plan import Prepared
 from fwbench.pruning.work import Work
 from fwbench.result import Result, unpack_mask
 from fwbench.store import LAYERS, Store, StoreError
@@ -88,7 +89,7 @@ def _writing(path: Path, work: Work) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError, ValueError, StoreError) as error:
         raise PruneError(
-            f"{path}: cannot be written ({reason_of(error)}); the pruned blocks are kept in {work.folder}, "
+            f"{path}: cannot be written ({reason_of(error)}); finished blocks are kept in {work.folder}, "
             "with the cause removed the same command goes on"
         ) from None
 

@@ -21,19 +21,17 @@ from fwbench.problems.structure import FEW, ModelError, find_blocks, left_out, w
 from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_words, sequences
 from fwbench.protocols import Passages
 from fwbench.pruning import allocation, dtypes
+from fwbench.pruning.errors import PruneError
 from fwbench.pruning.linear import Layer
 from fwbench.pruning.walk import check_chain
 
 FORMAT = "fwbench-prune-1"
 RESIDUAL = 0.3  # where a solver updates weights; masks alone lose more by it than they gain, and have 0
+DEFAULT = "fast"  # the preset that solves where no solver is named
 CALIBRATION, HELD_OUT = "lee", "lee-heldout"
 BATCH = 512  # tokens of a forward pass: a quarter of extraction's, for memory
 
 Progress = Callable[[int, int | None, str, float | None], None]  # done, total, what, seconds left
-
-
-class PruneError(ValueError):
-    """A model that cannot be pruned so, or an output that cannot be written; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Options:
     """What a person asks for."""
 
     pattern: str
-    spec: str = ""  # empty for the default
+    spec: str = ""  # empty for DEFAULT
     text: str = CALIBRATION
     tokens: int = TOKENS
     length: int = SEQUENCE  # tokens of a calibration sequence, cut to what the model takes
@@ -63,7 +61,7 @@ class Options:
 
 
 class Prepared(Protocol):
-    """What is measured and saved needs no more of a plan than this."""
+    """What is measured, told and saved needs no more of a plan than this."""
 
     @property
     def model(self) -> Model: ...
@@ -71,6 +69,8 @@ class Prepared(Protocol):
     def device(self) -> str: ...
     @property
     def evaluation(self) -> Text | Passages | None: ...
+    @property
+    def layers(self) -> Sequence[Sequence[Layer]]: ...
     @property
     def types(self) -> Mapping[str, torch.dtype]: ...
     @property
@@ -124,7 +124,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     method = allocation.parse(options.allocation)
     if reason := allocation.refusal(method, pattern):
         raise PruneError(reason)
-    solver = pipeline.resolve(options.spec or default_spec())
+    solver = pipeline.resolve(options.spec or DEFAULT)
     if options.residual is None:
         options = replace(options, residual=RESIDUAL if solver.updates_weights else 0.0)
     assert options.residual is not None
@@ -198,11 +198,6 @@ def evaluation_text(name: str) -> Text | Passages | None:
     return load_text(name) if name else None
 
 
-def default_spec() -> str:
-    """The solver where none is named."""
-    return "fast" if "fast" in pipeline.presets() else "wanda+swap"
-
-
 def _layers(model: Model, skip: str) -> list[list[Layer]]:
     paths = {id(module): path for path, module in model.network.named_modules()}
     layers: list[list[Layer]] = [[] for _ in find_blocks(model.network)]
@@ -225,7 +220,7 @@ def check_tied(model: Model, layers: Sequence[Sequence[Layer]], skip: str) -> No
                 "model's code does not declare it in _tied_weights_keys; declare it there"
             )
     every = {f"{layer.name} {layer.parameter}": layer for block in layers for layer in block}
-    used = {place: places[layer.module.weight.data_ptr()] for place, layer in every.items()}  # type: ignore[operator]
+    used = {place: places[layer.weight.data_ptr()] for place, layer in every.items()}
     if wrong := [place for place, names in used.items() if len(names) > 1]:
         names = used[wrong[0]]
         raise PruneError(

@@ -24,7 +24,8 @@ from fwbench.problems.checkpoint import reason_of
 from fwbench.problems.files import write_atomic
 from fwbench.problems.models import Model, load_model
 from fwbench.pruning import beside, page
-from fwbench.pruning.plan import Progress, PruneError
+from fwbench.pruning.errors import PruneError
+from fwbench.pruning.plan import Progress
 
 FILE, FORMAT = "tasks.json", "fwbench-tasks-1"
 EXTRA = "pip install 'fwbench[eval]'"

@@ -7,27 +7,24 @@ own forward pass, in which the blocks are stubs that do nothing. From then on on
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 
-from fwbench import machine
 from fwbench.problems.arriving import Arrived
 from fwbench.problems.gram import Recorder
 from fwbench.problems.listening import running
 from fwbench.problems.models import Model
 from fwbench.problems.structure import FEW, ModelError, find_blocks, run_body
 from fwbench.pruning.residual import Residual
+from fwbench.pruning.room import Room
 
 CHECK_TOLERANCE = 1e-4  # relative to the largest activation
-RESIDENT = 0.25  # of the free memory: activations that need more lie in files, which the system pages in and out
 
 
 @dataclass
@@ -61,7 +58,7 @@ class Walk:
 
     def output(self, number: int, index: int, activations: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """The same of one batch."""
-        hidden, calls = (activations or self.hidden)[index], self.calls[index]
+        hidden, calls = (self.hidden if activations is None else activations)[index], self.calls[index]
         if number not in calls:
             return hidden
         inputs = hidden.to(self.device, copy=True)
@@ -69,16 +66,11 @@ class Walk:
             return _call(self.blocks[number], inputs, calls[number], self.device)
 
     @torch.no_grad()
-    def advance(self, number: int) -> None:
-        """Replace the activations by the block's outputs."""
-        for index, output in enumerate(self.run(number)):
-            self.hidden[index].copy_(output)
-
-    @torch.no_grad()
-    def advance_dense(self, number: int) -> None:
-        """The same of the dense model's activations, by a block that is still dense."""
-        for index, output in enumerate(self.run(number, self.dense)):
-            self.dense[index].copy_(output)
+    def advance(self, number: int, activations: Sequence[torch.Tensor] | None = None) -> None:
+        """Replace the activations, or others that are given, by the block's outputs."""
+        replaced = self.hidden if activations is None else activations
+        for held, output in zip(replaced, self.run(number, activations), strict=True):
+            held.copy_(output)
 
     @torch.no_grad()
     def arrived(
@@ -122,7 +114,7 @@ def begin(
     network: Any,
     batches: Sequence[torch.Tensor],
     device: str = "cpu",
-    offload: Path | None = None,
+    room: Room | None = None,
     with_dense: bool = False,
 ) -> Walk:
     """Activations before the first block, and how the model calls each block.
@@ -131,42 +123,26 @@ def begin(
         network: a causal model of transformers, on the CPU.
         batches: token ids, int64 ``(sequences, length)`` each.
         device: on which blocks will run; moving them there is the caller's.
-        offload: folder for the activations if they are large beside the free memory.
+        room: for the activations; None for one of its own, with its files in fwbench's cache.
         with_dense: keep the dense model's activations beside those of the blocks as they are pruned.
 
     Raises:
         ModelError: the model does more between its blocks than hand on hidden states.
-        OSError: no room in ``offload``.
+        PruneError: the activations need files, which cannot be written.
     """
     blocks = find_blocks(network)
     outputs = check_chain(network, blocks, batches[0])
     walk = Walk(network, blocks, [], [], [ids.numel() for ids in batches], device, outputs)
-    shared = _Shared()
+    room, shared = room or Room(), _Shared()
     for ids in batches:
         hidden, calls = _catch(network, blocks, ids, outputs)
-        if not walk.hidden:
-            needed = (1 + with_dense) * sum(walk.tokens) / ids.numel() * hidden.nbytes
-            large = needed > RESIDENT * psutil.virtual_memory().available
-        if offload is not None and large:
-            hidden = _in_file(hidden, offload / f"{len(walk.hidden):05}")
-        walk.hidden.append(hidden)
+        walk.hidden.append(room.keep(hidden))
         if with_dense:
-            path = None if offload is None or not large else offload / f"dense-{len(walk.dense):05}"
-            walk.dense.append(hidden.clone() if path is None else _in_file(hidden, path))
+            walk.dense.append(room.keep(hidden.clone()))
         walk.calls.append(
             {number: Call(shared.of(call.args), shared.of(dict(call.kwargs))) for number, call in calls.items()}
         )
     return walk
-
-
-def _in_file(hidden: torch.Tensor, path: Path) -> torch.Tensor:
-    """The same tensor, in a file of its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:  # room first: a full disk is an error here, and a crash in mapped memory
-        if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-            os.posix_fallocate(file.fileno(), 0, hidden.nbytes)
-    mapped = torch.from_file(str(path), shared=True, size=hidden.numel(), dtype=hidden.dtype)
-    return mapped.view(hidden.shape).copy_(hidden)
 
 
 @torch.no_grad()
@@ -210,7 +186,10 @@ def _in_place_of(blocks: Sequence[nn.Module], forwards: Mapping[int, Callable]) 
 
 
 def by_block(
-    model: Model, device: str = "cpu", progress: Callable[[int, int, str], None] | None = None
+    model: Model,
+    device: str = "cpu",
+    progress: Callable[[int, int, str], None] | None = None,
+    offload: Path | None = None,
 ) -> Callable[[Sequence[torch.Tensor]], Iterator[contextlib.AbstractContextManager[None]]]:
     """For :func:`fwbench.perplexity.perplexity`: all windows go through one block after the other, each read once.
 
@@ -220,12 +199,13 @@ def by_block(
         model: whose parameters are streamed.
         device: on which blocks run.
         progress: called with (blocks done, blocks in all, what).
+        offload: folder for activations that are large beside the free memory; None for fwbench's cache.
     """
 
     def through(rows: Sequence[torch.Tensor]) -> Iterator[contextlib.AbstractContextManager[None]]:
         network = model.network
         try:
-            walk = begin(network, [ids[None] for ids in rows], device)
+            walk = begin(network, [ids[None] for ids in rows], device, Room(offload))
         except ModelError:
             yield from (contextlib.nullcontext() for _ in rows)
             return
@@ -236,7 +216,6 @@ def by_block(
                 block.to(device)
                 walk.advance(number)
             block.to("cpu")
-        machine.release_memory()  # of the blocks, before the head is read, which is larger than any
         with model.holding(*filter(None, (network.get_input_embeddings(), network.get_output_embeddings()))):
             for hidden in walk.hidden:
                 yield _in_place_of(

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from fwbench.problem import ProblemError
 from fwbench.problems.files import write_atomic
-from fwbench.pruning.plan import PruneError
+from fwbench.pruning.errors import PruneError
 from fwbench.result import pack_mask, unpack_mask
 
 MASK = ".mask"
@@ -83,16 +83,6 @@ class Work:
             yield
         finally:
             lock.release()
-
-    @contextlib.contextmanager
-    def room(self) -> Iterator[Path]:
-        """A folder for large temporary files, empty. Raises PruneError where the disk is too full for them."""
-        folder = self.folder / "activations"
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-            yield folder
-        except OSError as error:
-            raise PruneError(f"{folder}: cannot be written ({error.strerror or error})") from None
 
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
         begun = self.read_json("plan.json")

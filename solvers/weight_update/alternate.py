@@ -47,6 +47,7 @@ class Alternate(Stage):
 
     name: ClassVar[str] = "alternate"
     role: ClassVar[Role] = Role.UPDATE
+    version: ClassVar[int] = 2  # other answers than version 1 on transposable patterns alone
     advice: ClassVar[str] = "For masks and weights without an inverse, as `iht`; not for the least error: `alps`."
     source: ClassVar[str] = "Bolte, Sabach and Teboulle, Math. Program. 146, 2014; LPAM, arXiv 2411.06333"
 
@@ -72,11 +73,11 @@ class Alternate(Stage):
             tried = tried * mask
             ahead = layer.slope(tried)
             after = layer.errors(tried, ahead)
-            moved = _rows(layer, (tried - v).square())
+            moved = layer.tied((tried - v).square().sum(1, keepdim=True))
             gains = after <= error - ENOUGH * moved
             along = slope * keep
             product = along @ layer.G
-            square, curvature = _rows(layer, along.square()), _rows(layer, along * product)
+            square, curvature = (layer.tied(part.sum(1, keepdim=True)) for part in (along.square(), along * product))
             step = torch.where(curvature > 0, square / curvature, 0)
             v = torch.where(gains, tried, v + step * along)
             slope = torch.where(gains, ahead, slope - step * product)
@@ -85,9 +86,3 @@ class Alternate(Stage):
             length = torch.where(gains, (2 * length).clamp(max=1), (length / 2).clamp(min=1 / layer.curvature))
             taken += 1
         return layer.end(state, v, stopped).count(iterations=taken, gram_products=1 + 2 * taken)
-
-
-def _rows(layer: Layer, terms: torch.Tensor) -> torch.Tensor:
-    """The sums of each row, ``(rows, 1)``; where rows share a count, of the layer, in each."""
-    own = terms.sum(1, keepdim=True)
-    return own if layer.problem.pattern.separable else own.sum().expand_as(own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +18,8 @@ ABOVE = 1e-5  # relative: how far the curvature is taken above the largest eigen
 class Layer:
     """``‖(w - v) X‖² + 2 t (w - v)`` of each row's weights ``v``, in units of its own.
 
-    Arrays are ``(rows, n)``, on a device. Rows are divided by their largest weight (all by the layer's where rows share
-    a count), inputs by their norms or all by the largest.
+    Arrays are ``(rows, n)``, on a device. Rows are divided by their largest weight (those that the pattern ties by the
+    largest of them all), inputs by their norms or all by the largest.
     """
 
     problem: Problem
@@ -39,8 +40,8 @@ class Layer:
         G = torch.from_numpy(problem.G * inverse * inverse[:, None]).to(context.device)
         W = problem.W * np.where(norm > 0, scale, 0.0)  # a dead input's weights go first
         size = np.abs(W).max(axis=1, keepdims=True)
-        if not problem.pattern.separable:
-            size = np.full_like(size, size.max())
+        tied = problem.rows // problem.blocks
+        size = np.repeat(size.reshape(-1, tied).max(axis=1), tied)[:, None]
         size[size == 0] = 1.0
         t = None if problem.T is None else torch.from_numpy(problem.T * inverse / size).to(context.device, kind)
         largest = float(torch.linalg.eigvalsh(G)[-1]) * (1 + ABOVE)
@@ -58,10 +59,14 @@ class Layer:
         return product if self.t is None else product + self.t
 
     def errors(self, v: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-        """Of each row, ``(rows, 1)``, without offset; where rows share a count, each has the layer's."""
+        """Of each row and those that the pattern ties to it, ``(rows, 1)``, without offset."""
         rest = self.w - v
-        error = (rest * (slope if self.t is None else slope + self.t)).sum(1, keepdim=True)
-        return error if self.problem.pattern.separable else error.sum().expand_as(error)
+        return self.tied((rest * (slope if self.t is None else slope + self.t)).sum(1, keepdim=True))
+
+    def tied(self, own: torch.Tensor, reduce: Callable[..., torch.Tensor] = torch.sum) -> torch.Tensor:
+        """What each row has, ``(rows, 1)``, reduced over the rows that the pattern ties to it; see ``Problem.tied``."""
+        count = len(own) // self.problem.blocks
+        return reduce(own.reshape(-1, count), dim=1, keepdim=True).repeat_interleave(count, dim=0)
 
     def largest(self, v: torch.Tensor) -> torch.Tensor:
         """``v`` with the smallest of each group set to zero: the nearest point that has the pattern."""
@@ -70,7 +75,7 @@ class Layer:
     def better(self, state: State, v: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Masks and weights of ``v``, which has the pattern, or those at hand where they are better.
 
-        Row by row, where rows share a count as a whole. Both are judged as they will be: in float64, the weights
+        Row by row, or all rows at once that the pattern ties. Both are judged as they will be: in float64, the weights
         rounded to float32.
         """
         problem, start, given = self.problem, state.mask, _given(self.problem, state)
@@ -79,8 +84,8 @@ class Layer:
         dead = problem.G.diagonal() <= 0
         weights = np.where(dead, problem.W, np.divide(unscaled, self.scale, out=unscaled, where=self.scale > 0))
         weights = np.where(keep, weights, 0).astype(np.float32)
-        ours, theirs = problem.weight_errors(weights), problem.weight_errors(given)
-        better = ours <= theirs if problem.pattern.separable else np.full(problem.rows, ours.sum() <= theirs.sum())
+        ours, theirs = (problem.tied(problem.weight_errors(each)) for each in (weights, given))
+        better = ours <= theirs
         keep[~better], weights[~better] = start[~better], given[~better]
         return keep, weights
 

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from fwbench.problem import Problem
@@ -29,7 +30,7 @@ class FISTAPruner(Stage):
     It begins with the mask and weights at hand, as published with Wanda's or SparseGPT's. The paper was read in reviews
     and summaries: the ratio of errors, the soft and the hard threshold and the warm start are its own; the interval of
     bisection, in logarithms up to the least penalty that makes all weights zero, the number of rounds, and that each
-    row has a penalty of its own (where rows share a count, the layer has one) are ours. What reaches a layer wrong, the
+    row has a penalty of its own (rows that the pattern ties have one) are ours. What reaches a layer wrong, the
     paper's error correction, is the problem's target here.
     """
 
@@ -39,6 +40,7 @@ class FISTAPruner(Stage):
 
     name: ClassVar[str] = "fistapruner"
     role: ClassVar[Role] = Role.UPDATE
+    version: ClassVar[int] = 2  # other answers than version 1 on transposable patterns alone
     advice: ClassVar[str] = "For a comparison with convex relaxations of the weights; not for the least error: `alps`."
     source: ClassVar[str] = "Zhao et al., FISTAPruner, EMNLP 2025, arXiv 2408.03728; Beck and Teboulle 2009"
 
@@ -52,9 +54,8 @@ class FISTAPruner(Stage):
         layer = Layer.of(problem, context, scaled=False)
         best = layer.begin(state)
         least = layer.errors(best, layer.slope(best))
-        offset = 0 if problem.offset is None else torch.from_numpy(problem.offset[:, None] / layer.size**2).to(best)
-        if torch.is_tensor(offset) and not problem.pattern.separable:
-            offset = offset.sum()
+        offset = np.zeros((problem.rows, 1)) if problem.offset is None else problem.offset[:, None] / layer.size**2
+        beyond = layer.tied(torch.from_numpy(offset).to(best))
         most = heaviest(layer)
         low, high = torch.full_like(most, math.log(LEAST)), torch.zeros_like(most)
         steps, stopped = 0, ""
@@ -67,10 +68,8 @@ class FISTAPruner(Stage):
                 break
             rounded = layer.largest(v)
             error = layer.errors(rounded, layer.slope(rounded))
-            apart = ((rounded - v) @ layer.G * (rounded - v)).sum(1, keepdim=True)
-            if not problem.pattern.separable:
-                apart = apart.sum().expand_as(apart)
-            sparser = apart > self.ratio**2 * (error + offset)
+            apart = layer.tied(((rounded - v) @ layer.G * (rounded - v)).sum(1, keepdim=True))
+            sparser = apart > self.ratio**2 * (error + beyond)
             low, high = torch.where(sparser, middle, low), torch.where(sparser, high, middle)
             closer = error < least
             best, least = torch.where(closer, rounded, best), torch.where(closer, error, least)
@@ -78,9 +77,8 @@ class FISTAPruner(Stage):
 
 
 def heaviest(layer: Layer) -> torch.Tensor:
-    """The least penalty that makes all weights of a row zero, ``(rows, 1)``; where rows share a count, of the layer."""
-    most = layer.slope(torch.zeros_like(layer.w)).abs().amax(1, keepdim=True)
-    return most if layer.problem.pattern.separable else most.max().expand_as(most)
+    """The least penalty that makes all weights of a row, and of those that are tied to it, zero, ``(rows, 1)``."""
+    return layer.tied(layer.slope(torch.zeros_like(layer.w)).abs().amax(1, keepdim=True), torch.amax)
 
 
 def lasso(

@@ -39,6 +39,7 @@ class IHT(Stage):
 
     name: ClassVar[str] = "iht"
     role: ClassVar[Role] = Role.UPDATE
+    version: ClassVar[int] = 2  # other answers than version 1 on transposable patterns alone
     advice: ClassVar[str] = (
         "For a mask and weights by Gram products alone, no inverse; not for the least error: `alps`."
     )

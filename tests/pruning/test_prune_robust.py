@@ -1,4 +1,4 @@
-"""What may happen to a run: kills, a second run beside it, a full disk, many activations, little memory."""
+"""What may happen to a run: kills, a second run beside it, a full disk, little memory."""
 
 import errno
 import json
@@ -10,7 +10,7 @@ import pytest
 from safetensors import SafetensorError
 from small_models import hashes, options, place, saved
 
-from fwbench.pruning import Options, PruneError, prune, walk, work
+from fwbench.pruning import Options, PruneError, prune, work
 
 __all__ = ["place"]  # a fixture
 
@@ -78,21 +78,6 @@ def test_two_runs_on_one_folder(place, tmp_path):
     (tmp_path / "next.partial").mkdir()
     (tmp_path / "next.partial" / work.LOCK).touch()  # what a kill leaves
     prune(source, tmp_path / "next", options(place))
-
-
-def test_many_activations_lie_in_files(place, tmp_path, monkeypatch):
-    source, given = str(saved(place, "llama")), options(place, spec="wanda+refit")
-    prune(source, tmp_path / "memory", given)
-    monkeypatch.setattr(walk, "RESIDENT", 0.0)
-    made, real = [], walk._in_file
-    monkeypatch.setattr(walk, "_in_file", lambda hidden, path: made.append(path) or real(hidden, path))
-    prune(source, tmp_path / "files", given)
-    assert len(made) == 2
-    assert hashes(tmp_path / "files")["model.safetensors"] == hashes(tmp_path / "memory")["model.safetensors"]
-    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-    with mock.patch("fwbench.pruning.walk.os.posix_fallocate", full), pytest.raises(PruneError, match="No space left"):
-        prune(source, tmp_path / "full", given)
-    assert not (tmp_path / "full").exists()
 
 
 LIMITED = """

@@ -1,7 +1,9 @@
 """Models whose parameters stay in files: the same bytes as loaded whole, and one block in memory at a time."""
 
 import functools
+import gc
 import json
+import weakref
 from unittest import mock
 
 import numpy as np
@@ -120,6 +122,32 @@ def test_one_block_at_a_time(place, tmp_path):
     assert stream.peak <= rest + max(largest, sum(end.nbytes for end in ends))  # windows are scored with both ends
     assert stream.bytes <= rest + largest
     assert sum(parameter.nbytes for parameter in network.parameters()) > 2.5 * stream.peak
+
+
+def test_what_is_given_up_is_gone_before_the_next_is_read(place, monkeypatch):
+    """As memory is alive, not as the stream counts it: a block's is used again for the next, and for nothing else."""
+    alive, most, made, real = [0], [0], [], torch.empty
+
+    def empty(*shape, **more):
+        if more or not isinstance(shape[0], list):
+            return real(*shape, **more)
+        array = np.empty(shape[0], np.float32)
+        made.append(array.nbytes)
+        alive[0] += array.nbytes
+        most[0] = max(most[0], alive[0])
+        weakref.finalize(array, lambda size: alive.__setitem__(0, alive[0] - size), array.nbytes)
+        return torch.from_numpy(array)
+
+    monkeypatch.setattr(streaming.torch, "empty", empty)
+    whole, streamed = both(saved(place, "llama"))
+    rest, largest = units(whole.network)
+    for _ in range(2):
+        streamed.network(torch.ones(1, 5, dtype=torch.long))
+    assert len(made) < 50
+    assert most[0] <= rest + largest == streamed.stream.peak
+    del streamed
+    gc.collect()
+    assert alive[0] == 0
 
 
 def test_each_block_is_read_once_for_all_windows(place):

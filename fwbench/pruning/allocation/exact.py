@@ -19,7 +19,6 @@ import torch
 from fwbench.patterns import PerRow
 from fwbench.problem import Problem
 from fwbench.problems.structure import on_text, weight_of
-from fwbench.pruning import walk as walks
 from fwbench.pruning.allocation import knapsack, passes
 from fwbench.pruning.allocation.passes import Setting
 from fwbench.pruning.recovery.training import error
@@ -65,7 +64,7 @@ def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarra
     """
     curves: dict[str, np.ndarray] = {}
     pruned: dict[str, torch.Tensor] = {}
-    walk = walks.begin(setting.model.network, setting.batches, setting.device)
+    walk = setting.walk()
     for number, layers in enumerate(setting.layers):
         setting.tell(number, "error curves")
         by_name = {layer.name: layer for layer in layers}

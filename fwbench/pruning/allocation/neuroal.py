@@ -12,7 +12,6 @@ import torch
 from fwbench.patterns import Pattern, PerRow
 from fwbench.problems.extract import shared_inputs
 from fwbench.problems.structure import FEW, weight_of
-from fwbench.pruning import walk as walks
 from fwbench.pruning.allocation import passes
 from fwbench.pruning.allocation.counts import layer_patterns, row_pattern
 from fwbench.pruning.allocation.passes import Norms, Setting
@@ -117,7 +116,7 @@ def _best(
 @torch.no_grad()
 def pruned_norms(setting: Setting, patterns: Mapping[str, Pattern], what: str) -> dict[str, np.ndarray]:
     """Norms of what each layer reads in the model as Wanda prunes it, in sequence; the model stays as it is."""
-    walk = walks.begin(setting.model.network, setting.batches, setting.device)
+    walk = setting.walk()
     found: dict[str, np.ndarray] = {}
     for number, layers in enumerate(setting.layers):
         setting.tell(number, what)
@@ -126,7 +125,7 @@ def pruned_norms(setting: Setting, patterns: Mapping[str, Pattern], what: str) -
             with arriving.recording():
                 for _ in walk.run(number):
                     pass
-            held = [layer.module.weight.clone() for layer in layers]  # type: ignore[operator]
+            held = [layer.weight.clone() for layer in layers]
             for layer in layers:
                 W = weight_of(layer.module)
                 mask = patterns[layer.name].prune(np.abs(W) * arriving.norms()[layer.name])

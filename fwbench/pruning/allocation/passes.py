@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ import torch
 from fwbench.patterns import Pattern, PerRow, Shape, Unstructured
 from fwbench.problems.models import Model
 from fwbench.problems.structure import find_blocks
-from fwbench.pruning import walk as walks
 from fwbench.pruning.linear import Layer
+from fwbench.pruning.room import Room
+from fwbench.pruning.walk import Walk, begin
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Setting:
     pattern: Pattern
     device: str
     report: Callable[[int, int, str], None] | None = None
+    offload: Path | None = None  # folder for activations that are large beside the free memory; None for the cache
 
     @property
     def sparsity(self) -> float:
@@ -47,6 +50,10 @@ class Setting:
         """By layer, from a value for each block that has layers to prune."""
         pairs = zip(self.pruned_blocks(), values.tolist(), strict=True)
         return {layer.name: value for (_, layers), value in pairs for layer in layers}
+
+    def walk(self) -> Walk:
+        """Through the model, before its first block."""
+        return begin(self.model.network, self.batches, self.device, Room(self.offload))
 
     def tell(self, number: int, what: str) -> None:
         """Report a block's turn."""
@@ -69,9 +76,10 @@ def setting(
     pattern: Pattern,
     device: str = "cpu",
     report: Callable[[int, int, str], None] | None = None,
+    offload: Path | None = None,
 ) -> Setting:
     """What is to be allocated in a dense model."""
-    return Setting(model, layers, find_blocks(model.network), batches, pattern, device, report)
+    return Setting(model, layers, find_blocks(model.network), batches, pattern, device, report, offload)
 
 
 class Norms:
@@ -107,7 +115,7 @@ class Norms:
 
 def dense_norms(setting: Setting) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
     """Number of each block and the norms of what its layers read in the dense model."""
-    walk = walks.begin(setting.model.network, setting.batches, setting.device)
+    walk = setting.walk()
     for number, layers in enumerate(setting.layers):
         setting.tell(number, "dense model")
         with on_device(setting, number):

@@ -17,12 +17,14 @@ import torch
 
 from fwbench import machine
 from fwbench.pruning import walk as walks
-from fwbench.pruning.engine import PROMPT, Clock, begun, measured, peak_memory
+from fwbench.pruning.engine import PROMPT, Clock, begun, counted, measured, peak_memory, report
+from fwbench.pruning.errors import PruneError
 from fwbench.pruning.output import finish
-from fwbench.pruning.plan import Progress, PruneError
+from fwbench.pruning.plan import Progress
 from fwbench.pruning.recovery.plan import Plan, Recovery, make
 from fwbench.pruning.recovery.training import Training, errors, train
 from fwbench.pruning.recovery.units import BLOCK, Unit, output, units
+from fwbench.pruning.room import Room
 from fwbench.pruning.work import Block, Work
 from fwbench.result import pack_mask
 
@@ -51,12 +53,13 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     with clock.of("evaluate"):
         before = work.read_json("begun.json")
         if before is None:
-            before = {"dense": measured(replace(plan, model=plan.dense), progress), "pruned": measured(plan, progress)}
+            models = {"dense": plan.dense, "pruned": plan.model}
+            before = {kind: measured(replace(plan, model=model), work, progress) for kind, model in models.items()}
             work.write_json("begun.json", before)
     records, masks, resumed = _blocks(plan, work, clock, progress)
     blocks = [block for record in records if (block := record.pop("trained"))]
     with clock.of("evaluate"):
-        found = {**before, "recovered": measured(plan, progress)}
+        found = {**before, "recovered": measured(plan, work, progress)}
     summary = {
         **plan.record,
         "perplexity": {kind: each["perplexity"] for kind, each in found.items()},
@@ -81,22 +84,21 @@ def _blocks(
     plan: Plan, work: Work, clock: Clock, progress: Progress | None
 ) -> tuple[list[dict[str, Any]], dict[str, bytes], int]:
     """Walk through all blocks; finished ones are read, the others trained. Records, packed masks, blocks read."""
-    with clock.of("forward"), work.room() as offload:
-        walk = walks.begin(plan.model.network, plan.batches, plan.device, offload / "recovered")
-        dense = walks.begin(plan.dense.network, plan.batches, plan.device, offload / "dense")
+    with clock.of("forward"):
+        room = Room(work.folder)
+        walk = walks.begin(plan.model.network, plan.batches, plan.device, room)
+        dense = walks.begin(plan.dense.network, plan.batches, plan.device, room)
     records: list[dict[str, Any]] = []
     masks: dict[str, bytes] = {}
     resumed, began = 0, time.monotonic()
     for number, layers in enumerate(plan.layers):
-        if progress:
-            each = (time.monotonic() - began) / (number - resumed) if number > resumed else None
-            left = None if each is None else each * (len(plan.layers) - number)
-            progress(number, len(plan.layers), f"{plan.model.label}: recovering block {number}", left)
+        report(plan, "recovering", number, number - resumed, began, progress)
         done = work.read_block(number) if layers else Block({}, {}, [])
         parts = units(walk.blocks[number], layers, plan.options.unit) if done is None else []
         with clock.of("forward"), plan.dense.holding(dense.blocks[number]):
             dense.blocks[number].to(plan.device)
-            targets = {part.path: _outputs(dense, number, part.path) for part in parts if part.path}
+            room = Room(work.folder)
+            targets = {part.path: _outputs(dense, number, part.path, room) for part in parts if part.path}
             dense.advance(number)
         dense.blocks[number].to("cpu")
         with plan.model.holding(walk.blocks[number]):
@@ -109,6 +111,7 @@ def _blocks(
                 with clock.of("train"):
                     done = _train_block(plan, walk, parts, {"": dense.hidden, **targets}, number)
                 work.write_block(number, done)
+            del targets  # before there are those of the next block
             with clock.of("forward"):
                 walk.advance(number)
         if plan.model.stream is not None:
@@ -121,8 +124,8 @@ def _blocks(
 
 
 @torch.no_grad()
-def _outputs(dense: walks.Walk, number: int, path: str) -> list[torch.Tensor]:
-    return [output(dense, number, index, path).to("cpu", copy=True) for index in range(len(dense.hidden))]
+def _outputs(dense: walks.Walk, number: int, path: str, room: Room) -> list[torch.Tensor]:
+    return [room.keep(output(dense, number, index, path).to("cpu", copy=True)) for index in range(len(dense.hidden))]
 
 
 def _train_block(
@@ -173,18 +176,8 @@ def _train_block(
 
 def totals(plan: Plan, records: list[dict[str, Any]], blocks: list[dict[str, Any]]) -> dict[str, Any]:
     """Sums over the layers, and means over the blocks of their errors before and after."""
-    pruned, weights = sum(r["pruned"] for r in records), sum(r["rows"] * r["n"] for r in records)
-    parameters = sum(parameter.numel() for parameter in plan.model.network.parameters())
     means = {
         kind: [sum(block[kind][when] for block in blocks) / len(blocks) for when in (0, 1)]
         for kind in ("fitted", "held_out")
     }
-    return {
-        "layers": len(records),
-        "weights": weights,
-        "pruned": pruned,
-        "parameters": parameters,
-        "sparsity": pruned / weights,
-        "sparsity_of_model": pruned / parameters,
-        **means,
-    }
+    return {**counted(plan, records), **means}

@@ -17,7 +17,9 @@ from fwbench.problems.text import SEQUENCE, TOKENS, Text, load_text, opening_wor
 from fwbench.protocols import Passages
 from fwbench.pruning import beside, dtypes
 from fwbench.pruning import plan as plans
-from fwbench.pruning.plan import CALIBRATION, HELD_OUT, Layer, Progress, PruneError
+from fwbench.pruning.errors import PruneError
+from fwbench.pruning.linear import Layer
+from fwbench.pruning.plan import CALIBRATION, HELD_OUT, Progress
 from fwbench.pruning.recovery.training import Training, split
 from fwbench.pruning.recovery.units import BLOCK, UNITS
 from fwbench.pruning.walk import check_chain
