@@ -53,7 +53,7 @@ class Reswap(Stage):
     role: ClassVar[Role] = Role.UPDATE
     needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
-        "For the least error with update; not where ADMM's is enough, it takes four to six times as long."
+        "For the least error with update; not where ADMM's is enough, it takes four to five times as long."
     )
     version: ClassVar[int] = 4  # ends where no round promises more
     source: ClassVar[str] = (
