@@ -328,7 +328,8 @@ SHORT = {  # the others' defaults are short
     "SparseFW_RIA": "ria+fw(alpha=0.9,fixed=ria,step=open,steps=50,variant=vanilla)+round",
 }
 WORK = {
-    *("magnitude", "wanda", "ria", "random", "momentum", "push", "round", "splitting", "swap", "safeguard", "fast"),
+    *("magnitude", "wanda", "ria", "random", "momentum", "push", "round", "splitting", "resplit", "swap"),
+    *("safeguard", "fast", "faster"),
     *("bound", "learned_bound", "refit", "admm", "alps", "iht", "alternate", "fistapruner", "sparsegpt"),
     *("SparseFW", "SparseFW_RIA", "SparseSwaps", "SparseSwaps100"),
 }

@@ -137,7 +137,7 @@ HEAD = """# How fast the methods are that lead the boards
 
 The first 128 rows of the seven matrices of block 7 of SmolLM2-135M, 16,384 tokens of calibration, one thread; CPU
 seconds of the whole pipeline, judging included, on a machine that others loaded heavily. *Before* is the code of commit
-dc9e0a2, run in the same minutes beside today's, of each cell first the one, then the other. Seconds of a block are
+458d6e4, run in the same minutes beside today's, of each cell first the one, then the other. Seconds of a block are
 those of its 128 rows times its rows over 128, so that what rows share counts more than in whole layers, which have a
 table of their own: `faster` shares inverses. `reswap`'s unit is ADMM's time, that of masks Wanda + swap's. Growth is on
 synthetic rows whose inputs have the spectrum of block 7's down_proj, at 0.5: milliseconds a row are the difference

@@ -27,7 +27,7 @@ from fwbench.problems.collections import SHAPES
 
 SPEED_CSV = "speed.csv"
 ROOT = Path(__file__).parents[2]
-BEFORE = "dc9e0a2"  # reswap version 2
+BEFORE = "458d6e4"  # reswap version 3
 RESWAP, FAST, SPLITTING = "wanda+swap+reswap", "fast", "splitting+round+swap+safeguard"
 UNIT, FASTER = "wanda+swap", "faster"
 OLDER = (RESWAP,)  # whose code has changed

@@ -2,7 +2,8 @@
 
 What one round does to all rows at once: a few iterations of ``splitting``, begun with the multiplier of which the mask
 at hand is a fixed point, so that only what a small penalty cannot hold melts; a tabu search among the weights that then
-may move (``core_numba``); 1-swaps to the end. Of this and the mask it began with, each row keeps the better.
+may move (``core_numba``; ``band_core_numba`` where rows are tied); 1-swaps to the end. Of this and the mask it began
+with, each row keeps the better.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from fwbench.problem import Problem
-from fwbench.solvers.first_order import core_numba
+from fwbench.solvers.first_order import band_core_numba, core_numba
 from fwbench.solvers.frank_wolfe.splitting import Scaled, alternate
 from fwbench.solvers.local_search.anneal_numba import keys
 from fwbench.solvers.local_search.swap import Swap
@@ -24,6 +25,7 @@ from fwbench.stage import Context, Role, Stage, State, register
 CHUNK_ROWS = 128  # rows searched together
 LEAST, MOST = 128, 512  # weights of a core: fewer cost no less, and of more the matrix leaves the caches
 TENURE, SPREAD = 2, 6  # iterations in which a weight that moved stays, and how many more at random
+TIED_TENURE, TIED_SPREAD = 8, 24  # where rows are tied, and an iteration moves two of them
 HARD = 0.1  # of its error what a row's first round must take off for another
 LONGER = 4  # times as many iterations in each further round, from a penalty that is by this smaller
 
@@ -38,12 +40,12 @@ class Resplit(Stage):
     with as many exchanges as those are. A row whose first round takes off a tenth of its error has far to go: it gets
     further rounds, ``rounds`` in all, each with four times as many iterations from a quarter of the penalty. Rows keep
     the best mask they had, or the layer where the pattern counts over it. In float32, but for the swaps and the
-    choice; the tabu search runs on the CPU.
+    choice; the tabu search runs on the CPU. Rows of a transposable pattern are searched by the band that it ties:
+    among as many columns, by exchanges of two rows and two columns, as many for each row.
     """
 
     name: ClassVar[str] = "resplit"
     role: ClassVar[Role] = Role.REFINE
-    needs_groups: ClassVar[bool] = True
     begin: ClassVar[str] = "wanda+swap"
     advice: ClassVar[str] = (
         "After Wanda and swaps for masks about as good as `fast`'s in a fifth of its time; not after `push`, which "
@@ -101,14 +103,19 @@ class Resplit(Stage):
         half = np.zeros((len(W), 0), np.float32)
         if layer.t is not None:
             half = W * layer.t.cpu().numpy()
-        chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, len(W), CHUNK_ROWS)]
         core = int(min(max(self.core * problem.n, LEAST), MOST))
-        settings = (core, self.turns, core, TENURE, SPREAD, problem.group)
+        if problem.pattern.grouped:
+            kernel, tied, settings = core_numba.search, 1, (core, TENURE, SPREAD)
+        else:
+            kernel, tied = band_core_numba.search, problem.pattern.tied(problem.shape)
+            settings = (max(core * tied // 2, 1), TIED_TENURE, TIED_SPREAD)
+        step = tied * -(-CHUNK_ROWS // tied)
+        chunks = [slice(first, first + step) for first in range(0, len(W), step)]
 
         def search(rows: slice) -> None:
             if not context.expired():
                 X = ((layer.w[rows] * pruned[rows]) @ layer.G).cpu().numpy()
-                core_numba.search(W[rows], G, u[rows], X, half[rows], *settings, random[rows])
+                kernel(W[rows], G, u[rows], X, half[rows], core, self.turns, *settings, problem.group, random[rows])
 
         with workers(context.threads, len(chunks)) as over:
             over(search, chunks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -23,8 +23,9 @@ WHOLE = 256  # rows of up to so many weights are searched whole
 CHOSEN, PART = 160, 1 / 6  # of longer ones so many weights at a time, or this part of them if that is more
 ROUNDS = 8  # choices of a row's weights at most
 ENOUGH = 1e-2  # of a row's error: a round that gains less is the last
+PROMISED = 3e-4  # of it: what the next round must promise
 HALVES = 2  # and their complements, by which to tell what half of the inputs leaves of the others' variances
-FIRST, LAST = 4, 4  # steps of conjugate gradients before the first round and after the last
+FIRST, LAST = 4, 10  # steps of conjugate gradients before the first round and after the last
 CLOSE = 1e-6  # of a row's error: how far it may be from that of the refit
 ROUNDING = {"float32": 1e-6, "float64": RELATIVE_GAIN}  # of a row's error: exchanges that gain less are none
 
@@ -36,7 +37,8 @@ class Reswap(Stage):
 
     A row of up to 256 weights ends at a mask that no exchange improves: partial swap inescapable, as Hazimeh and
     Mazumder call it for subset selection. Of a longer one the most promising weights, a sixth, are so exchanged
-    while all others stay on their side, others in the next round, until a round gains less than 1 %; that in float32.
+    while all others stay on their side, others in the next round, until a round gains less than 1 % or the next one
+    promises less than 0.03 %; that in float32.
     Begins from the mask at hand, from Wanda's where there is none. On CUDA rows descend side by side, each whole. A row
     that time does not reach keeps its mask. Counts over the layer stay those of each row. A target moves the weights to
     begin with, by ``T (G + λI)⁻¹``; on the mask at the end they are ``refit``'s. What removing the weights ``P`` costs
@@ -51,9 +53,9 @@ class Reswap(Stage):
     role: ClassVar[Role] = Role.UPDATE
     needs_groups: ClassVar[bool] = True
     advice: ClassVar[str] = (
-        "For the least error with update; not where ADMM's is enough, it takes four to six times as long."
+        "For the least error with update; not where ADMM's is enough, it takes four to five times as long."
     )
-    version: ClassVar[int] = 3  # the most promising weights at a time
+    version: ClassVar[int] = 4  # ends where no round promises more
     source: ClassVar[str] = (
         "Hazimeh and Mazumder, Oper. Res. 68(5), 2020; Hassibi and Stork 1992; Zhao et al., 2410.15567"
     )
@@ -102,7 +104,8 @@ class Reswap(Stage):
 class Shared:
     """What all rows share: ``G``, the ridge ``λ`` and ``C = (G + λI)⁻¹``, with ``λ`` raised until there is one.
 
-    The inverse of a singular ``G`` that rounding lets pass is none: its blocks could not be factorised.
+    The inverse of a singular ``G`` that rounding lets pass is none: its blocks could not be factorised. It is computed
+    where it is asked for: most need no more than to know that there is one.
     """
 
     def __init__(self, G: torch.Tensor, mean: float, ridge: float) -> None:
@@ -110,12 +113,19 @@ class Shared:
         while True:
             self.penalty = ridge * mean
             damped = G + self.penalty * torch.eye(len(G), dtype=G.dtype)
-            factor, failed = torch.linalg.cholesky_ex(damped)
-            if not int(failed):
-                self.C = torch.cholesky_inverse(factor).contiguous()
-                if float((damped.diagonal() * self.C.diagonal()).max()) <= SINGULAR:
+            variances = damped.diagonal().clone()
+            if lapack.cholesky(damped):
+                self._factor = damped
+                if float(variances.max()) <= SINGULAR * self.penalty:  # no variance that is left is below the penalty
+                    return
+                if float((variances * inverse_diagonal(damped)).max()) <= SINGULAR:
                     return
             ridge = raised(ridge)
+
+    @cached_property
+    def C(self) -> torch.Tensor:
+        """``(n, n)``."""
+        return lapack.inverse(self._factor.clone())
 
 
 @dataclass
@@ -162,12 +172,16 @@ class Scaled:
         before, swaps = rows.errors(), np.zeros(len(W), np.int64)
         busy = np.flatnonzero(keep.any(1) & ~keep.all(1) & (before > 0))
         late = False
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             errors, gained = rows.errors(), np.zeros(len(W))
+            gain, loss = self.alone(rows)
+            if number:
+                busy = busy[self.promised(gain[busy], loss[busy]) > PROMISED * errors[busy]]
             for row in busy:
                 if late := expired():
                     break
-                done, gained[row] = self.round(rows, int(row), errors[row], most - int(swaps[row]))
+                chosen = self.promising(gain[row], loss[row])
+                done, gained[row] = self.round(rows, int(row), chosen, errors[row], most - int(swaps[row]))
                 swaps[row] += done
             np.matmul(W - rows.V, self.H, out=rows.R)
             busy = busy[gained[busy] > ENOUGH * errors[busy]]
@@ -184,12 +198,12 @@ class Scaled:
         return rows.keep, rows.V * self.scale * unit, int(swaps.sum()), late
 
     def refine(self, rows: Rows, steps: int) -> None:
-        """Steps of conjugate gradients towards the refit."""
+        """Steps of conjugate gradients towards the refit, in float32 from a residual in float64."""
         np.matmul(rows.W - rows.V, self.H, out=rows.R)
-        rest = rows.R * rows.keep
+        rest, keep = (rows.R * rows.keep).astype(np.float32), rows.keep.astype(np.float32)
         along, square = rest.copy(), (rest**2).sum(1)
         for _ in range(steps):
-            product = (along @ self.H) * rows.keep
+            product = (along @ self.rough) * keep
             curvature = (along * product).sum(1)
             step = np.divide(square, curvature, out=np.zeros_like(square), where=curvature > 0)[:, None]
             rows.V += step * along
@@ -211,9 +225,11 @@ class Scaled:
             rows.V[row, S] = lapack.solve(factor, torch.from_numpy(right)).numpy()
         np.matmul(rows.W - rows.V, self.H, out=rows.R)
 
-    def round(self, rows: Rows, row: int, error: float, most: int) -> tuple[int, float]:
-        """Exchanges among the most promising weights of a row, and what they gain."""
-        J, A = self.promising(rows, row)
+    def round(
+        self, rows: Rows, row: int, chosen: tuple[np.ndarray, np.ndarray], error: float, most: int
+    ) -> tuple[int, float]:
+        """Exchanges among some kept and some pruned weights of a row, ``chosen``, and what they gain."""
+        J, A = chosen
         if not (J.size and A.size):
             return 0, 0.0
         stay = rows.keep[row].copy()
@@ -225,21 +241,33 @@ class Scaled:
                 return found
         return 0, 0.0
 
-    def promising(self, rows: Rows, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The kept and the pruned weights whose exchange may gain most, in the order of their groups."""
-        keep, n = rows.keep[row], rows.W.shape[1]
+    def alone(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """About what keeping each pruned weight and pruning each kept one would add to the error, by themselves;
+        infinite for the others.
+        """
+        gain = np.where(rows.keep, np.inf, rows.cost - rows.R**2 / self.left)
+        return gain, np.where(rows.keep, rows.V**2 * self.left - rows.cost, np.inf)
+
+    def promised(self, gain: np.ndarray, loss: np.ndarray) -> np.ndarray:
+        """What all exchanges of some rows might gain together, ``(rows,)``: the best with the best of each group."""
+        shape = (len(gain), gain.shape[1] // self.size, self.size)
+        changes = np.sort(gain.reshape(shape)) + np.sort(loss.reshape(shape))
+        return -np.minimum(changes, 0).sum((1, 2))
+
+    def promising(self, gain: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The kept and the pruned weights of a row whose exchange may gain most, in the order of their groups."""
+        n = gain.size
         most = n if n <= WHOLE else max(CHOSEN, int(n * PART))
-        gain = np.where(keep, np.inf, rows.cost[row] - rows.R[row] ** 2 / self.left)
-        loss = np.where(keep, rows.V[row] ** 2 * self.left - rows.cost[row], np.inf)
+        counts = [min(most // 2 if most < n else n, int(np.isfinite(value).sum())) for value in (loss, gain)]
         if self.size < n:  # with the best partner
             groups = np.arange(0, n, self.size)
             best_in, best_out = np.minimum.reduceat(gain, groups), np.minimum.reduceat(loss, groups)
             of = np.arange(n) // self.size
             gain, loss = gain + best_out[of], loss + best_in[of]
-        parts = []
-        for value, side in ((loss, keep), (gain, ~keep)):
-            count = min(most // 2 if most < n else n, int(side.sum()))
-            parts.append(np.sort(np.argpartition(value, count - 1)[:count]) if count else np.zeros(0, np.int64))
+        parts = [
+            np.sort(np.argpartition(value, count - 1)[:count]) if count else np.zeros(0, np.int64)
+            for value, count in zip((loss, gain), counts, strict=True)
+        ]
         return parts[0], parts[1]
 
     def _among(
@@ -247,14 +275,14 @@ class Scaled:
     ) -> tuple[int, float] | None:
         """The same in the precision of ``H``; None where that does not hold the row."""
         v, rest, T = rows.V[row], rows.R[row], np.concatenate((J, A))
-        m = T.size
+        m, was = T.size, v[J].astype(H.dtype)
         # the target's correlations once the weights of S, as they are, have had their part
         X = np.empty((m + 1, S.size), H.dtype)
         X[:m] = submatrix(H, T, S)
-        X[m] = rest[S] + v[J] @ X[: J.size]
+        X[m] = rest[S] + was @ X[: J.size]
         D = np.empty((m + 1, m + 1), H.dtype)
         D[:m, :m] = submatrix(H, T, T)
-        D[m, :m] = D[:m, m] = rest[T] + v[J] @ D[: J.size, :m]
+        D[m, :m] = D[:m, m] = rest[T] + was @ D[: J.size, :m]
         D[m, m] = 0
         if S.size:
             factor, whitened = torch.from_numpy(lower(H, S)), torch.from_numpy(X)
@@ -290,6 +318,11 @@ def _compile_rough() -> None:
     descend(one, 0, one[0, :0], none, none, none, 1.0, ROUNDING["float32"], 0)
 
 
+def inverse_diagonal(factor: torch.Tensor) -> torch.Tensor:
+    """Of the matrix whose factor ``lapack.cholesky`` left, the inverse's diagonal, ``(n,)``."""
+    return lapack.half(factor, torch.eye(len(factor), dtype=factor.dtype)).square_().sum(1)
+
+
 def unexplained(H: np.ndarray) -> np.ndarray:
     """Of each input's variance what is left once half of the others explain it: the mean of some halves, ``(n,)``."""
     n, rng = len(H), np.random.default_rng(0)
@@ -299,7 +332,7 @@ def unexplained(H: np.ndarray) -> np.ndarray:
         for S in (np.sort(order[: -(-n // 2)]), np.sort(order[n // 2 :])):
             factor = torch.from_numpy(lower(H, S))
             if lapack.cholesky(factor):
-                logs[S] -= np.log(lapack.inverse(factor).diagonal().numpy())
+                logs[S] -= np.log(inverse_diagonal(factor).numpy())
                 times[S] += 1
     return np.exp(logs / np.maximum(times, 1))
 

@@ -109,12 +109,52 @@ def test_a_round_gains_what_it_says():
     rows = reswap.Rows(W, W * keep, np.empty_like(W), keep, layer.penalty * W**2)
     layer.refine(rows, 4)
     before = refitted(w, G, ~keep[0], penalty)
-    swaps, gain = layer.round(rows, 0, before, 10**9)
+    swaps, gain = layer.round(rows, 0, layer.promising(*(part[0] for part in layer.alone(rows))), before, 10**9)
     after = refitted(w, G, ~rows.keep[0], penalty)
     assert swaps > 5
     assert gain == pytest.approx(before - after, rel=1e-3)
     np.matmul(W - rows.V, layer.H, out=rows.R)
     assert rows.errors()[0] == pytest.approx(after, rel=1e-4)  # the weights are those of the new mask
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_a_row_that_promises_too_little_gets_no_further_round(pattern, monkeypatch):
+    problem = correlated(4, WHOLE + 64, pattern=pattern)
+    start, rounds, once = Wanda().run(problem, State(), Context()), [], reswap.Scaled.round
+    monkeypatch.setattr(reswap.Scaled, "round", lambda *given: rounds.append(given[2]) or once(*given))
+    found = []
+    for needed in (np.inf, reswap.PROMISED):
+        monkeypatch.setattr(reswap, "PROMISED", needed)
+        rounds.clear()
+        after = Reswap().run(problem, start, Context())
+        found.append((problem.error_of_weights(after.weights), len(rounds)))
+    (first, one_each), (last, more) = found
+    assert one_each == problem.rows < more
+    assert last < first
+
+
+def test_what_exchanges_promise_is_the_best_with_the_best_of_each_group():
+    layer = reswap.Scaled.__new__(reswap.Scaled)
+    layer.size = 4
+    gain = np.array([[-3.0, -1.0, np.inf, np.inf, -5.0, np.inf, np.inf, np.inf]])
+    loss = np.array([[np.inf, np.inf, 2.0, 0.5, np.inf, 6.0, 7.0, 8.0]])
+    assert layer.promised(gain, loss) == 3 - 0.5  # 1 - 2 and 5 - 6 are no gains
+    layer.size = 8
+    assert layer.promised(gain, loss) == (5 - 0.5) + (3 - 2)
+
+
+def test_the_shared_inverse_is_one_whatever_tells_that_there_is_one():
+    problem = correlated(3, 24)
+    G, mean = torch.from_numpy(problem.G.astype(float)), float(problem.G.diagonal().mean())
+    for ridge in (0.0, 1e-3):  # without a penalty the inverse itself must tell
+        shared = reswap.Shared(G, mean, ridge)
+        assert shared.penalty == ridge * mean
+        damped = problem.G + shared.penalty * np.eye(24)
+        np.testing.assert_allclose(shared.C.numpy() @ damped, np.eye(24), atol=1e-8)
+    double = G.clone()
+    double[1], double[:, 1] = double[0], double[:, 0]
+    double[1, 1] = double[0, 0]
+    assert reswap.Shared(double, mean, 0.0).penalty > 0
 
 
 def test_limit_holds_over_rounds():
