@@ -9,7 +9,7 @@ minimised exactly (``knapsack``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from fwbench.problems.structure import on_text, weight_of
 from fwbench.pruning import walk as walks
 from fwbench.pruning.allocation import knapsack, passes
 from fwbench.pruning.allocation.passes import Setting
+from fwbench.pruning.linear import Layer
 from fwbench.pruning.recovery.training import error
 
 ROWS = 16  # of each layer, evenly spaced: what a curve is of
@@ -44,6 +45,7 @@ class Exact:
     tokens: int = 2048  # of the calibration: for the curves, and for the loss
     reach: float = 0.15
     of: Literal["loss", "hidden", "blocks"] = "loss"
+    bounds: bool = False  # whether to prove how far the allocation can be from the best
 
     def sparsities(self, setting: Setting) -> dict[str, float]:
         """Of each layer."""
@@ -65,21 +67,40 @@ def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarra
     """
     curves: dict[str, np.ndarray] = {}
     pruned: dict[str, torch.Tensor] = {}
+    for layer, problem in problems(setting, "error curves"):
+        pruned[layer.name] = wanda_pruned(layer, problem)
+        errors = curve(problem.part(sampled(problem.rows), pattern=PerRow(setting.sparsity)), levels)
+        curves[layer.name] = errors / (errors[len(levels) // 2] or 1.0)
+    return curves, pruned
+
+
+def problems(setting: Setting, what: str) -> Iterator[tuple[Layer, Problem]]:
+    """Each layer, on the dense model's activations, under the plan's pattern; ``what`` is reported."""
     walk = walks.begin(setting.model.network, setting.batches, setting.device)
     for number, layers in enumerate(setting.layers):
-        setting.tell(number, "error curves")
+        setting.tell(number, what)
         by_name = {layer.name: layer for layer in layers}
         with passes.on_device(setting, number):
             arrived = walk.arrived(number, {name: layer.module for name, layer in by_name.items()}, True)
         for names, inputs in arrived:
             for name in names:
-                problem = Problem(name, weight_of(by_name[name].module), inputs.G, setting.pattern)
-                mask = setting.pattern.prune(np.abs(problem.W) * np.sqrt(inputs.G.diagonal()))
-                pruned[name] = torch.from_numpy(mask.T if by_name[name].transposed else mask)
-                rows = np.unique(np.linspace(0, problem.rows - 1, ROWS).astype(int))
-                errors = curve(problem.part(rows, pattern=PerRow(setting.sparsity)), levels)
-                curves[name] = errors / (errors[len(levels) // 2] or 1.0)
-    return curves, pruned
+                yield by_name[name], Problem(name, weight_of(by_name[name].module), inputs.G, setting.pattern)
+
+
+def wanda_pruned(layer: Layer, problem: Problem) -> torch.Tensor:
+    """Wanda's mask, True = pruned, in the weights' own orientation."""
+    mask = problem.pattern.prune(score(problem))
+    return torch.from_numpy(mask.T if layer.transposed else mask)
+
+
+def sampled(rows: int) -> np.ndarray:
+    """The rows of a layer that its curve is of."""
+    return np.unique(np.linspace(0, rows - 1, ROWS).astype(int))
+
+
+def score(problem: Problem) -> np.ndarray:
+    """Wanda's, ``(rows, n)``."""
+    return np.abs(problem.W) * np.sqrt(problem.G.diagonal())
 
 
 def harm_parts(setting: Setting, pruned: Mapping[str, torch.Tensor], of: str = "loss") -> dict[str, float]:
@@ -158,5 +179,5 @@ def grid(sparsity: float, reach: float) -> np.ndarray:
 
 def curve(problem: Problem, sparsities: np.ndarray) -> np.ndarray:
     """Errors of Wanda's masks at some sparsities of each row, ``(levels,)``."""
-    score, levels = np.abs(problem.W) * np.sqrt(problem.G.diagonal()), map(PerRow, sparsities.tolist())
-    return np.array([problem.row_errors(level.prune(score)).sum() for level in levels])
+    saliency, levels = score(problem), map(PerRow, sparsities.tolist())
+    return np.array([problem.row_errors(level.prune(saliency)).sum() for level in levels])
