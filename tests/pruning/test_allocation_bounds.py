@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -15,10 +16,10 @@ from small_models import options, place, saved
 
 from fwbench import verify
 from fwbench.patterns import PerRow, Rows, Unstructured
-from fwbench.pruning import prune
+from fwbench.pruning import allocation, prune
 from fwbench.pruning.allocation import counts, lower, proved
 from fwbench.pruning.allocation.lower import Lower
-from fwbench.solvers.bounds import curve
+from fwbench.solvers.learned import curve
 from fwbench.stage import Context
 
 __all__ = ["place"]  # a fixture
@@ -89,10 +90,11 @@ def test_the_knapsacks_bound_is_the_least_sum(data):
         for chosen in itertools.product(*ranges)
         if sum(chosen) == budget
     )
-    found = lower.bound(curves, budget, Fraction(0))
+    found = lower.bound(curves, budget)
     assert found <= best
     assert found == pytest.approx(float(best), abs=1e-6)
-    assert lower.bound(curves, budget, Fraction(1)) <= max(0, best - 1)
+    loose = [replace(c, loose=Fraction(1, len(curves))) for c in curves]
+    assert max(0, found - 1 - 1e-9) <= lower.bound(loose, budget) <= max(0, best - 1)
 
 
 def test_the_knapsack_against_a_linear_programme():
@@ -114,7 +116,7 @@ def test_the_knapsack_against_a_linear_programme():
     limits = [(None, None)] * 12 + [(own.low, own.high) for own in curves]
     total = np.repeat([0.0, 1.0], 12)[None]
     solved = linprog(1 - total[0], A, b, total, [budget], limits, method="highs")
-    found = lower.bound(curves, budget, Fraction(0))
+    found = lower.bound(curves, budget)
     assert found >= solved.fun - 1e-9  # whole numbers cost a little more
     assert found == pytest.approx(solved.fun, rel=2e-3)
 
@@ -140,7 +142,7 @@ def test_no_allocation_is_below_the_bound(seed, by_row):
     wanted = dict(zip(layers, rng.uniform(0.35, 0.65, 3), strict=True))
     chosen = counts.layer_patterns(pattern, {name: layer.shape for name, layer in layers.items()}, wanted)
     found = {name: proved.measured(layer, chosen[name], LEVELS) for name, layer in layers.items()}
-    said = proved.summed(found, parts, by_row)
+    said = proved.summed(found, parts)
     weights = {name: parts[name] / found[name].unit for name in layers}
     budget = sum(layer.pruned for layer in found.values())
     curves, here = {}, 0.0
@@ -151,7 +153,8 @@ def test_no_allocation_is_below_the_bound(seed, by_row):
     optimum = min(
         sum(curves[name][p] for name, p in zip(curves, each, strict=True))
         for each in itertools.product(*curves.values())
-        if sum(each) == budget and (not by_row or sum(p % 2 for p in each) <= 1)
+        if sum(each) == budget
+        and all(p % 2 == 0 for name, p in zip(curves, each, strict=True) if isinstance(chosen[name], PerRow))
     )
     slack = 1e-9 * abs(optimum)
     assert said["lower"] <= optimum + slack
@@ -159,6 +162,7 @@ def test_no_allocation_is_below_the_bound(seed, by_row):
     assert said["lower"] <= said["lower_here"]
     assert optimum <= here + slack <= said["upper"] + 2 * slack
     assert said["upper"] <= said["wanda"]
+    assert said["lower"] > 0.2 * optimum
 
 
 def best_even(layer, pruned, by_row):
@@ -209,7 +213,14 @@ def test_the_curve_is_the_relaxations():
         assert verify.check(own, certificate).bound == pytest.approx(total, rel=2e-3)
 
 
-# --- whole runs ------------------------------------------------------------------------------------------------------
+# --- by name, and whole runs ------------------------------------------------------------------------------------------
+
+
+def test_names():
+    plain, asked = allocation.parse("exact"), allocation.parse("exact(bounds=true)")
+    assert allocation.parse("exact(bounds=false)") == plain == replace(asked, bounds=False)
+    assert allocation.full(plain) == "exact(of=loss,reach=0.15,tokens=2048)"  # as before there were any
+    assert allocation.parse(allocation.full(asked)) == asked
 
 
 @pytest.mark.parametrize(("family", "pattern"), [("llama", "0.5"), ("gpt2", "unstructured:0.61")])

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fwbench.patterns import PerRow
+from fwbench.patterns import PerRow, Shape
 from fwbench.problem import Problem
 from fwbench.problems.structure import on_text, weight_of
 from fwbench.pruning import walk as walks
@@ -51,15 +51,21 @@ class Exact:
         """Of each layer."""
         setting = setting.first(self.tokens)
         levels = grid(setting.sparsity, self.reach)
-        curves, pruned = _measured(setting, levels)
-        parts = harm_parts(setting, pruned, self.of)
-        costs = np.array([max(parts[name], 0.0) * curves[name] for name in parts])
-        sizes = np.array([rows * n for rows, n in setting.shapes.values()])
-        chosen = np.interp(knapsack.choose(costs, sizes), np.arange(len(levels)), levels)
-        return dict(zip(setting.shapes, chosen.tolist(), strict=True))
+        curves, pruned = measured(setting, levels)
+        return chosen(harm_parts(setting, pruned, self.of), curves, setting.shapes, levels)
 
 
-def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
+def chosen(
+    parts: Mapping[str, float], curves: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], levels: np.ndarray
+) -> dict[str, float]:
+    """The sparsity of each layer at which parts that change as the curves do sum to the least."""
+    costs = np.array([max(parts[name], 0.0) * curves[name] for name in shapes])
+    sizes = np.array([rows * n for rows, n in shapes.values()])
+    found = np.interp(knapsack.choose(costs, sizes), np.arange(len(levels)), levels)
+    return dict(zip(shapes, found.tolist(), strict=True))
+
+
+def measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
     """By layer: its curve, relative to the error at the middle level, and Wanda's mask of that one.
 
     Returns:

@@ -19,7 +19,7 @@ import numpy as np
 from fwbench import verify
 from fwbench.patterns import Pattern
 from fwbench.problem import Problem
-from fwbench.solvers.bounds import curve
+from fwbench.solvers.learned import curve
 from fwbench.stage import Context
 
 HALVINGS = 100  # of the bracket of the price
@@ -32,7 +32,7 @@ class Lower:
     lines: tuple[tuple[Fraction, Fraction], ...]  # intercept and slope, of which the largest counts
     low: int  # pruned weights that the layer may have
     high: int
-    loose: Fraction = Fraction(0)  # what counts of its rows that differ by one weight may take off
+    loose: Fraction = Fraction(0)  # what may be taken off: its rows' counts may be off their share by one weight
 
     def at(self, pruned: int) -> Fraction:
         """Its value at so many pruned weights."""
@@ -79,8 +79,8 @@ def curve_of(problem: Problem, levels: Sequence[Pattern], rows: int, context: Co
     return Lower(tuple(lines), 0, rows * problem.n, loose)
 
 
-def bound(curves: Sequence[Lower], budget: int, loose: Fraction) -> float:
-    """Below every sum of the curves over counts that sum to the budget, less ``loose``; 0 at least.
+def bound(curves: Sequence[Lower], budget: int) -> float:
+    """Below every sum of the curves, less what is loose, over counts that sum to the budget; 0 at least.
 
     The price of a pruned weight is sought in floating point; whatever it is, what it proves is exact.
 
@@ -89,7 +89,7 @@ def bound(curves: Sequence[Lower], budget: int, loose: Fraction) -> float:
     """
     corners = [each.corners() for each in curves]
     price = Fraction(_price(corners, budget))
-    total = price * budget - loose
+    total = price * budget - sum(each.loose for each in curves)
     for own in corners:
         total += min(value - price * count for count, value in own)
     return max(0.0, math.nextafter(float(total), -math.inf))

@@ -1,8 +1,8 @@
 """How far an exact allocation, its budgets and masks together, can be from the best: what it has, and a proved bound.
 
 The objective is what ``exact`` minimises: the harm that each layer's part predicts, in proportion to the error of some
-of its rows. No layer's sparsity is further from the mean than its reach allows, and each row of a layer has the same
-count, but for one layer; where the pattern counts over the layer, its rows share.
+of its rows. No layer's sparsity is further from the mean than its reach allows. The rows of a layer have equal counts
+but where ours have not; where the pattern counts over the layer, they share.
 """
 
 from __future__ import annotations
@@ -53,20 +53,19 @@ def gap(method: exact.Exact, at: Setting, chosen: Mapping[str, Pattern]) -> dict
         masks[layer.name] = exact.wanda_pruned(layer, problem)
         found[layer.name] = measured(problem, chosen[layer.name], levels)
     parts = exact.harm_parts(at, masks, method.of)
-    return summed(found, {name: max(parts[name], 0.0) for name in found}, isinstance(at.pattern, PerRow))
+    return summed(found, {name: max(parts[name], 0.0) for name in found})
 
 
-def measured(problem: Problem, chosen: Pattern, levels: np.ndarray, rows: np.ndarray | None = None) -> Measured:
-    """Measure and bound some rows of a layer.
+def measured(problem: Problem, chosen: Pattern, levels: np.ndarray) -> Measured:
+    """Measure and bound the rows of a layer that its curve is of.
 
     Args:
         problem: the whole layer, its pattern the plan's.
         chosen: the layer's own pattern.
         levels: ascending sparsities within reach, the plan's in the middle.
-        rows: those that stand for the layer; None for those of the curves.
     """
     assert isinstance(problem.pattern, PerRow | Unstructured)
-    rows = exact.sampled(problem.rows) if rows is None else rows
+    rows = exact.sampled(problem.rows)
     some, own = problem.part(rows), problem.with_pattern(chosen).part(rows)
     run = pipeline.Run(own, pipeline.resolve(SOLVER))
     pipeline.warm_up(run)
@@ -85,16 +84,16 @@ def measured(problem: Problem, chosen: Pattern, levels: np.ndarray, rows: np.nda
             curve,
             low=min(pruned, math.floor(levels[0] * size)),
             high=max(pruned, math.ceil(levels[-1] * size)),
+            loose=Fraction(0) if isinstance(chosen, PerRow) else curve.loose,
         ),
     )
 
 
-def summed(found: Mapping[str, Measured], parts: Mapping[str, float], by_row: bool) -> dict[str, Any]:
+def summed(found: Mapping[str, Measured], parts: Mapping[str, float]) -> dict[str, Any]:
     """The harm predicted, and lower bounds of it.
 
     Args:
         parts: of each layer, at least 0.
-        by_row: whether rows have counts of their own: then those of one layer at most are unequal.
 
     Returns:
         ``wanda``, ``upper``: with Wanda's and ``SOLVER``'s masks; ``lower_here``: with any masks, as allocated;
@@ -103,14 +102,12 @@ def summed(found: Mapping[str, Measured], parts: Mapping[str, float], by_row: bo
     weights = {name: parts[name] / layer.unit for name, layer in found.items()}
     curves = {name: layer.lower.times(weights[name]) for name, layer in found.items()}
     budget = sum(layer.pruned for layer in found.values())
-    each = [curve.loose for curve in curves.values()]
-    loose = max(each) if by_row else sum(each, Fraction(0))
     here = [curve.fixed(found[name].pruned) for name, curve in curves.items()]
     return {
         "rows": exact.ROWS,
         "solver": SOLVER,
         "wanda": math.fsum(weights[name] * layer.wanda for name, layer in found.items()),
         "upper": math.fsum(weights[name] * layer.upper for name, layer in found.items()),
-        "lower_here": lower.bound(here, budget, loose),
-        "lower": lower.bound(list(curves.values()), budget, loose),
+        "lower_here": lower.bound(here, budget),
+        "lower": lower.bound(list(curves.values()), budget),
     }

@@ -19,8 +19,8 @@ from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.solvers.frank_wolfe import loop, rules
 from fwbench.solvers.frank_wolfe.stage import PLAIN_GAP
+from fwbench.solvers.learned.diagonal import inverse_e, learned_e
 from fwbench.solvers.numerics.threads import torch_threads
-from fwbench.solvers.semidefinite.shared_diagonal import shared_e
 from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context
 
@@ -30,7 +30,8 @@ STEPS, GAP, CORRECT = 500, 1e-3, 20  # iterations at most, relative gap, iterati
 def certificates(problem: Problem, levels: Sequence[Pattern], context: Context) -> list[Certificate]:
     """A certificate of kind ``diagonal`` of the layer under each of some patterns that differ in their counts.
 
-    All have one diagonal, the best to first order at the level in the middle; each point is sought from the one before.
+    All have one diagonal, the trained net's or the inverse one, which proves more at the level in the middle; each
+    point is sought from the one before.
 
     Args:
         problem: its own pattern is not used.
@@ -42,21 +43,21 @@ def certificates(problem: Problem, levels: Sequence[Pattern], context: Context) 
     """
     middle = problem.with_pattern(levels[len(levels) // 2])
     wanda = middle.pattern.prune(wanda_score(middle.W, middle.G)).astype(np.float64)
-    found = []
     with torch_threads(context.threads):
-        u = _minimised(middle, wanda, None, PLAIN_GAP, context)
-        e = shared_e(middle, u)
-        d = problem.W.astype(np.float64) ** 2 * e
+        plain = _minimised(middle, wanda, None, PLAIN_GAP, context)
+        tried = [(e, _minimised(middle, plain, e, GAP, context)) for e in (learned_e(middle, plain), inverse_e(middle))]
+        e, u = max(tried, key=lambda pair: bounds.lower_bound(middle, pair[1], pair[0]))
+        found = []
         for level in levels:
             own = problem.with_pattern(level)
-            u = _minimised(own, patterns.project(own.pattern, u), d, GAP, context)
+            u = _minimised(own, patterns.project(own.pattern, u), e, GAP, context)
             found.append(bounds.certificate(own, u, e, "curve"))
     return found
 
 
-def _minimised(problem: Problem, start: np.ndarray, d: np.ndarray | None, gap: float, context: Context) -> np.ndarray:
+def _minimised(problem: Problem, start: np.ndarray, e: np.ndarray | None, gap: float, context: Context) -> np.ndarray:
     """The point whose tangent bounds best ``(rows, n)``."""
-    layer = loop.Objective.of(problem, context, d)
+    layer = loop.Objective.of(problem, context, None if e is None else problem.W.astype(np.float64) ** 2 * e)
     options = loop.LoopOptions(STEPS, "linesearch", rules.fastest(problem.pattern), gap, correct=CORRECT)
     run = loop.minimise(layer, torch.tensor(start, dtype=layer.W.dtype), options, context)
     return run.best_u.clamp(0, 1).numpy()
