@@ -5,7 +5,7 @@
 
 What ``fwbench prune smollm2 --pattern 0.6 --allocation "exact(bounds=true)"`` computes with all other blocks skipped,
 but on the collection's Gram matrices and with parts of the loss by fewer tokens. Each layer's numbers are kept in the
-cache, so that a kill loses one layer; the files are written at the end.
+cache, so that a kill loses one layer; the files are written anew after each block.
 """
 
 from __future__ import annotations
@@ -67,26 +67,29 @@ class Gap:
 
 def run(out: Path) -> None:
     torch.set_num_threads(THREADS)
-    layers = {name: problem for block in BLOCKS for name, problem in loaded(block)}
     pattern = parse(PATTERN)
     assert isinstance(pattern, PerRow)
     levels = exact.grid(pattern.fraction, exact.Exact.reach)
     lines = np.linspace(levels[0], levels[-1], proved.LINES)
-    parts, chosen = kept("chosen", partial(allocated, layers, levels))
+    parts, chosen = kept("chosen", partial(allocated, levels))
     points: list[Point] = []
     found: dict[str, dict[str, tuple[Measured, float]]] = {"equal": {}, "free": {}}
-    for name, problem in layers.items():
-        found["equal"][name] = kept(f"{name}-equal", partial(timed, problem, chosen[name], lines))
-        points += kept(f"{name}-points", partial(points_of, name, problem, found["equal"][name][0]))
-        print(name, points[-len(SHOWN) :], found["equal"][name][1], flush=True)
-    for name, problem in loaded(FREE):
-        own = problem.with_pattern(Unstructured(pattern.fraction))
-        share = Unstructured(int(chosen[name].counts(problem.shape).sum()) / (problem.rows * problem.n))
-        found["free"][name] = kept(f"{name}-free", partial(timed, own, share, lines))
-        print(name, "free", found["free"][name][1], flush=True)
-    csv_lines.write(out / CURVES_CSV, points)
-    gaps = [gap(blocks, "equal", found["equal"], parts) for blocks in (*((block,) for block in BLOCKS), BLOCKS)]
-    csv_lines.write(out / GAPS_CSV, [*gaps, gap((FREE,), "free", found["free"], parts)])
+    gaps: list[Gap] = []
+    for number, block in enumerate(BLOCKS):
+        for name, problem in loaded(block):
+            found["equal"][name] = kept(f"{name}-equal", partial(timed, problem, chosen[name], lines))
+            points += kept(f"{name}-points", partial(points_of, name, problem, found["equal"][name][0]))
+            if block == FREE:
+                own = problem.with_pattern(Unstructured(pattern.fraction))
+                share = Unstructured(int(chosen[name].counts(problem.shape).sum()) / (problem.rows * problem.n))
+                found["free"][name] = kept(f"{name}-free", partial(timed, own, share, lines))
+            print(name, points[-len(SHOWN) :], flush=True)
+        gaps += [
+            gap((block,), rows, found[rows], parts) for rows in (("equal", "free") if block == FREE else ("equal",))
+        ]
+        every = [gap(BLOCKS, "equal", found["equal"], parts)] if number + 1 == len(BLOCKS) else []
+        csv_lines.write(out / CURVES_CSV, points)
+        csv_lines.write(out / GAPS_CSV, [*gaps, *every])
 
 
 def loaded(block: int) -> list[tuple[str, Problem]]:
@@ -104,13 +107,13 @@ def kept(name: str, make: Callable[[], Any]) -> Any:
     return pickle.loads(path.read_bytes())
 
 
-def allocated(layers: Mapping[str, Problem], levels: np.ndarray) -> tuple[dict[str, float], dict[str, Pattern]]:
+def allocated(levels: np.ndarray) -> tuple[dict[str, float], dict[str, Pattern]]:
     """Each layer's part of the loss, and its pattern, as ``exact`` finds them where all other layers stay dense."""
     skip = rf"\.({'|'.join(f'{block:02}' for block in range(MODELS[MODEL].blocks) if block not in BLOCKS)})\."
     plan = plans.make(MODEL, Options(PATTERN, "wanda", sequential=False, evaluate="", skip=skip))
     at = allocation.setting(plan.model, plan.layers, plan.batches, plan.pattern).first(PART_TOKENS)
     curves, masks = {}, {}
-    for name, problem in layers.items():
+    for name, problem in (pair for block in BLOCKS for pair in loaded(block)):
         masks[name] = torch.from_numpy(problem.pattern.prune(exact.score(problem)))
         errors = exact.curve(problem.part(exact.sampled(problem.rows)), levels)
         curves[name] = errors / errors[len(levels) // 2]

@@ -62,7 +62,7 @@ def measured(problem: Problem, chosen: Pattern, levels: np.ndarray) -> Measured:
     Args:
         problem: the whole layer, its pattern the plan's.
         chosen: the layer's own pattern.
-        levels: ascending sparsities within reach, the plan's in the middle.
+        levels: ascending sparsities within reach.
     """
     assert isinstance(problem.pattern, PerRow | Unstructured)
     rows = exact.sampled(problem.rows)
@@ -75,8 +75,9 @@ def measured(problem: Problem, chosen: Pattern, levels: np.ndarray) -> Measured:
     patterns = [replace(problem.pattern, fraction=level) for level in levels.tolist()]
     curve = lower.curve_of(some, patterns, problem.rows, Context(threads=os.cpu_count() or 1))
     size = problem.rows * problem.n
+    whole = isinstance(chosen, PerRow) or (isinstance(chosen, Unstructured) and len(rows) == problem.rows)
     return Measured(
-        unit=float(exact.curve(some, levels[LINES // 2 : LINES // 2 + 1])[0]) or 1.0,
+        unit=float(exact.curve(some, np.array([problem.pattern.fraction]))[0]) or 1.0,
         pruned=pruned,
         wanda=wanda,
         upper=wanda if answer.keep is None else min(wanda, own.error(answer.keep)),
@@ -84,7 +85,7 @@ def measured(problem: Problem, chosen: Pattern, levels: np.ndarray) -> Measured:
             curve,
             low=min(pruned, math.floor(levels[0] * size)),
             high=max(pruned, math.ceil(levels[-1] * size)),
-            loose=Fraction(0) if isinstance(chosen, PerRow) else curve.loose,
+            loose=Fraction(0) if whole else curve.loose,
         ),
     )
 
