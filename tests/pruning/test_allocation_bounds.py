@@ -16,7 +16,7 @@ from small_models import options, place, saved
 
 from fwbench import verify
 from fwbench.patterns import PerRow, Rows, Unstructured
-from fwbench.pruning import allocation, prune
+from fwbench.pruning import allocation, plan, prune
 from fwbench.pruning.allocation import counts, lower, proved
 from fwbench.pruning.allocation.lower import Lower
 from fwbench.solvers.learned import curve
@@ -225,15 +225,17 @@ def test_names():
 
 @pytest.mark.parametrize(("family", "pattern"), [("llama", "0.5"), ("gpt2", "unstructured:0.61")])
 def test_of_a_model(place, tmp_path, family, pattern):
-    source = str(saved(place, family))
-    plain = prune(source, tmp_path / "plain", options(place, pattern=pattern, allocation="exact(tokens=50)"))
-    assert "allocation_gap" not in plain
-    assert "bounds" not in plain["allocation"]
-    name = "exact(tokens=50,bounds=true)"
-    summary = prune(source, tmp_path / "out", options(place, pattern=pattern, allocation=name))
-    assert summary["allocation_sha256"] == plain["allocation_sha256"]
+    at = options(place, pattern=pattern, allocation="exact(tokens=50,bounds=true)")
+    summary = prune(str(saved(place, family)), tmp_path / "out", at)
     said = summary["allocation_gap"]
     assert 0 < said["lower"] <= said["lower_here"] <= said["upper"] <= said["wanda"]
-    page = (tmp_path / "out" / "report.md").read_text()
-    assert "whatever the layers' sparsities within reach" in page
+    assert "whatever the layers' sparsities within reach" in (tmp_path / "out" / "report.md").read_text()
     assert json.loads((tmp_path / "out" / "fwbench.json").read_text())["allocation_gap"] == said
+
+
+def test_none_unless_asked_for(place):
+    made = plan.make(str(saved(place, "llama")), options(place, allocation="exact"))
+    assert (
+        allocation.gap(made.allocation, allocation.setting(made.model, made.layers, made.batches, made.pattern), {})
+        is None
+    )

@@ -73,8 +73,8 @@ def curve_of(problem: Problem, levels: Sequence[Pattern], rows: int, context: Co
     lines, loose = [(Fraction(0), Fraction(0))], Fraction(0)  # an error is no less than 0
     for certificate, level in zip(curve.certificates(problem, levels, context), levels, strict=True):
         blocks = verify.lines(problem.with_pattern(level), certificate)
-        slopes = [Fraction(slope) for _, slope in blocks]
-        lines.append((sum(Fraction(intercept) for intercept, _ in blocks), share * sum(slopes)))
+        intercepts, slopes = ([Fraction(number) for number in numbers] for numbers in zip(*blocks, strict=True))
+        lines.append((sum(intercepts, Fraction(0)), share * sum(slopes, Fraction(0))))
         loose = max(loose, sum(map(abs, slopes), Fraction(0)))
     return Lower(tuple(lines), 0, rows * problem.n, loose)
 
@@ -89,7 +89,7 @@ def bound(curves: Sequence[Lower], budget: int) -> float:
     """
     corners = [each.corners() for each in curves]
     price = Fraction(_price(corners, budget))
-    total = price * budget - sum(each.loose for each in curves)
+    total = price * budget - sum((each.loose for each in curves), Fraction(0))
     for own in corners:
         total += min(value - price * count for count, value in own)
     return max(0.0, math.nextafter(float(total), -math.inf))

@@ -67,9 +67,7 @@ def measured(problem: Problem, chosen: Pattern, levels: np.ndarray) -> Measured:
     assert isinstance(problem.pattern, PerRow | Unstructured)
     rows = exact.sampled(problem.rows)
     some, own = problem.part(rows), problem.with_pattern(chosen).part(rows)
-    run = pipeline.Run(own, pipeline.resolve(SOLVER))
-    pipeline.warm_up(run)
-    answer = pipeline.execute(run)
+    answer = pipeline.run(own, SOLVER)
     wanda = own.error(~own.pattern.prune(exact.score(own)))
     pruned = int(chosen.counts(problem.shape).sum())
     patterns = [replace(problem.pattern, fraction=level) for level in levels.tolist()]
