@@ -76,17 +76,18 @@ def run(out: Path) -> None:
     found: dict[str, dict[str, tuple[Measured, float]]] = {"equal": {}, "free": {}}
     gaps: list[Gap] = []
     for number, block in enumerate(BLOCKS):
-        for name, problem in loaded(block):
+        layers = loaded(block)
+        for name, problem in layers:
             found["equal"][name] = kept(f"{name}-equal", partial(timed, problem, chosen[name], lines))
+            print(name, found["equal"][name][1], flush=True)
+        gaps.append(gap((block,), "equal", found["equal"], parts))
+        for name, problem in layers:
             points += kept(f"{name}-points", partial(points_of, name, problem, found["equal"][name][0]))
-            if block == FREE:
-                own = problem.with_pattern(Unstructured(pattern.fraction))
-                share = Unstructured(int(chosen[name].counts(problem.shape).sum()) / (problem.rows * problem.n))
-                found["free"][name] = kept(f"{name}-free", partial(timed, own, share, lines))
-            print(name, points[-len(SHOWN) :], flush=True)
-        gaps += [
-            gap((block,), rows, found[rows], parts) for rows in (("equal", "free") if block == FREE else ("equal",))
-        ]
+        for name, problem in layers if block == FREE else ():
+            own = problem.with_pattern(Unstructured(pattern.fraction))
+            share = Unstructured(int(chosen[name].counts(problem.shape).sum()) / (problem.rows * problem.n))
+            found["free"][name] = kept(f"{name}-free", partial(timed, own, share, lines))
+        gaps += [gap((block,), "free", found["free"], parts)] if block == FREE else []
         every = [gap(BLOCKS, "equal", found["equal"], parts)] if number + 1 == len(BLOCKS) else []
         csv_lines.write(out / CURVES_CSV, points)
         csv_lines.write(out / GAPS_CSV, [*gaps, *every])
