@@ -17,12 +17,13 @@ from itertools import combinations
 import numpy as np
 
 from fwbench import verify
-from fwbench.patterns import Pattern
+from fwbench.patterns import PerRow, Unstructured
 from fwbench.problem import Problem
 from fwbench.solvers.learned import curve
 from fwbench.stage import Context
 
 HALVINGS = 100  # of the bracket of the price
+NOTHING = (Fraction(0), Fraction(0))  # the line that every error is above
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,46 @@ class Lower:
         return [(count, self.at(count)) for count in sorted(counts) if self.low <= count <= self.high]
 
 
-def curve_of(problem: Problem, levels: Sequence[Pattern], rows: int, context: Context) -> Lower:
+def curve_of(problem: Problem, levels: Sequence[float], rows: int, context: Context) -> Lower:
     """The lower curve of a layer by some of its rows, in the units of their error.
+
+    Where the pattern counts over the layer, rows have lines of their own. At any price of a zero the sum of their least
+    values is a line of the layer's count, however its zeros are divided among rows.
 
     Args:
         problem: those rows.
-        levels: ascending counts at which lines are sought; the curve holds at all.
+        levels: ascending sparsities at which lines are sought; the curve holds at all.
         rows: of the whole layer, of which these have an even share of what is pruned.
     """
-    share = Fraction(problem.rows // problem.blocks, rows)  # of the layer's pruned weights, for each block
-    lines, loose = [(Fraction(0), Fraction(0))], Fraction(0)  # an error is no less than 0
-    for certificate, level in zip(curve.certificates(problem, levels, context), levels, strict=True):
-        blocks = verify.lines(problem.with_pattern(level), certificate)
-        intercepts, slopes = ([Fraction(number) for number in numbers] for numbers in zip(*blocks, strict=True))
-        lines.append((sum(intercepts, Fraction(0)), share * sum(slopes, Fraction(0))))
-        loose = max(loose, sum(map(abs, slopes), Fraction(0)))
+    shared = isinstance(problem.pattern, Unstructured)
+    counts = [PerRow(level) for level in ((levels[0] / 2, *levels, (1 + levels[-1]) / 2) if shared else levels)]
+    made = curve.certificates(problem, counts, context)
+    own = [verify.lines(problem.with_pattern(level), proof) for level, proof in zip(counts, made, strict=True)]
+    exact = [[(Fraction(a), Fraction(b)) for a, b in lines] for lines in own]
+    if not shared:
+        return _summed(exact, problem.n, rows)
+    each = [Lower((NOTHING, *lines), 0, problem.n) for lines in zip(*exact, strict=True)]
+    corners, share, lines, loose = [one.corners() for one in each], Fraction(problem.rows, rows), [NOTHING], Fraction(0)
+    for level in levels:
+        price = Fraction(_price(corners, round(level * problem.rows * problem.n)))
+        lines.append((_least(corners, price), share * price))
+        loose = max(loose, abs(price))
     return Lower(tuple(lines), 0, rows * problem.n, loose)
+
+
+def _summed(lines: Sequence[Sequence[tuple[Fraction, Fraction]]], n: int, rows: int) -> Lower:
+    """The curve of a layer whose rows have equal counts, from its rows' lines at each level."""
+    found, loose = [NOTHING], Fraction(0)
+    for level in lines:
+        intercepts, slopes = zip(*level, strict=True)
+        found.append((sum(intercepts, Fraction(0)), sum(slopes, Fraction(0)) / rows))
+        loose = max(loose, sum(map(abs, slopes), Fraction(0)))
+    return Lower(tuple(found), 0, rows * n, loose)
+
+
+def _least(corners: Sequence[Sequence[tuple[int, Fraction]]], price: Fraction) -> Fraction:
+    """The least sum of curves less the price of their counts."""
+    return sum((min(value - price * count for count, value in own) for own in corners), Fraction(0))
 
 
 def bound(curves: Sequence[Lower], budget: int) -> float:
@@ -89,9 +114,7 @@ def bound(curves: Sequence[Lower], budget: int) -> float:
     """
     corners = [each.corners() for each in curves]
     price = Fraction(_price(corners, budget))
-    total = price * budget - sum((each.loose for each in curves), Fraction(0))
-    for own in corners:
-        total += min(value - price * count for count, value in own)
+    total = price * budget + _least(corners, price) - sum((each.loose for each in curves), Fraction(0))
     return max(0.0, math.nextafter(float(total), -math.inf))
 
 

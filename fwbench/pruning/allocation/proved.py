@@ -70,8 +70,7 @@ def measured(problem: Problem, chosen: Pattern, levels: np.ndarray) -> Measured:
     answer = pipeline.run(own, SOLVER)
     wanda = own.error(~own.pattern.prune(exact.score(own)))
     pruned = int(chosen.counts(problem.shape).sum())
-    patterns = [replace(problem.pattern, fraction=level) for level in levels.tolist()]
-    curve = lower.curve_of(some, patterns, problem.rows, Context(threads=os.cpu_count() or 1))
+    curve = lower.curve_of(some, levels.tolist(), problem.rows, Context(threads=os.cpu_count() or 1))
     size = problem.rows * problem.n
     whole = isinstance(chosen, PerRow) or (isinstance(chosen, Unstructured) and len(rows) == problem.rows)
     return Measured(
