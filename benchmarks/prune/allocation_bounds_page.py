@@ -16,8 +16,8 @@ HEAD = """### What no allocation is below
 matrices of 16,384, 16 rows of each layer. The blocks' zeros are divided among their layers, each within 0.15 of 0.6;
 what is summed is the predicted rise of the loss in nats. *These sparsities*: proved for all masks, with the layers'
 sparsities as allocated; *any*: for all allocations within reach and all masks. The gap is that of `fast`'s masks to the
-last; where the two bounds are near each other it is the masks' and the relaxation's, not the budgets'. *Equal* rows have
-one sparsity in each layer; *free* ones share its zeros. [Shor's bound](../learned/index.md) is tighter (0.77 of masks'
+last; where the two bounds are near each other it is the masks' and the relaxation's, not the budgets'. *Equal* rows
+have one sparsity in each layer. [Shor's bound](../learned/index.md) is tighter (0.77 of masks'
 errors where this diagonal has 0.63), for some thirty times the time, and holds at one count only."""
 CURVES = """Lower and upper curves of the 16 rows, in units of Wanda's error at 0.6: proved bound / `fast` / Wanda.
 Seven points make a curve, and it holds at every sparsity."""
