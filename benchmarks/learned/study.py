@@ -24,7 +24,7 @@ from fwbench.problem import Problem
 from fwbench.problems.collections import one
 from fwbench.solvers.frank_wolfe.stage import FrankWolfe
 from fwbench.solvers.learned.bound import LearnedBound, convexified
-from fwbench.solvers.learned.diagonal import alone, learned_e, learned_rows, top
+from fwbench.solvers.learned.diagonal import inverse_e, learned_e, learned_rows
 from fwbench.solvers.local_search.swap import Swap
 from fwbench.solvers.semidefinite.row import RowForm
 from fwbench.solvers.semidefinite.shared_diagonal import shared_e
@@ -57,15 +57,9 @@ class Line:
     hash: str
 
 
-def inverse_diagonal(problem: Problem, u: np.ndarray) -> np.ndarray:
-    """The net's formula with ``v = 1``: nothing learned."""
-    tau, H = alone(problem.G)
-    return bounds.safe(problem.G, tau / top(H, np.ones(problem.n)))
-
-
 METHODS: dict[str, Callable[[Problem, np.ndarray], np.ndarray]] = {
     "none": lambda problem, u: bounds.safe(problem.G),
-    "inverse diagonal": inverse_diagonal,
+    "inverse diagonal": lambda problem, u: inverse_e(problem),
     "learned": learned_e,
     "shared, the best": shared_e,
     OWN: learned_rows,

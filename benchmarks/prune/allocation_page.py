@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prune import boards
+from benchmarks.prune import allocation_bounds_page, boards
 from benchmarks.prune.allocation import ALLOCATION_CSV, ALLOCATIONS, LAYERS_CSV, read
 from benchmarks.prune.boards import CORRECTED, ONE_SHOT, RESIDUAL, RESULTS_CSV, TEXTS
 from benchmarks.shared.markdown import least_bold, method_cell, table
@@ -36,6 +36,8 @@ def section(folder: Path) -> str:
     parts = [f"{HEAD}\n\n{_perplexities(_uniform(rows, boards.read(folder / RESULTS_CSV)) | rows)}"]
     if layers := read(folder / LAYERS_CSV):
         parts.append(f"{SHARES}\n\n{_shares(layers)}")
+    if bounds := allocation_bounds_page.section(folder):
+        parts.append(bounds)
     return "\n\n".join(part.rstrip() for part in parts)
 
 

@@ -139,11 +139,16 @@ def _allocated(plan: Plan, method: allocation.Method, work: Work, progress: Prog
     if counts is None:
         counts = allocation.allocate(method, setting)
         work.write_json("allocation.json", counts)
+    allocated = allocation.patterns(setting, counts)
+    gap = work.read_json("allocation_gap.json")
+    if gap is None and (gap := allocation.gap(method, setting, allocated)):
+        work.write_json("allocation_gap.json", gap)
     record = {
         **plan.record,
         "allocation_sha256": hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest(),
+        **({"allocation_gap": gap} if gap else {}),
     }
-    return replace(plan, allocated=allocation.patterns(setting, counts), record=record)
+    return replace(plan, allocated=allocated, record=record)
 
 
 def _blocks(

@@ -125,7 +125,9 @@ def _allocation(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     shares = [record["pruned"] / (record["rows"] * record["n"]) for record in summary["layers"]]
     range_ = f"{text.percent(min(shares))} to {text.percent(max(shares))} of a layer"
-    return [("allocation", f"{summary['allocation']}: {range_}, sha256 {summary['allocation_sha256'][:16]}")]
+    made = ("allocation", f"{summary['allocation']}: {range_}, sha256 {summary['allocation_sha256'][:16]}")
+    gap = summary.get("allocation_gap")
+    return [made, ("allocation's gap", page_parts.allocation_gap(gap))] if gap else [made]
 
 
 def _left_dense(skip: str) -> str:

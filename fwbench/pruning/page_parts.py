@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fwbench import metrics
 from fwbench.report import text
 
 KINDS = ("dense", "pruned", "recovered")  # of models, as they are shown
@@ -45,6 +46,18 @@ def calibration(summary: Mapping[str, Any]) -> str:
         f"{summary['calibration']}, sha256 {summary['calibration_sha256'][:16]}: {summary['tokens']:,} tokens "
         f"in {text.plural(summary['sequences'], 'sequence')} of at most {summary['context_length']}"
         f"{begun(summary['opening'])}"
+    )
+
+
+def allocation_gap(gap: Mapping[str, Any]) -> str:
+    """What an exact allocation costs and what any costs at least, see fwbench.pruning.allocation.proved."""
+    upper, here, least = (gap[key] for key in ("upper", "lower_here", "lower"))
+    within = text.percent(metrics.certified_gap(upper, least))
+    return (
+        f"{text.number(upper)} of harm predicted by {gap['rows']} rows of each layer with {gap['solver']}'s masks "
+        f"({text.number(gap['wanda'])} with Wanda's); proved: at least {text.number(here)} with these layers' "
+        f"sparsities, whatever the masks, and {text.number(least)} whatever the layers' sparsities within reach. So "
+        f"layers' sparsities and masks together are within {within} of the best"
     )
 
 

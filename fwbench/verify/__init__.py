@@ -19,9 +19,10 @@ from fwbench.result import Certificate
 from fwbench.verify import rows, tree
 from fwbench.verify.rounding import Refuted, lower_sum
 
-__all__ = ["Refuted", "Verification", "check", "total"]
+__all__ = ["Refuted", "Verification", "check", "lines", "total"]
 
 LARGEST = float(np.finfo(np.float64).max)
+OTHER = "it belongs to another problem (hash differs)"
 KINDS = {"diagonal": rows.bounds, "rows": rows.bounds, "tree": tree.bounds}
 
 
@@ -64,6 +65,22 @@ def check(problem: Problem, certificate: Certificate) -> Verification:
     return Verification(True, bound, rows=tuple(bounds) if problem.pattern.separable else ())
 
 
+def lines(problem: Problem, certificate: Certificate) -> list[tuple[float, float]]:
+    """Replay a certificate of kind ``diagonal`` at every count: a line for each row, or for a layer with one count.
+
+    Returns:
+        intercept and slope for each row (block): a mask of it that prunes ``q`` weights, whatever ``q``, has an error
+        of at least ``intercept + slope * q``, in real arithmetic.
+
+    Raises:
+        Refuted: it does not hold, or the pattern counts in other groups.
+    """
+    if certificate.problem != problem.hash:
+        raise Refuted(OTHER)
+    with np.errstate(all="ignore"):  # what overflows is refused
+        return rows.lines(problem, certificate)
+
+
 def total(bounds: Iterable[float], floor: float = 0.0) -> float:
     """A rigorous lower value of the sum of some blocks' bounds, of which none is below ``Problem.floor``."""
     return max(floor, lower_sum(bounds))
@@ -71,7 +88,7 @@ def total(bounds: Iterable[float], floor: float = 0.0) -> float:
 
 def _bounds(problem: Problem, certificate: Certificate) -> list[float]:
     if certificate.problem != problem.hash:
-        raise Refuted("it belongs to another problem (hash differs)")
+        raise Refuted(OTHER)
     if not isinstance(certificate.kind, str) or certificate.kind not in KINDS:
         raise Refuted(f"unknown kind of certificate {certificate.kind!r}")
     return KINDS[certificate.kind](problem, certificate)

@@ -19,6 +19,11 @@ Hence if ``Q - N - D + ρ Σ_g 1_g1_gᵀ ⪰ 0``, every mask of the row costs at
     -uᵀ(Q - N - D)u - k - ρ Σ_g (Σu - p)² + gᵀv,    g = 2(Q - N - D)u + d + c - l.
 
 Rows that are not named are bounded by the shared ``e``.
+
+**Any count.** The shared ``h`` knows no count, so its tangent is below the error of every mask. Where a block is one
+group, a mask that prunes ``q`` of its weights has for *any* ``λ`` a sum ``Σ gv = λq + Σ (g - λ)v ≥ λq + Σ min(0, g -
+λ)``: a line in ``q`` below the least error of every count. The ``p``-th smallest ``g`` makes it the bound above at the
+block's own count ``p``. ``g - λ`` is a rounding, and twice as many are allowed for.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ import numpy as np
 from fwbench.problem import Problem
 from fwbench.result import Certificate
 from fwbench.verify import products, rounding
-from fwbench.verify.rounding import EPS, Refuted, Rounded, array
+from fwbench.verify.rounding import EPS, TINY, Refuted, Rounded, array
 
 
 def bounds(problem: Problem, certificate: Certificate) -> list[float]:
@@ -40,29 +45,64 @@ def bounds(problem: Problem, certificate: Certificate) -> list[float]:
     Raises:
         Refuted: the message says why.
     """
-    e = array(certificate, "e", (problem.n,), np.float64)
-    u = array(certificate, "u", problem.shape, np.float32)
-    room = 0 if certificate.kind == "diagonal" else 1  # a row's own tangent is best a little outside; it holds anywhere
-    if u.min() < -room or u.max() > 1 + room:
-        raise Refuted(f"u leaves [{-room}, {1 + room}]")
-    if certificate.kind == "rows" and not problem.pattern.separable:
-        raise Refuted(f"rows of their own need a pattern whose rows are independent, not {problem.pattern}")
-    if not rounding.proves_shared(problem.G, e):
-        raise Refuted("G - diag(e) cannot be proved positive semidefinite")
+    e, u = _shared(problem, certificate)
     found = shared_bounds(problem, u, e)
     if certificate.kind == "rows":
+        if not problem.pattern.separable:
+            raise Refuted(f"rows of their own need a pattern whose rows are independent, not {problem.pattern}")
         for row, bound in _own_bounds(problem, certificate, u):
             found[row] = bound
     return rounding.whole(problem, found)
 
 
+def lines(problem: Problem, certificate: Certificate) -> list[tuple[float, float]]:
+    """What every mask of each block costs at least, whatever its count: intercept and slope of a line in the count.
+
+    Raises:
+        Refuted: the message says why.
+    """
+    if certificate.kind != "diagonal":
+        raise Refuted(f"a certificate of kind {certificate.kind} holds at its own counts alone")
+    if not problem.pattern.grouped or len(problem.counts) != problem.blocks:
+        raise Refuted(f"lines need a pattern with one count for each row or for the layer, not {problem.pattern}")
+    e, u = _shared(problem, certificate)
+    origin, low = _tangent(problem, u, e)
+    g = low.reshape(problem.blocks, -1)
+    last = np.clip(problem.counts - 1, 0, None)[:, None]
+    slope = np.take_along_axis(np.sort(g, axis=1), last, axis=1)
+    less = g - slope
+    less = np.minimum(0.0, less - EPS * np.abs(less) - TINY)
+    terms = [origin.reshape(problem.blocks, -1), less]
+    if problem.offset is not None:
+        terms.append(problem.offset.reshape(problem.blocks, -1))
+    found = [rounding.lower_sum(block) for block in np.concatenate(terms, axis=1).tolist()]
+    return list(zip(found, slope[:, 0].tolist(), strict=True))
+
+
+def _shared(problem: Problem, certificate: Certificate) -> tuple[np.ndarray, np.ndarray]:
+    """``e`` and ``u`` of a certificate whose shared diagonal is proved."""
+    e = array(certificate, "e", (problem.n,), np.float64)
+    u = array(certificate, "u", problem.shape, np.float32)
+    room = 0 if certificate.kind == "diagonal" else 1  # a row's own tangent is best a little outside; it holds anywhere
+    if u.min() < -room or u.max() > 1 + room:
+        raise Refuted(f"u leaves [{-room}, {1 + room}]")
+    if not rounding.proves_shared(problem.G, e):
+        raise Refuted("G - diag(e) cannot be proved positive semidefinite")
+    return e, u
+
+
 def shared_bounds(problem: Problem, u: np.ndarray, e: np.ndarray) -> list[float]:
     """The bound of each block by the tangent at ``u (rows, n)`` float32, for ``e (n,)`` with ``G - Diag(e) ⪰ 0``."""
-    W, u = problem.W.astype(np.float64), u.astype(np.float64)
-    S, c = rounding.product(W * u, Rounded(problem.G, np.abs(problem.G))), rounding.linear(problem)
-    origin, low = rounding.tangent(W, S, u, W**2 * e, linear=c)
+    origin, low = _tangent(problem, u, e)
     terms = np.concatenate([origin.reshape(problem.blocks, -1), rounding.least(problem, low)], axis=1)
     return [rounding.lower_sum(block) for block in terms.tolist()]
+
+
+def _tangent(problem: Problem, u: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tangent of ``h`` at ``u``: terms of its value at the origin and its gradient, lowered, each ``(rows, n)``."""
+    W, u = problem.W.astype(np.float64), u.astype(np.float64)
+    S, c = rounding.product(W * u, Rounded(problem.G, np.abs(problem.G))), rounding.linear(problem)
+    return rounding.tangent(W, S, u, W**2 * e, linear=c)
 
 
 def _own_bounds(problem: Problem, certificate: Certificate, u: np.ndarray) -> Iterator[tuple[int, float]]:

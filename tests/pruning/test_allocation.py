@@ -212,7 +212,7 @@ def test_masks_and_curves_behind_a_dense_block(place):
     made = plan.make(str(saved(place, "llama")), options(place, skip=r"\.01\."))
     at = allocation.setting(made.model, made.layers, made.batches, made.pattern)
     levels = exact.grid(0.5, 0.1)
-    (own_curves, own), (curves, masks) = exact._measured(at, levels), exact._measured(setting(place), levels)
+    (own_curves, own), (curves, masks) = exact.measured(at, levels), exact.measured(setting(place), levels)
     assert all(own[layer].equal(masks[layer]) for layer in own)
     assert all(np.array_equal(own_curves[layer], curves[layer]) for layer in own)
 
@@ -220,7 +220,7 @@ def test_masks_and_curves_behind_a_dense_block(place):
 def test_the_parts_are_all_of_the_loss(place):
     """Integrated gradients are complete."""
     at = setting(place)
-    pruned = exact._measured(at, exact.grid(0.5, 0.1))[1]
+    pruned = exact.measured(at, exact.grid(0.5, 0.1))[1]
     parts = exact.harm_parts(at, pruned)
     layers = {layer.name: layer for block in at.layers for layer in block}
     before = loss(at)
@@ -233,7 +233,7 @@ def test_the_parts_are_all_of_the_loss(place):
 def test_the_parts_are_all_of_the_hidden_states_errors(place, of):
     """Their sum, against whole models and a formula of numpy's; on a straight path all begin at 0."""
     at = setting(place)
-    pruned = exact._measured(at, exact.grid(0.5, 0.1))[1]
+    pruned = exact.measured(at, exact.grid(0.5, 0.1))[1]
     parts = exact.harm_parts(at, pruned, of)
     layers = {layer.name: layer for block in at.layers for layer in block}
 
@@ -340,6 +340,7 @@ def test_by_command(place, tmp_path):
         ("0.5", "uniform(x=1)", SpecError, "has no parameter 'x'; it takes none"),
         ("0.5", "owl(M=0)", SpecError, "allocation owl: M must be a number above 0"),
         ("0.5", "exact(of=head)", SpecError, "allocation exact: of must be one of loss, hidden, blocks"),
+        ("0.5", "exact(bounds=2)", SpecError, "allocation exact: bounds must be true or false"),
         ("0.5", "exact(tokens=1.5)", SpecError, "allocation exact: tokens must be a whole number above 0"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from fwbench import spec
 from fwbench.patterns import Pattern, PerRow, Unstructured
-from fwbench.pruning.allocation import counts
+from fwbench.pruning.allocation import counts, proved
 from fwbench.pruning.allocation.exact import Exact
 from fwbench.pruning.allocation.neuroal import NeuroAL
 from fwbench.pruning.allocation.passes import Setting, setting
@@ -25,7 +25,7 @@ KINDS = {"owl": Owl, "alpha": Alpha, "neuroal": NeuroAL, "exact": Exact}
 
 Method = Owl | Alpha | NeuroAL | Exact
 
-__all__ = ["KINDS", "UNIFORM", "Method", "allocate", "full", "parse", "patterns", "refusal", "setting"]
+__all__ = ["KINDS", "UNIFORM", "Method", "allocate", "full", "gap", "parse", "patterns", "refusal", "setting"]
 
 
 def parse(text: str) -> Method | None:
@@ -49,7 +49,11 @@ def parse(text: str) -> Method | None:
 
 
 def _value(name: str, key: str, value: spec.Literal, kind: Any) -> Any:
-    """A parameter's value, if it is a number above 0, or one of the words that it can be."""
+    """A parameter's value, if it is a number above 0, one of the words that it can be, or true or false."""
+    if kind is bool:
+        if value in (truths := {True: True, False: False, "true": True, "false": False}):
+            return truths[value]
+        raise SpecError(f"allocation {name}: {key} must be true or false")
     if words := typing.get_args(kind):
         if value not in words:
             raise SpecError(f"allocation {name}: {key} must be one of {', '.join(words)}")
@@ -62,11 +66,12 @@ def _value(name: str, key: str, value: spec.Literal, kind: Any) -> Any:
 
 
 def full(method: Method | None) -> str:
-    """The name with all parameters."""
+    """The name with all parameters, but for bounds that are not asked for: they change no allocation."""
     if method is None:
         return UNIFORM
     name = next(name for name, kind in KINDS.items() if isinstance(method, kind))
-    return str(spec.StageSpec(name, tuple(sorted(dataclasses.asdict(method).items()))))
+    fields = sorted(dataclasses.asdict(method).items())
+    return str(spec.StageSpec(name, tuple((key, value) for key, value in fields if value is not False)))
 
 
 def refusal(method: Method | None, pattern: Pattern, streamed: bool = False) -> str:
@@ -87,6 +92,11 @@ def allocate(method: Method, at: Setting) -> dict[str, Any]:
     else:
         found = counts.layer_patterns(at.pattern, at.shapes, method.sparsities(at))
     return {name: counts.dumped(found[name], shape) for name, shape in at.shapes.items()}
+
+
+def gap(method: Method, at: Setting, chosen: Mapping[str, Pattern]) -> dict[str, Any] | None:
+    """What the allocation costs and what any costs at least (``proved.summed``); None where it is not asked for."""
+    return proved.gap(method, at, chosen) if isinstance(method, Exact) and method.bounds else None
 
 
 def patterns(at: Setting, allocated: Mapping[str, Any]) -> dict[str, Pattern]:

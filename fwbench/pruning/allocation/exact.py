@@ -9,18 +9,19 @@ minimised exactly (``knapsack``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from fwbench.patterns import PerRow
+from fwbench.patterns import PerRow, Shape
 from fwbench.problem import Problem
 from fwbench.problems.structure import on_text, weight_of
 from fwbench.pruning.allocation import knapsack, passes
 from fwbench.pruning.allocation.passes import Setting
+from fwbench.pruning.linear import Layer
 from fwbench.pruning.recovery.training import error
 
 ROWS = 16  # of each layer, evenly spaced: what a curve is of
@@ -43,20 +44,27 @@ class Exact:
     tokens: int = 2048  # of the calibration: for the curves, and for the loss
     reach: float = 0.15
     of: Literal["loss", "hidden", "blocks"] = "loss"
+    bounds: bool = False  # whether to prove how far the allocation can be from the best
 
     def sparsities(self, setting: Setting) -> dict[str, float]:
         """Of each layer."""
         setting = setting.first(self.tokens)
         levels = grid(setting.sparsity, self.reach)
-        curves, pruned = _measured(setting, levels)
-        parts = harm_parts(setting, pruned, self.of)
-        costs = np.array([max(parts[name], 0.0) * curves[name] for name in parts])
-        sizes = np.array([rows * n for rows, n in setting.shapes.values()])
-        chosen = np.interp(knapsack.choose(costs, sizes), np.arange(len(levels)), levels)
-        return dict(zip(setting.shapes, chosen.tolist(), strict=True))
+        curves, pruned = measured(setting, levels)
+        return chosen(harm_parts(setting, pruned, self.of), curves, setting.shapes, levels)
 
 
-def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
+def chosen(
+    parts: Mapping[str, float], curves: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], levels: np.ndarray
+) -> dict[str, float]:
+    """The sparsity of each layer at which parts that change as the curves do sum to the least."""
+    costs = np.array([max(parts[name], 0.0) * curves[name] for name in shapes])
+    sizes = np.array([rows * n for rows, n in shapes.values()])
+    found = np.interp(knapsack.choose(costs, sizes), np.arange(len(levels)), levels)
+    return dict(zip(shapes, found.tolist(), strict=True))
+
+
+def measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
     """By layer: its curve, relative to the error at the middle level, and Wanda's mask of that one.
 
     Returns:
@@ -64,21 +72,40 @@ def _measured(setting: Setting, levels: np.ndarray) -> tuple[dict[str, np.ndarra
     """
     curves: dict[str, np.ndarray] = {}
     pruned: dict[str, torch.Tensor] = {}
+    for layer, problem in problems(setting, "error curves"):
+        pruned[layer.name] = wanda_pruned(layer, problem)
+        errors = curve(problem.part(sampled(problem.rows), pattern=PerRow(setting.sparsity)), levels)
+        curves[layer.name] = errors / (errors[len(levels) // 2] or 1.0)
+    return curves, pruned
+
+
+def problems(setting: Setting, what: str) -> Iterator[tuple[Layer, Problem]]:
+    """Each layer, on the dense model's activations, under the plan's pattern; ``what`` is reported."""
     walk = setting.walk()
     for number, layers in enumerate(setting.layers):
-        setting.tell(number, "error curves")
+        setting.tell(number, what)
         by_name = {layer.name: layer for layer in layers}
         with passes.on_device(setting, number):
             arrived = walk.arrived(number, {name: layer.module for name, layer in by_name.items()}, True)
         for names, inputs in arrived:
             for name in names:
-                problem = Problem(name, weight_of(by_name[name].module), inputs.G, setting.pattern)
-                mask = setting.pattern.prune(np.abs(problem.W) * np.sqrt(inputs.G.diagonal()))
-                pruned[name] = torch.from_numpy(mask.T if by_name[name].transposed else mask)
-                rows = np.unique(np.linspace(0, problem.rows - 1, ROWS).astype(int))
-                errors = curve(problem.part(rows, pattern=PerRow(setting.sparsity)), levels)
-                curves[name] = errors / (errors[len(levels) // 2] or 1.0)
-    return curves, pruned
+                yield by_name[name], Problem(name, weight_of(by_name[name].module), inputs.G, setting.pattern)
+
+
+def wanda_pruned(layer: Layer, problem: Problem) -> torch.Tensor:
+    """Wanda's mask, True = pruned, in the weights' own orientation."""
+    mask = problem.pattern.prune(score(problem))
+    return torch.from_numpy(mask.T if layer.transposed else mask)
+
+
+def sampled(rows: int) -> np.ndarray:
+    """The rows of a layer that its curve is of."""
+    return np.unique(np.linspace(0, rows - 1, ROWS).astype(int))
+
+
+def score(problem: Problem) -> np.ndarray:
+    """Wanda's, ``(rows, n)``."""
+    return np.abs(problem.W) * np.sqrt(problem.G.diagonal())
 
 
 def harm_parts(setting: Setting, pruned: Mapping[str, torch.Tensor], of: str = "loss") -> dict[str, float]:
@@ -157,5 +184,5 @@ def grid(sparsity: float, reach: float) -> np.ndarray:
 
 def curve(problem: Problem, sparsities: np.ndarray) -> np.ndarray:
     """Errors of Wanda's masks at some sparsities of each row, ``(levels,)``."""
-    score, levels = np.abs(problem.W) * np.sqrt(problem.G.diagonal()), map(PerRow, sparsities.tolist())
-    return np.array([problem.row_errors(level.prune(score)).sum() for level in levels])
+    saliency, levels = score(problem), map(PerRow, sparsities.tolist())
+    return np.array([problem.row_errors(level.prune(saliency)).sum() for level in levels])

@@ -1,5 +1,7 @@
 """The learned diagonal: convexity by chords, proofs whatever the net says, the bound against enumeration."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,10 @@ from fwbench.problems.collections import load
 from fwbench.problems.synthetic import correlated
 from fwbench.solvers.learned import weights
 from fwbench.solvers.learned.bound import LearnedBound
-from fwbench.solvers.learned.diagonal import alone, features, learned_e, top
+from fwbench.solvers.learned.diagonal import alone, features, inverse_e, learned_e, top
 from fwbench.solvers.semidefinite.shared_diagonal import shared_e
 from fwbench.stage import Context
+from fwbench.verify.rounding import proves_shared
 
 
 def test_the_net_is_convex_and_positive_and_the_one_that_was_trained():
@@ -135,3 +138,13 @@ def test_an_indefinite_gram_matrix_is_refused():
 def test_what_is_no_parameter_is_refused():
     with pytest.raises(ValueError, match="must not be negative"):
         LearnedBound(steps=-1)
+
+
+def test_the_inverse_diagonal_is_as_large_as_it_may_be():
+    layer = random_layer("0.5", n=20, seed=2)
+    e = inverse_e(layer)
+    assert proves_shared(layer.G, e)
+    inverse = np.linalg.inv(layer.G).diagonal()
+    assert e * inverse == pytest.approx(np.full(20, e[0] * inverse[0]), rel=1e-6)
+    assert np.linalg.eigvalsh(layer.G - np.diag(e))[0] == pytest.approx(0, abs=1e-8 * layer.G.trace())
+    assert (inverse_e(replace(layer, G=0 * layer.G)) <= 0).all()
