@@ -95,7 +95,7 @@ class Walk:
             own = self.run(number)
             for index, tokens in enumerate(self.tokens):
                 if self.dense:
-                    wrong = self.dense[index] - self.hidden[index]
+                    wrong = self.dense[index] - self.hidden[index] if residual else None
                     with recorder.showing() as recorder.dense:
                         self.dense[index].copy_(next(dense))
                     recorder.end_of_pass(tokens)

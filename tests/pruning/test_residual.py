@@ -50,7 +50,7 @@ def walked(family):
         model = tiny.model(family)
     way = walk.begin(model.network, [torch.arange(40).reshape(2, 20), torch.arange(5)[None]], with_dense=True)
     way.advance(0)
-    way.advance_dense(0)
+    way.advance(0, way.dense)
     layers = {name: layer for name, layer in extract.named_layers(model).items() if name.split(".")[1] == "01"}
     return way, layers
 

@@ -176,5 +176,5 @@ def test_an_allocation_s_walks(place, tmp_path, made):
     plan = plans.make(str(saved(place, "llama")), options(place))
     at = allocation.setting(plan.model, plan.layers, plan.batches, plan.pattern, offload=tmp_path)
     neuroal.pruned_norms(at, dict.fromkeys(at.shapes, at.pattern), "")
-    exact._measured(at, exact.grid(0.5, 0.1))
+    exact.measured(at, exact.grid(0.5, 0.1))
     assert made == [tmp_path] * 2 * len(plan.batches)
