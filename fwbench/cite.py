@@ -121,7 +121,10 @@ def claims(what: str, folder: Path | str = registry.FOLDER) -> list[Claim]:
     if is_store(what):
         found = of_rows(rows.load(what, known))
         if not found:
-            raise CiteError(f"{what}: has no solved row of a mask with the given weights")
+            raise CiteError(
+                f"{what}: has no solved row of a mask with the given weights; gaps are of such masks, so cite what was "
+                "run or pruned without a weight update"
+            )
         return found
     _, problem = collections.one(what)
     entry = known.get(problem.hash)
