@@ -14,6 +14,7 @@ from transformers import modeling_utils
 
 from fwbench.problems.streaming import Stream
 
+PIECE = 1 << 20  # numbers that are converted at a time
 Read = Callable[[], torch.Tensor]
 
 
@@ -80,4 +81,5 @@ def write(path: Path, tensors: Mapping[str, tuple[torch.Tensor, Read]], metadata
         for name in header:
             if name in tensors:
                 like, read = tensors[name]
-                file.write(read().to(like.dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                for part in read().contiguous().reshape(-1).split(PIECE):  # no second copy of large embeddings
+                    file.write(part.to(like.dtype).view(torch.uint8).numpy().data)
