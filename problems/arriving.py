@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 import torch
 
 PANEL = 256  # columns of one product
@@ -68,14 +67,12 @@ class Arrived:
             return Target(strength * (W @ self.H), strength**2 * ((W @ self.E) * W).sum(axis=1))
         damped = self.G.copy()  # in place from here: of a wide layer each matrix is large
         damped.flat[:: len(damped) + 1] += ridge * float(self.G.diagonal().mean())
-        explained = W @ self.H  # (rows, n), its transpose in LAPACK's order; all of it in place
-        explained *= strength
+        explained = strength * (self.H.T @ W.T)
         if beside is not None:
-            explained += beside[0] * beside[1]
-        factor = scipy.linalg.cho_factor(damped.T, lower=True, overwrite_a=True, check_finite=False)
-        S = scipy.linalg.cho_solve(factor, explained.T, overwrite_b=True, check_finite=False).T
+            explained += beside[0] * beside[1].T
+        S = np.linalg.solve(damped, explained).T
         T = S @ self.G
-        return Target(T, np.einsum("ij,ij->i", T, S))
+        return Target(T, (T * S).sum(axis=1))
 
 
 class ArrivingSum:
