@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import torch
 
 from fwbench import machine, metrics, notes, protocols
-from fwbench.notes import note
 from fwbench.perplexity import Perplexity, check_causal, perplexity, windows
 from fwbench.problems.models import Model
 from fwbench.problems.structure import on_text
@@ -197,7 +196,7 @@ def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Blo
         if plan.correcting and plan.residual:
             adding = writers(walk.blocks[number], modules, lambda: walk.output(number, 0))
             if not adding and not any(plan.layers[:number]):
-                note(
+                notes.note(
                     f"{plan.model.label}: no layer's output is added to the hidden states as it is; --residual is idle"
                 )
             residual = Residual(adding)

@@ -127,13 +127,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     solver = pipeline.resolve(options.spec or DEFAULT)
     if options.residual is None:
         options = replace(options, residual=RESIDUAL if solver.updates_weights else 0.0)
-    assert options.residual is not None
-    if not 0 <= options.shrink <= 1:
-        raise PruneError(f"shrink must lie between 0 and 1, not {options.shrink}")
-    if not (0 <= options.correct <= 1 and 0 <= options.residual <= 1):
-        raise PruneError(f"correct and residual must lie between 0 and 1, not {options.correct}, {options.residual}")
-    if not 0 < options.ridge < np.inf:
-        raise PruneError(f"ridge must lie above 0, not {options.ridge}")
+    _check_parts(options)
     if reason := machine.device_error(options.device):
         raise PruneError(reason)
     text = load_text(options.text)
@@ -196,6 +190,16 @@ def evaluation_text(name: str) -> Text | Passages | None:
     if protocol := protocols.named(name):
         return protocols.load(*protocol)
     return load_text(name) if name else None
+
+
+def _check_parts(options: Options) -> None:
+    parts = options.correct, options.residual or 0.0
+    if not 0 <= options.shrink <= 1:
+        raise PruneError(f"shrink must lie between 0 and 1, not {options.shrink}")
+    if not all(0 <= part <= 1 for part in parts):
+        raise PruneError("correct and residual must lie between 0 and 1, not {}, {}".format(*parts))
+    if not 0 < options.ridge < np.inf:
+        raise PruneError(f"ridge must lie above 0, not {options.ridge}")
 
 
 def _layers(model: Model, skip: str) -> list[list[Layer]]:

@@ -8,13 +8,13 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
-from hooked import inputs
+from hooked import inputs, read
 from safetensors.torch import load_file
 from small_models import FAMILIES, LENGTH, TOKENS, hashes, options, place, saved
 
 from fwbench.cli import cli
 from fwbench.problems import extract, models, structure
-from fwbench.problems.text import load_text, sequences
+from fwbench.problems.text import load_text
 from fwbench.pruning import PruneError, engine, load_masks, prune
 
 __all__ = ["place"]  # a fixture
@@ -65,21 +65,14 @@ STREAMS = {
 
 def _streams(model, text, block, readers):
     """By the layer that adds to it, hidden states ``(hidden, tokens)``, float64."""
-    paths = {path: module for path, module in model.network.named_modules() if f".{block}." in path}
-    found = {layer: [] for layer in readers}
-    handles = [
-        module.register_forward_pre_hook(lambda _, args, layer=layer: found[layer].append(args[0].flatten(0, -2)))
+    found = {
+        layer: module
         for layer, reader in readers.items()
-        for path, module in paths.items()
+        for path, module in model.network.named_modules()
         if path.endswith(f".{block}.{reader}")
-    ]
-    assert len(handles) == len(readers)
-    with torch.no_grad():
-        for row in sequences(model.tokenizer, text, TOKENS, LENGTH):
-            model.network(input_ids=torch.tensor([list(row)]))
-    for handle in handles:
-        handle.remove()
-    return {layer: torch.cat(parts).double().numpy().T for layer, parts in found.items()}
+    }
+    assert set(found) == set(readers)
+    return read(model, found, text, TOKENS, LENGTH)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.4])
