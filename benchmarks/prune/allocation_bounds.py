@@ -32,6 +32,7 @@ from fwbench.pruning import Options, allocation
 from fwbench.pruning import plan as plans
 from fwbench.pruning.allocation import counts, exact, proved
 from fwbench.pruning.allocation.proved import Measured
+from fwbench.solvers.start.scores import wanda_score
 
 CURVES_CSV, GAPS_CSV = "allocation_curves.csv", "allocation_gaps.csv"
 BLOCKS = (7, 0, 22)
@@ -115,7 +116,7 @@ def allocated(levels: np.ndarray) -> tuple[dict[str, float], dict[str, Pattern]]
     at = allocation.setting(plan.model, plan.layers, plan.batches, plan.pattern).first(PART_TOKENS)
     curves, masks = {}, {}
     for name, problem in (pair for block in BLOCKS for pair in loaded(block)):
-        masks[name] = torch.from_numpy(problem.pattern.prune(exact.score(problem)))
+        masks[name] = torch.from_numpy(problem.pattern.prune(wanda_score(problem.W, problem.G)))
         errors = exact.curve(problem.part(exact.sampled(problem.rows)), levels)
         curves[name] = errors / errors[len(levels) // 2]
     parts = {name: max(part, 0.0) for name, part in exact.harm_parts(at, masks).items()}

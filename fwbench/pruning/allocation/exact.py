@@ -23,6 +23,7 @@ from fwbench.pruning.allocation import knapsack, passes
 from fwbench.pruning.allocation.passes import Setting
 from fwbench.pruning.linear import Layer
 from fwbench.pruning.recovery.training import error
+from fwbench.solvers.start.scores import wanda_score
 
 ROWS = 16  # of each layer, evenly spaced: what a curve is of
 STEP = 0.025  # of sparsity, between the levels of a curve
@@ -94,18 +95,13 @@ def problems(setting: Setting, what: str) -> Iterator[tuple[Layer, Problem]]:
 
 def wanda_pruned(layer: Layer, problem: Problem) -> torch.Tensor:
     """Wanda's mask, True = pruned, in the weights' own orientation."""
-    mask = problem.pattern.prune(score(problem))
+    mask = problem.pattern.prune(wanda_score(problem.W, problem.G))
     return torch.from_numpy(mask.T if layer.transposed else mask)
 
 
 def sampled(rows: int) -> np.ndarray:
     """The rows of a layer that its curve is of."""
     return np.unique(np.linspace(0, rows - 1, ROWS).astype(int))
-
-
-def score(problem: Problem) -> np.ndarray:
-    """Wanda's, ``(rows, n)``."""
-    return np.abs(problem.W) * np.sqrt(problem.G.diagonal())
 
 
 def harm_parts(setting: Setting, pruned: Mapping[str, torch.Tensor], of: str = "loss") -> dict[str, float]:
@@ -184,5 +180,5 @@ def grid(sparsity: float, reach: float) -> np.ndarray:
 
 def curve(problem: Problem, sparsities: np.ndarray) -> np.ndarray:
     """Errors of Wanda's masks at some sparsities of each row, ``(levels,)``."""
-    saliency, levels = score(problem), map(PerRow, sparsities.tolist())
+    saliency, levels = wanda_score(problem.W, problem.G), map(PerRow, sparsities.tolist())
     return np.array([problem.row_errors(level.prune(saliency)).sum() for level in levels])

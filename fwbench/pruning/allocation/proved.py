@@ -22,6 +22,7 @@ from fwbench.problem import Problem
 from fwbench.pruning.allocation import exact, lower
 from fwbench.pruning.allocation.lower import Lower
 from fwbench.pruning.allocation.passes import Setting
+from fwbench.solvers.start.scores import wanda_score
 from fwbench.stage import Context
 
 SOLVER = "fast"  # whose masks stand for ours
@@ -68,7 +69,7 @@ def measured(problem: Problem, chosen: Pattern, levels: np.ndarray) -> Measured:
     rows = exact.sampled(problem.rows)
     some, own = problem.part(rows), problem.with_pattern(chosen).part(rows)
     answer = pipeline.run(own, SOLVER)
-    wanda = own.error(~own.pattern.prune(exact.score(own)))
+    wanda = own.error(~own.pattern.prune(wanda_score(own.W, own.G)))
     pruned = int(chosen.counts(problem.shape).sum())
     curve = lower.curve_of(some, levels.tolist(), problem.rows, Context(threads=os.cpu_count() or 1))
     size = problem.rows * problem.n
