@@ -307,6 +307,11 @@ def pack_mask(keep: np.ndarray) -> bytes:
     return np.packbits(np.ascontiguousarray(keep, dtype=bool)).tobytes()
 
 
+def packed_size(shape: tuple[int, int]) -> int:
+    """Bytes of a packed mask."""
+    return -(-shape[0] * shape[1] // 8)
+
+
 def unpack_mask(data: bytes, shape: tuple[int, int]) -> np.ndarray:
     """Inverse of :func:`pack_mask`: bool ``(rows, n)``."""
     return np.unpackbits(np.frombuffer(data, np.uint8), count=shape[0] * shape[1]).reshape(shape).astype(bool)

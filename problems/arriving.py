@@ -71,7 +71,9 @@ class Arrived:
         if beside is not None:
             explained += beside[0] * beside[1].T
         S = np.linalg.solve(damped, explained).T
+        del damped, explained
         T = S @ self.G
+        T.setflags(write=False)  # the problem takes it as it is
         return Target(T, (T * S).sum(axis=1))
 
 

@@ -8,6 +8,7 @@ it runs, and given up when the next one does; :meth:`Stream.holding` keeps those
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from torch import nn
 from fwbench import machine
 from fwbench.problems.structure import Conv1D, outermost_lists
 
-PIECE = 1 << 22  # numbers read at a time
+PIECE = 1 << 20  # numbers read at a time
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,28 @@ class Place:
     def read(self, into: torch.Tensor | None = None) -> torch.Tensor:
         """The numbers, float32, in memory of their own, or in a tensor that is given."""
         with safe_open(self.file, framework="pt") as opened:
-            shape = opened.get_slice(self.key).get_shape()
-            if not shape:
-                return self._rounded(opened.get_tensor(self.key).float())
-        tensor = torch.empty(shape) if into is None else into
-        rows = max(1, PIECE * len(tensor) // max(tensor.numel(), 1))
-        for part in range(0, len(tensor), rows):
-            piece = slice(part, min(part + rows, len(tensor)))
-            with safe_open(self.file, framework="pt") as opened:  # anew: what is mapped counts as resident
-                stored = opened.get_slice(self.key)[piece]
-                tensor[piece].copy_(stored)
-            if stored.dtype != self.dtype:
-                self._rounded(tensor[piece])
+            tensor = torch.empty(opened.get_slice(self.key).get_shape()) if into is None else into
+        flat, end = tensor.view(-1), 0
+        for piece in self.pieces():
+            begin, end = end, end + len(piece)
+            flat[begin:end] = piece
         return tensor
 
-    def _rounded(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if self.dtype is None else tensor.copy_(tensor.to(self.dtype))
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """The numbers, float32, in order, some at a time."""
+        with safe_open(self.file, framework="pt") as opened:
+            shape = opened.get_slice(self.key).get_shape()
+            if not shape:
+                yield self._rounded(opened.get_tensor(self.key).reshape(1))
+                return
+        rows = max(1, PIECE * shape[0] // max(math.prod(shape), 1))
+        for begin in range(0, shape[0], rows):
+            with safe_open(self.file, framework="pt") as opened:  # anew: what is mapped counts as resident
+                stored = opened.get_slice(self.key)[begin : min(begin + rows, shape[0])]
+                yield self._rounded(stored.flatten())
+
+    def _rounded(self, stored: torch.Tensor) -> torch.Tensor:
+        return stored.float() if self.dtype in (None, stored.dtype) else stored.float().to(self.dtype).float()
 
 
 class Stream:
@@ -157,11 +164,22 @@ class Stream:
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor of the network's state by its name, read where it is not in memory, and not kept there."""
+        tensor = self._own(name)
+        return self._places[tensor].read() if self._in_a_file(tensor) else tensor.detach()
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """The numbers of the same tensor in order, some at a time."""
+        tensor = self._own(name)
+        return (
+            self._places[tensor].pieces() if self._in_a_file(tensor) else iter(tensor.detach().flatten().split(PIECE))
+        )
+
+    def _own(self, name: str) -> Any:
         path, _, own = name.rpartition(".")
-        tensor = getattr(self.network.get_submodule(path), own)
-        if tensor in self._places and tensor not in self._read:
-            return self._places[tensor].read()
-        return tensor.detach()
+        return getattr(self.network.get_submodule(path), own)
+
+    def _in_a_file(self, tensor: Any) -> bool:
+        return tensor in self._places and tensor not in self._read
 
     def round_to(self, types: Mapping[str, torch.dtype]) -> None:
         """Round each parameter to a type, by its name, whenever it is read from now on."""

@@ -45,10 +45,12 @@ from fwbench.stage import Context, Role, State
 
 RESULTS_CSV, LAYERS_CSV = "results.csv", "layers.csv"
 MODEL, TEXTS, TOKENS = "smollm2", ("lee-heldout", "wikipedia"), 8192
+EVALUATED = 20 * TOKENS  # characters of a text that are left out of the calibration: more than the tokens have
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 PATTERNS = ("0.5", "0.6", "2:4")
 DENSE, ONE_SHOT, SEQUENTIAL = "dense", "one-shot", "sequential"
 SHRUNK = ", shrink="  # what follows in a method's name: see fwbench.problem.shrunk
+CALIBRATED = ", text="  # the same: another text than lee, its part behind what is evaluated on
 TOKENED = ", tokens="  # the same: calibration tokens, where not the collection's 16,384
 CORRECTED = ", correct="  # the same, in sequence: see fwbench.problems.arriving
 RESIDUAL = ", residual="  # the same, after that: see fwbench.pruning.residual
@@ -211,6 +213,7 @@ def _by_command(
 
     method, _, part = method.partition(CORRECTED)
     method, _, tokens = method.partition(TOKENED)
+    method, _, text = method.partition(CALIBRATED)
     spec, _, shrinkage = method.partition(SHRUNK)
     options = Options(pattern=pattern, spec=spec, sequential=mode == SEQUENTIAL, evaluate="", device=device)
     options = replace(options, tokens=int(tokens)) if tokens else options
@@ -218,6 +221,10 @@ def _by_command(
     options = replace(options, **parts(part))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
+        if text:
+            behind = Path(folder) / f"{text}.txt"
+            behind.write_text(load_text(text).content[EVALUATED:].partition("\n")[2], encoding="utf-8")
+            options = replace(options, text=str(behind))
         began = time.process_time(), time.monotonic()
         summary = prune(name, out, options)
         cpu, wall = time.process_time() - began[0], time.monotonic() - began[1]

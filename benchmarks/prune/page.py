@@ -15,6 +15,7 @@ from benchmarks.prune import (
     trimmed_page,
 )
 from benchmarks.prune.boards import (
+    CALIBRATED,
     CORRECTED,
     DENSE,
     LAYERS_CSV,
@@ -44,13 +45,14 @@ COLUMNS = ("method", "lee.cor", "Wikipedia", "error", "error / Wanda's", "best i
 def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missing: Sequence[Key]) -> None:
     """Write ``index.md`` beside the rows; methods in ``masks`` stand on the first board, all others on the second."""
     parts = [HEAD]
-    corrected = sorted(key for key in rows if CORRECTED in _options(key[2]) and TOKENED not in key[2])
+    corrected = sorted(key for key in rows if CORRECTED in key[2])
     for title, note, updating in BOARDS:
         parts.append(f"## {title}\n\n{note}")
         for pattern in PATTERNS:
             keys = [key for key in rows if key[:2] == ("one-shot", pattern) and (key[2] not in masks) == updating]
             keys = [key for key in keys if TOKENED not in key[2] and (*key[:2], key[2] + SAFE) not in rows]
             better = [key for key in corrected if key[1] == pattern and (key[2] not in masks) == updating]
+            better = [key for key in better if not {TOKENED, CALIBRATED} & _options(key[2])]
             better = [key for key in better if _as_by_default(key, rows, updating)]
             keys = [("dense", "", "dense"), *_sorted(better, rows), *_sorted(keys, rows)]
             if keys[1:]:
@@ -66,7 +68,7 @@ def write(folder: Path, rows: Rows, layers: Rows, masks: Collection[str], missin
         parts.append(allocations)
     if recovered := recover_page.section(folder):
         parts.append(recovered)
-    if more := sorted(key for key in rows if TOKENED in key[2]):
+    if more := sorted(key for key in rows if _options(key[2]) == {TOKENED}):
         parts.append(MORE_TOKENS.rstrip())
         for pattern in sorted({key[1] for key in more}):
             keys = [key for key in more if key[1] == pattern]
@@ -129,7 +131,7 @@ def _board(title: str, keys: Sequence[Key], rows: Rows, layers: Rows) -> str:
 
 def _options(method: str) -> set[str]:
     """Which of the options a method has that follow its spec."""
-    return {option for option in (TOKENED, CORRECTED) if option in method}
+    return {option for option in (CALIBRATED, TOKENED, CORRECTED) if option in method}
 
 
 def _as_by_default(key: Key, rows: Rows, updating: bool) -> bool:

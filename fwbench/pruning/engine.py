@@ -30,7 +30,6 @@ from fwbench.pruning.plan import Options, Plan, Prepared, Progress
 from fwbench.pruning.residual import Residual, writers
 from fwbench.pruning.room import Room
 from fwbench.pruning.work import Block, Work, check_output
-from fwbench.result import Result, pack_mask
 
 PROMPT = "The most surprising thing about the sea is"
 SAMPLE_TOKENS = 32
@@ -106,8 +105,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     if plan.allocation is not None:
         with clock.of("allocate"):
             plan = _allocated(plan, plan.allocation, work, progress)
-    records, masks, resumed = _blocks(plan, work, clock, progress)
-    rows = [Result.from_json(record.pop("row")) for record in records]
+    records, resumed = _blocks(plan, work, clock, progress)
     with clock.of("evaluate"):
         pruned = measured(plan, work, progress)
     summary = {
@@ -126,7 +124,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     if progress:
         progress(len(plan.layers), len(plan.layers), f"{plan.model.label}: saving", None)
     with clock.of("save"):
-        finish(plan, work, masks, rows, summary, clock.started)
+        finish(plan, work, summary, clock.started)
     return summary
 
 
@@ -140,7 +138,7 @@ def _allocated(plan: Plan, method: allocation.Method, work: Work, progress: Prog
         work.write_json("allocation.json", counts)
     allocated = allocation.patterns(setting, counts)
     gap = work.read_json("allocation_gap.json")
-    if gap is None and (gap := allocation.gap(method, setting, allocated)):
+    if gap is None and (gap := allocation.gap(method, setting, allocated, work)):
         work.write_json("allocation_gap.json", gap)
     record = {
         **plan.record,
@@ -150,15 +148,12 @@ def _allocated(plan: Plan, method: allocation.Method, work: Work, progress: Prog
     return replace(plan, allocated=allocated, record=record)
 
 
-def _blocks(
-    plan: Plan, work: Work, clock: Clock, progress: Progress | None
-) -> tuple[list[dict[str, Any]], dict[str, bytes], int]:
-    """Walk through all blocks; finished ones are read, the others pruned. Records, packed masks, blocks read."""
+def _blocks(plan: Plan, work: Work, clock: Clock, progress: Progress | None) -> tuple[list[dict[str, Any]], int]:
+    """Walk through all blocks; finished ones are read, the others pruned. Records but for their rows, blocks read."""
     sequential, device = plan.options.sequential, plan.options.device
     with clock.of("forward"):
         walk = walks.begin(plan.model.network, plan.batches, device, Room(work.folder), with_dense=plan.correcting)
     records: list[dict[str, Any]] = []
-    masks: dict[str, bytes] = {}
     resumed, began = 0, time.monotonic()
     for number, layers in enumerate(plan.layers):
         report(plan, "pruning", number, number - resumed, began, progress)
@@ -182,10 +177,9 @@ def _blocks(
         if plan.model.stream is not None:
             plan.model.stream.move(work.block(number), done.weights)
         walk.blocks[number].to("cpu")
-        records += [dict(record) for record in done.records]
-        masks |= {name: pack_mask(keep) for name, keep in done.masks.items()}
+        records += [{key: value for key, value in record.items() if key != "row"} for record in done.records]
         machine.release_memory()
-    return records, masks, resumed
+    return records, resumed
 
 
 def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Block:

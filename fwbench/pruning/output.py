@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
@@ -24,7 +25,7 @@ from fwbench.pruning import dtypes, page, shards
 from fwbench.pruning.errors import PruneError
 from fwbench.pruning.plan import Prepared
 from fwbench.pruning.work import Work
-from fwbench.result import Result, unpack_mask
+from fwbench.result import Result, packed_size, unpack_mask
 from fwbench.store import LAYERS, Store, StoreError
 
 MASKS, SUMMARY = "masks.safetensors", "fwbench.json"
@@ -37,14 +38,20 @@ PROCESSORS = ("*processor_config.json", "chat_template*")
 def finish(
     plan: Prepared,
     work: Work,
-    masks: Mapping[str, bytes],
-    rows: Sequence[Result],
     summary: dict[str, Any],
     started: float,
+    store: bool = True,
 ) -> None:
     """Write everything beside the work, rename it to the output folder, and remove the work.
 
-    Without rows there is no store.
+    Masks and rows are read from the work block by block: of a large model all of them together are large.
+
+    Args:
+        plan: of the run.
+        work: all of its blocks are finished.
+        summary: what ``fwbench.json`` will hold, but for the time that this takes.
+        started: when the run began, seconds of the monotonic clock.
+        store: write a store of the rows that the records hold.
 
     Raises:
         PruneError: it cannot be written; the work stays, and the same command goes on.
@@ -54,10 +61,10 @@ def finish(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     with _writing(folder / MASKS, work):
-        write_masks(folder / MASKS, masks, plan)
+        write_masks(folder / MASKS, plan, work)
     _save_model(plan, work, folder)
-    if rows:
-        _write_rows(folder / LAYERS, work, rows, summary["machine"])
+    if store:
+        _write_rows(folder / LAYERS, plan, work, summary["machine"])
     now = time.monotonic()
     summary["seconds"] |= {"save": now - begun, "total": now - started}
     content = json.dumps(summary, indent=1, sort_keys=True) + "\n"
@@ -75,10 +82,11 @@ def finish(
     shutil.rmtree(work.folder, ignore_errors=True)
 
 
-def _write_rows(path: Path, work: Work, rows: Sequence[Result], machine: Mapping[str, Any]) -> None:
+def _write_rows(path: Path, plan: Prepared, work: Work, machine: Mapping[str, Any]) -> None:
     with _writing(path, work), Store(path) as store:
-        for row in rows:
-            store.add(replace(row, machine=machine))
+        for number, layers in enumerate(plan.layers):
+            for record in work.records(number) if layers else []:
+                store.add(replace(Result.from_json(record["row"]), machine=machine))
         store.settle()
 
 
@@ -161,19 +169,22 @@ def _companions(model: Model) -> list[Path]:
     return sorted({file for pattern in patterns for file in model.folder.glob(pattern) if file.is_file()})
 
 
-def write_masks(path: Path, masks: Mapping[str, bytes], plan: Prepared) -> None:
+def write_masks(path: Path, plan: Prepared, work: Work) -> None:
     """Write the masks of parameters, by name: packed bits, row-major in the parameter's shape, 1 = the weight stays."""
+    pruned = [(layer.parameter, number) for number, layers in enumerate(plan.layers) for layer in layers]
+    shapes = {name: tuple(plan.model.network.get_parameter(name).shape) for name, _ in sorted(pruned)}
     about = {
         "format": MASK_FORMAT,
-        "shapes": {name: list(plan.model.network.get_parameter(name).shape) for name in sorted(masks)},
+        "shapes": shapes,
         "pattern": plan.record["pattern"],
         "solver": plan.record["solver"],
         "calibration_sha256": plan.record["calibration_sha256"],
     }
-    tensors = {name: np.frombuffer(bits, np.uint8) for name, bits in masks.items()}
-    # one key only: the library shuffles several from run to run
-    data = safetensors.numpy.save(tensors, {"fwbench": json.dumps(about, sort_keys=True)})
-    path.write_bytes(data)
+    reads = {}
+    for name, number in pruned:
+        packed = torch.empty(packed_size(shapes[name]), dtype=torch.uint8, device="meta")
+        reads[name] = (packed, partial(work.packed_mask, number, name))
+    shards.write(path, reads, {"fwbench": json.dumps(about, sort_keys=True)})
 
 
 def load_masks(folder: Path | str) -> dict[str, np.ndarray]:

@@ -1,10 +1,11 @@
-"""Saving a model whose parameters stay in files: the files that transformers would write, one tensor at a time."""
+"""Saving what stays in files: the files that transformers and safetensors would write, piece by piece."""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from transformers import modeling_utils
 
 from fwbench.problems.streaming import Stream
 
-PIECE = 1 << 20  # numbers that are converted at a time
-Read = Callable[[], torch.Tensor]
+Read = Callable[[], Iterable[torch.Tensor]]  # the numbers of a tensor in order, in pieces of any shape
 
 
 def save_pretrained(stream: Stream, types: Mapping[str, torch.dtype], folder: Path) -> None:
@@ -39,7 +39,7 @@ def save_pretrained(stream: Stream, types: Mapping[str, torch.dtype], folder: Pa
     names = {_storage(tensor): name for name, tensor in empty.items()}
 
     def write_shard(tensors: dict[str, torch.Tensor], filename: Any, metadata: dict[str, str] | None = None) -> None:
-        reads = {name: (tensor, _reader(stream, names[_storage(tensor)])) for name, tensor in tensors.items()}
+        reads = {name: (tensor, partial(stream.pieces, names[_storage(tensor)])) for name, tensor in tensors.items()}
         write(Path(filename), reads, metadata)
 
     library = modeling_utils.safe_save_file
@@ -54,12 +54,8 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _reader(stream: Stream, name: str) -> Read:
-    return lambda: stream.tensor(name)
-
-
 def write(path: Path, tensors: Mapping[str, tuple[torch.Tensor, Read]], metadata: dict[str, str] | None) -> None:
-    """Write a safetensors file, the bytes that the library would write, with one tensor in memory at a time.
+    """Write a safetensors file, the bytes that the library would write, with one piece of a tensor in memory at a time.
 
     Args:
         path: of the file.
@@ -81,5 +77,5 @@ def write(path: Path, tensors: Mapping[str, tuple[torch.Tensor, Read]], metadata
         for name in header:
             if name in tensors:
                 like, read = tensors[name]
-                for part in read().contiguous().reshape(-1).split(PIECE):  # no second copy of large embeddings
-                    file.write(part.to(like.dtype).view(torch.uint8).numpy().data)
+                for piece in read():
+                    file.write(piece.to(like.dtype).flatten().view(torch.uint8).numpy().data)

@@ -135,6 +135,17 @@ class Work:
         masks = {name: unpack_mask(packed[name], tuple(weights[name].shape)) for name in weights}
         return Block(weights, masks, records)
 
+    def records(self, number: int) -> list[dict[str, Any]]:
+        """Layer records of a finished block."""
+        with safe_open(self.block(number), framework="pt") as file:
+            records: list[dict[str, Any]] = json.loads(file.metadata()["records"])
+        return records
+
+    def packed_mask(self, number: int, name: str) -> list[torch.Tensor]:
+        """Packed mask of a parameter of a finished block, uint8, as its only piece."""
+        with safe_open(self.block(number), framework="pt") as file:
+            return [file.get_tensor(name + MASK)]
+
     def block(self, number: int) -> Path:
         """File of a finished block."""
         return self.folder / f"blocks/{number:04}.safetensors"

@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import integer_layer, random_layer
 from scipy.optimize import linprog
-from small_models import options, place, saved
+from small_models import hashes, options, place, saved
 
 from fwbench import verify
 from fwbench.patterns import PerRow, Rows, Unstructured
@@ -232,9 +233,29 @@ def test_of_a_model(place, tmp_path, family, pattern):
     assert json.loads((tmp_path / "out" / "fwbench.json").read_text())["allocation_gap"] == said
 
 
+def test_killed_among_the_bounds(place, tmp_path, monkeypatch):
+    """What was measured of a layer is not measured again, and nothing else comes of it."""
+    source, asked = str(saved(place, "llama")), options(place, allocation="exact(tokens=50,bounds=true)")
+    whole = prune(source, tmp_path / "whole", asked)
+    real, done = proved.measured, []
+
+    def counted(problem, *more, last=None):
+        if len(done) == last:
+            raise KeyboardInterrupt
+        done.append(problem.name)
+        return real(problem, *more)
+
+    monkeypatch.setattr(proved, "measured", partial(counted, last=5))
+    with pytest.raises(KeyboardInterrupt):
+        prune(source, tmp_path / "out", asked)
+    monkeypatch.setattr(proved, "measured", counted)
+    again = prune(source, tmp_path / "out", asked)
+    assert again["allocation_gap"] == whole["allocation_gap"]
+    assert len(done) == len(set(done)) == len(whole["layers"])
+    assert hashes(tmp_path / "out")["model.safetensors"] == hashes(tmp_path / "whole")["model.safetensors"]
+
+
 def test_none_unless_asked_for(place):
     made = plan.make(str(saved(place, "llama")), options(place, allocation="exact"))
-    assert (
-        allocation.gap(made.allocation, allocation.setting(made.model, made.layers, made.batches, made.pattern), {})
-        is None
-    )
+    setting = allocation.setting(made.model, made.layers, made.batches, made.pattern)
+    assert allocation.gap(made.allocation, setting, {}, None) is None

@@ -250,9 +250,8 @@ def test_large_models_are_streamed_unasked(place, monkeypatch):
     assert models.load_model(folder, stream=False).stream is None
 
 
-def test_files_are_the_librarys(tmp_path, monkeypatch):
+def test_files_are_the_librarys(tmp_path):
     """Every type and odd shape, converted in pieces; the order in the file is the library's."""
-    monkeypatch.setattr(shards, "PIECE", 4)
     torch.manual_seed(0)
     tensors = {
         f"{'é' if index % 2 else 'x'}.{index}": torch.randn(shape).mul(50).to(dtype)
@@ -271,13 +270,15 @@ def test_files_are_the_librarys(tmp_path, monkeypatch):
         )
     }
     safetensors.torch.save_file(tensors, tmp_path / "wanted", {"format": "pt"})
-    reads = {name: (tensor.to("meta"), lambda tensor=tensor: tensor) for name, tensor in tensors.items()}
+    reads = {
+        name: (tensor.to("meta"), lambda tensor=tensor: tensor.flatten().split(4)) for name, tensor in tensors.items()
+    }
     shards.write(tmp_path / "found", reads, {"format": "pt"})
     assert (tmp_path / "found").read_bytes() == (tmp_path / "wanted").read_bytes()
 
 
 def test_a_full_disk_while_the_model_is_saved(place, tmp_path):
-    full = mock.patch.object(shards, "write", side_effect=OSError(28, "No space left on device"))
+    full = mock.patch.object(shards, "save_pretrained", side_effect=OSError(28, "No space left on device"))
     with full, pytest.raises(PruneError, match=r"model\.safetensors: cannot be written \(No space left"):
         prune(str(saved(place, "llama")), tmp_path / "out", options(place, stream=True))
     assert prune(str(saved(place, "llama")), tmp_path / "out", options(place, stream=True))["blocks_resumed"] == 3

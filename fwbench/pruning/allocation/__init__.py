@@ -94,9 +94,9 @@ def allocate(method: Method, at: Setting) -> dict[str, Any]:
     return {name: counts.dumped(found[name], shape) for name, shape in at.shapes.items()}
 
 
-def gap(method: Method, at: Setting, chosen: Mapping[str, Pattern]) -> dict[str, Any] | None:
-    """What the allocation costs and what any costs at least (``proved.summed``); None where it is not asked for."""
-    return proved.gap(method, at, chosen) if isinstance(method, Exact) and method.bounds else None
+def gap(method: Method, at: Setting, chosen: Mapping[str, Pattern], kept: proved.Kept) -> dict[str, Any] | None:
+    """What the allocation costs and what any costs at least (``proved.gap``); None where it is not asked for."""
+    return proved.gap(method, at, chosen, kept) if isinstance(method, Exact) and method.bounds else None
 
 
 def patterns(at: Setting, allocated: Mapping[str, Any]) -> dict[str, Pattern]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,12 +39,32 @@ class Measured:
     upper: float  # of SOLVER's mask
     lower: Lower
 
+    def to_json(self) -> dict[str, Any]:
+        """In plain JSON, fractions as text."""
+        lines = [[str(number) for number in line] for line in self.lower.lines]
+        return {**asdict(self), "lower": {**asdict(self.lower), "lines": lines, "loose": str(self.lower.loose)}}
 
-def gap(method: exact.Exact, at: Setting, chosen: Mapping[str, Pattern]) -> dict[str, Any]:
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Measured:
+        own = content["lower"]
+        lines = tuple((Fraction(intercept), Fraction(slope)) for intercept, slope in own["lines"])
+        return cls(**{**content, "lower": Lower(lines, own["low"], own["high"], Fraction(own["loose"]))})
+
+
+class Kept(Protocol):
+    """Where each layer's figures are kept, by name: a kill loses one layer."""
+
+    def read_json(self, name: str) -> Any: ...
+
+    def write_json(self, name: str, content: Any) -> None: ...
+
+
+def gap(method: exact.Exact, at: Setting, chosen: Mapping[str, Pattern], kept: Kept) -> dict[str, Any]:
     """What the allocation costs and what any costs at least, in plain JSON: see :func:`summed`.
 
     Args:
         chosen: pattern of each layer, as the method allocated it.
+        kept: what was measured is read from there, and what is measured is written.
     """
     at = at.first(method.tokens)
     reach = exact.grid(at.sparsity, method.reach)
@@ -52,7 +72,11 @@ def gap(method: exact.Exact, at: Setting, chosen: Mapping[str, Pattern]) -> dict
     found, masks = {}, {}
     for layer, problem in exact.problems(at, "bounds"):
         masks[layer.name] = exact.wanda_pruned(layer, problem)
-        found[layer.name] = measured(problem, chosen[layer.name], levels)
+        file = f"allocation_gap/{layer.name}.json"
+        if (content := kept.read_json(file)) is None:
+            content = measured(problem, chosen[layer.name], levels).to_json()
+            kept.write_json(file, content)
+        found[layer.name] = Measured.from_json(content)
     parts = exact.harm_parts(at, masks, method.of)
     return summed(found, {name: max(parts[name], 0.0) for name in found})
 

@@ -26,7 +26,6 @@ from fwbench.pruning.recovery.training import Training, errors, train
 from fwbench.pruning.recovery.units import BLOCK, Unit, output, units
 from fwbench.pruning.room import Room
 from fwbench.pruning.work import Block, Work
-from fwbench.result import pack_mask
 
 
 def recover(name: str, out: Path | str, options: Recovery, progress: Progress | None = None) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
             models = {"dense": plan.dense, "pruned": plan.model}
             before = {kind: measured(replace(plan, model=model), work, progress) for kind, model in models.items()}
             work.write_json("begun.json", before)
-    records, masks, resumed = _blocks(plan, work, clock, progress)
+    records, resumed = _blocks(plan, work, clock, progress)
     blocks = [block for record in records if (block := record.pop("trained"))]
     with clock.of("evaluate"):
         found = {**before, "recovered": measured(plan, work, progress)}
@@ -76,20 +75,17 @@ def _run(plan: Plan, work: Work, clock: Clock, said: list[str], progress: Progre
     if progress:
         progress(len(plan.layers), len(plan.layers), f"{plan.model.label}: saving", None)
     with clock.of("save"):
-        finish(plan, work, masks, (), summary, clock.started)
+        finish(plan, work, summary, clock.started, store=False)
     return summary
 
 
-def _blocks(
-    plan: Plan, work: Work, clock: Clock, progress: Progress | None
-) -> tuple[list[dict[str, Any]], dict[str, bytes], int]:
-    """Walk through all blocks; finished ones are read, the others trained. Records, packed masks, blocks read."""
+def _blocks(plan: Plan, work: Work, clock: Clock, progress: Progress | None) -> tuple[list[dict[str, Any]], int]:
+    """Walk through all blocks; finished ones are read, the others trained. Records, blocks read."""
     with clock.of("forward"):
         room = Room(work.folder)
         walk = walks.begin(plan.model.network, plan.batches, plan.device, room)
         dense = walks.begin(plan.dense.network, plan.batches, plan.device, room)
     records: list[dict[str, Any]] = []
-    masks: dict[str, bytes] = {}
     resumed, began = 0, time.monotonic()
     for number, layers in enumerate(plan.layers):
         report(plan, "recovering", number, number - resumed, began, progress)
@@ -118,9 +114,8 @@ def _blocks(
             plan.model.stream.move(work.block(number), done.weights)
         walk.blocks[number].to("cpu")
         records += [dict(record) for record in done.records]
-        masks |= {name: pack_mask(keep) for name, keep in done.masks.items()}
         machine.release_memory()
-    return records, masks, resumed
+    return records, resumed
 
 
 @torch.no_grad()
