@@ -28,16 +28,20 @@ class Recorder:
         layers: modules by name.
         network: they are part of; where it uses one of their weights in another module too, that is a call more.
         exact: the sums beside a dense model's inputs, see :class:`ArrivingSum`.
+        last: name of the layer that is called last, where passes may end there.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], network: nn.Module | None = None, exact: bool = False):
+    def __init__(
+        self, layers: Mapping[str, nn.Module], network: nn.Module | None = None, exact: bool = False, last: str = ""
+    ):
         self.layers = layers
         self.leaders: dict[str, str] = {}  # layer -> the one whose sum it shares, in the order of their calls
         self.sums: dict[str, ArrivingSum] = {}
         self.dense: dict[str, torch.Tensor] = {}  # what the dense model reads in the pass to come, by leader
         self._network, self._exact = network, exact
         self._followers: Counter[str] = Counter()  # of each leader, once the first pass is over
-        self._adding, self._last = True, ""
+        self._adding, self._last = True, last
+        self._whole = False  # this pass does not end early
         self._shown: dict[str, torch.Tensor] | None = None
         self._rows: dict[int, list[int]] = {}  # in this pass: weight -> inputs of each call
         self._held: dict[str, tuple[tuple, torch.Tensor]] = {}  # in this pass; no address is used twice meanwhile
@@ -73,17 +77,30 @@ class Recorder:
         """See who shares an input in a pass on a few tokens that are not added; later passes end at the last layer."""
         self._adding = False
         run_body(network, ids)
-        self.end_of_pass(ids.numel())
+        self._end_of_pass(ids.numel())
         self._adding, self._last = True, list(self.leaders)[-1]
 
     def add(self, network: Any, ids: torch.Tensor) -> None:
         """Add the inputs of a pass on token ids, int64 ``(sequences, length)``."""
-        with contextlib.suppress(_Enough):
+        with self.passing(ids.numel()):
             run_body(network, ids)
-        self.end_of_pass(ids.numel())
 
-    def end_of_pass(self, tokens: int) -> None:
-        """Check that each layer has read one input for each token. Raises ModelError."""
+    @contextlib.contextmanager
+    def passing(self, tokens: int, whole: bool = False) -> Iterator[None]:
+        """One forward pass on so many tokens in here, which ends at the last layer where that is known.
+
+        Args:
+            whole: let it run to its end.
+
+        Raises:
+            ModelError: a layer has not read one input for each token.
+        """
+        self._whole = whole
+        with contextlib.suppress(_Enough):
+            yield
+        self._end_of_pass(tokens)
+
+    def _end_of_pass(self, tokens: int) -> None:
         calls = {name: self._rows.get(id(layer.weight), []) for name, layer in self.layers.items()}
         if wrong := {name: rows for name, rows in calls.items() if rows != [tokens]}:
             raise ModelError(_say_calls(wrong, tokens, self._places()))
@@ -121,7 +138,7 @@ class Recorder:
                 self.sums.setdefault(name, ArrivingSum(self._exact)).add(X, self.dense.pop(name, None))
             elif self.leaders[name] == name and self._shown is not None:
                 self._shown[name] = X.clone()  # the model may write into it
-            if name == self._last:
+            if name == self._last and not self._whole:
                 raise _Enough
 
         return hook

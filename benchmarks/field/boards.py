@@ -139,5 +139,5 @@ def agreement(entries: Sequence[Entry]) -> float:
 def unfinished(lines: Sequence[Line], board: Iterable[Entry]) -> list[str]:
     """Methods that belong on all problems and have not run on all."""
     done = {entry.spec for entry in board}
-    wanted = [method.spec for method in METHODS if not method.few and not method.spec.endswith(REGROUPED)]
+    wanted = [method.spec for method in METHODS if not method.spec.endswith(REGROUPED)]
     return [spec for spec in wanted if spec not in done and not spec.endswith("+refit")]

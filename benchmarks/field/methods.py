@@ -16,7 +16,6 @@ class Method:
     source: str
     faithful: str
     differs: str
-    few: bool = False  # dear: on the layers FEW at one pattern only
 
     @property
     def plain(self) -> str:
@@ -106,22 +105,20 @@ MASKS = (
     Method("faster", OURSELVES, "ADMM from SparseSwaps' mask, tabu search of a core, 1-swaps", "a combination"),
     Method("wanda+swap+tabu(iterations=3000)", "Glover 1989; Wu, Hao 2013", "tabu search", OURS + "candidate lists"),
     Method("push+round+swap+safeguard+tabu(iterations=3000)", OURSELVES, "the same from `push`", "a combination"),
-    Method("wanda+ils", "Lourenço et al. 2003", "iterated local search", OURS + "kicks of 6 swaps", few=True),
+    Method("wanda+ils", "Lourenço et al. 2003", "iterated local search", OURS + "kicks of 6 swaps"),
     Method(
         "wanda+anneal(rounds=2)",
         "Kirkpatrick et al. 1983",
         "annealing with swaps",
         OURS + "2 rounds, merging the best masks of each row",
-        few=True,
     ),
     Method(
         "wanda+dwave(sweeps=10,reads=1)",
         "D-Wave, dwave-samplers (tabu)",
         "the package's own search on a QUBO",
-        "10 moves a weight and one sample, a tenth and a quarter of the default: it is dear",
-        few=True,
+        "10 moves a weight and one sample, a tenth and a quarter of the default",
     ),
-    Method("best", OURSELVES, "`push`, 1-swaps, tabu search, annealing", "a combination", few=True),
+    Method("best", OURSELVES, "`push`, 1-swaps, tabu search, annealing", "a combination"),
 )
 
 UPDATES = (

@@ -19,7 +19,6 @@ from benchmarks.field.study import (
     BLOCKS,
     BOUNDED,
     BOUNDS_CSV,
-    FEW,
     FIRST,
     MEASURED,
     MEMORY_CSV,
@@ -54,7 +53,6 @@ CHOSEN = (  # by layer
     "alps",
     "SparseSwaps+reswap",
 )
-BESIDE = ("SparseSwaps", "wanda+swap+tabu(iterations=3000)", "fast")
 PAIRS = 8  # shown of a board
 UNAWARE = {method.spec for method in MASKS}  # these leave the weights as they are
 CHEAPER = 1.1  # a price so many times another's is told
@@ -209,26 +207,6 @@ def other_patterns(lines: Sequence[Line], patterns: Sequence[str]) -> str:
     return table(["Method", *(f"{part}, {MODELS[model]}" for part, model in columns)], rows)
 
 
-def dear(lines: Sequence[Line], missing: Sequence[str]) -> str:
-    """At one pattern: what ran on two layers only, or not on all patterns, with what costs less beside it."""
-    specs = [*BESIDE, *missing, *(method.spec for method in METHODS if method.few)]
-    rows = []
-    for spec in specs:
-        own = {line.problem: line for line in lines if (line.spec, line.pattern) == (spec, FIRST)}
-        errors, times = [], []
-        for model in MODELS:
-            every = [own[model, layer, FIRST] for layer in LAYERS if (model, layer, FIRST) in own]
-            errors.append(f"{mean(line.ratio for line in every):.3f}" if len(every) == len(LAYERS) else "–")
-            two = [line for line in every if line.layer in FEW]
-            errors += [next((f"{line.ratio:.3f}" for line in two if line.layer == layer), "–") for layer in FEW]
-            spent = 1000 * sum(line.cpu_seconds for line in two) / max(1, sum(line.rows for line in two))
-            times.append(f"{spent:.3g}" if two else "–")
-        if own:
-            rows.append([method_cell(spec), *errors, *times])
-    head = [f"{part}, {name}" for name in MODELS.values() for part in ("all", *FEW)]
-    return table(["Method", *head, *(f"CPU ms, {name}" for name in MODELS.values())], rows)
-
-
 def faithful() -> str:
     head = ["Method", "Of", "As published", "What differs, or could not be sourced"]
     return table(head, [[method_cell(m.spec), m.source, m.faithful, m.differs] for m in METHODS], left=len(head))
@@ -244,7 +222,7 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
     sizes = {peak.spec: peak for peak in peaks}
     own = {entry.spec: entry for entries in list(found.values())[:2] for entry in entries}
     missing = boards.unfinished(lines, own.values())
-    note = f"Not run on all problems, so below: {', '.join(map(method_cell, missing))}.\n\n" if missing else ""
+    note = f"Not run on all problems, so not here: {', '.join(map(method_cell, missing))}.\n\n" if missing else ""
     parts = [
         HEAD.format(
             rows=ROWS,
@@ -268,7 +246,6 @@ def page(lines: Sequence[Line], bounds: Sequence[Bound], peaks: Sequence[Peak]) 
     parts.append(f"\n## Where\n\nError over Wanda's, means of the boards' patterns.\n\n{by_layer(own)}")
     rest = other_patterns(lines, others(lines, patterns))
     parts.append(f"\n## Other patterns\n\nError over Wanda's, means of seven matrices.\n\n{rest}")
-    parts.append(f"\n## The dearest\n\n{DEAR}\n\n{dear(lines, missing)}")
     parts.append(f"\n## What is faithful\n\n{FAITHFUL}\n\n{faithful()}")
     return "".join(parts)
 
@@ -287,11 +264,6 @@ NOTES = {
         "of both."
     ),
 }
-DEAR = (
-    f"Error over Wanda's at {FIRST}, on all matrices where a method ran on all, and on {' and '.join(FEW)}, beside "
-    "methods that cost less; CPU time a row is of these two matrices."
-)
-
 FAITHFUL = (
     "At 0.5 and 0.6 every row keeps as many weights as any other, as in Wanda's paper, also of methods whose papers "
     "count over a layer or over a block of columns. What is no more than a combination of stages has no paper."

@@ -2,7 +2,6 @@
 
     FWBENCH_ACCEPT=gemma python -m benchmarks.field.study bounds    Shor's bound of the first rows of each layer
     FWBENCH_ACCEPT=gemma python -m benchmarks.field.study methods   all methods on the sampled rows of each layer
-    FWBENCH_ACCEPT=gemma python -m benchmarks.field.study dear      the dearest methods, on two layers at one pattern
     python -m benchmarks.field.study memory                         what each method adds at its peak, on one layer
     python -m benchmarks.field.page
 
@@ -41,9 +40,8 @@ from fwbench.stage import Context, Stage, State
 METHODS_CSV, BOUNDS_CSV, MEMORY_CSV = "methods.csv", "bounds.csv", "memory.csv"
 BLOCKS = {"smollm2": 7, "gemma3": 4}  # at like depths
 ROWS, BOUNDED, BOUND = 24, 4, "shor"
-FIRST = "0.6"  # the pattern that is measured first, and the only one of dear methods and of memory
+FIRST = "0.6"  # the pattern that is measured first, and the only one of memory
 OTHER_PATTERNS = "4:8,6:8,8:16"
-FEW = ("q_proj", "o_proj")  # layers of dear methods
 MEASURED = ("smollm2", "down_proj")  # model and layer of memory
 
 
@@ -150,12 +148,10 @@ def warm_up(problem: Problem, solver: Solver) -> None:
     pipeline.warm_up(pipeline.Run(problem, pipeline.resolve("wanda+refit")))
 
 
-def chosen(method: Method, pattern: str, layer: str) -> bool:
+def chosen(method: Method, pattern: str) -> bool:
     """Whether a method is measured there."""
     if method.spec.endswith(REGROUPED) and ":" not in pattern:
         return False
-    if method.few:
-        return layer in FEW
     return pattern in PATTERNS.split(",") or method.spec in OTHER
 
 
@@ -166,7 +162,7 @@ def methods(path: Path, model: str, pattern: str, wanted: Sequence[Method]) -> N
     for method in wanted:
         for layer, problem in layers:
             where = model, layer, pattern
-            if (where, method.spec) in known or not chosen(method, pattern, layer):
+            if (where, method.spec) in known or not chosen(method, pattern):
                 continue
             error, ratio, rows, seconds, after, more, solver = measured(problem, method)
             found = (error, ratio, rows, seconds, after, more, solver, problem.hash[:12])
@@ -208,7 +204,7 @@ def memory(path: Path, wanted: Sequence[Method]) -> None:
     model, layer = MEASURED
     [problem] = sampled([str(BLOCKS[model])], [FIRST], [layer], ROWS, model)
     for method in wanted:
-        if method.spec in known or method.few or method.spec.endswith(REGROUPED):
+        if method.spec in known or method.spec.endswith(REGROUPED):
             continue
         with get_context("spawn").Pool(1) as pool:
             found = pool.apply(peak, (problem, method.plain))
@@ -218,7 +214,7 @@ def memory(path: Path, wanted: Sequence[Method]) -> None:
 
 def main() -> None:
     parser = command.study(__spec__, __doc__)
-    parser.add_argument("what", choices=("bounds", "methods", "dear", "memory"))
+    parser.add_argument("what", choices=("bounds", "methods", "memory"))
     parser.add_argument("--models", default=",".join(BLOCKS))
     parser.add_argument("--patterns", default=f"{FIRST},2:4,0.5,{OTHER_PATTERNS}")
     parser.add_argument("--specs", nargs="*", help="all by default")
@@ -228,11 +224,9 @@ def main() -> None:
     if options.what == "memory":
         memory(options.out / MEMORY_CSV, wanted)
         return
-    dear = options.what == "dear"
-    wanted = [method for method in wanted if method.few == dear]
-    for pattern in [FIRST] if dear else options.patterns.split(","):
+    for pattern in options.patterns.split(","):
         for model in options.models.split(","):
-            if dear or options.what == "methods":
+            if options.what == "methods":
                 methods(options.out / METHODS_CSV, model, pattern, wanted)
             elif pattern in PATTERNS.split(","):
                 bounds(options.out / BOUNDS_CSV, model, pattern)

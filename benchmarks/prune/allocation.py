@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.prune.boards import MODEL, ONE_SHOT, RESIDUAL, SEQUENTIAL, TEXTS, THREADS, TOKENS, solved
+from benchmarks.prune.boards import MODEL, ONE_SHOT, RESIDUAL, SEQUENTIAL, TEXTS, THREADS, TOKENS, parts, solved
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append_row, read_rows
 from fwbench import machine, pipeline
@@ -101,8 +101,8 @@ def allocated_patterns(plan: plans.Plan) -> tuple[Mapping[str, Pattern], dict[st
 
 def _in_sequence(pattern: str, method: str, name: str) -> tuple[Model, dict[str, float], dict[str, Any]]:
     """What ``fwbench prune`` makes of the model; its minutes are the whole command's."""
-    spec, _, part = method.partition(RESIDUAL)
-    options = Options(pattern, spec, allocation=name, evaluate="", residual=float(part or 0))
+    spec, named, part = method.partition(RESIDUAL)
+    options = Options(pattern, spec, allocation=name, evaluate="", **parts(f"{Options.correct}{named}{part}"))
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         summary = prune(MODEL, Path(folder) / "out", options)

@@ -46,7 +46,7 @@ def _uniform(rows: Rows, results: Mapping[tuple[str, str, str], Mapping[str, str
     found: dict[tuple[str, ...], Any] = {}
     for mode, pattern, method in {key[:3] for key in rows}:
         spec, named, part = method.partition(RESIDUAL)
-        name = method if mode == ONE_SHOT else f"{spec}{CORRECTED}{Options('').correct:g}{named}{part}"
+        name = method if mode == ONE_SHOT else f"{spec}{CORRECTED}{Options.correct:g}{named}{part}"
         if row := results.get((mode, pattern, name)):
             found[mode, pattern, method, UNIFORM] = {
                 **row,

@@ -54,6 +54,7 @@ CALIBRATED = ", text="  # the same: another text than lee, its part behind what 
 TOKENED = ", tokens="  # the same: calibration tokens, where not the collection's 16,384
 CORRECTED = ", correct="  # the same, in sequence: see fwbench.problems.arriving
 RESIDUAL = ", residual="  # the same, after that: see fwbench.pruning.residual
+IN_TURN = ", true sequential"  # the same, last: a block's layers one input after the other
 PUSHED = "push(rounds=20)+swap"
 OURS = f"{PUSHED}+safeguard"  # the preset ``fast``, the default of `fwbench prune`
 MASKS = ("magnitude", "wanda", "ria", "wanda+swap", "sparsefw", PUSHED, OURS)
@@ -199,10 +200,11 @@ def solved(problem: Problem, solver: pipeline.Solver) -> dict[str, Any]:
     return {**found, "keep": keep, "weights": weights}
 
 
-def parts(named: str) -> dict[str, float]:
-    """What ``prune`` makes good, from what follows ``CORRECTED`` in a method's name."""
+def parts(named: str) -> dict[str, Any]:
+    """What ``prune`` makes good, and in which order, from what follows ``CORRECTED`` in a method's name."""
+    named, in_turn, _ = named.partition(IN_TURN)
     correct, _, residual = named.partition(RESIDUAL)
-    return {"correct": float(correct or 0), "residual": float(residual or 0)}
+    return {"correct": float(correct or 0), "residual": float(residual or 0), "true_sequential": bool(in_turn)}
 
 
 def _by_command(

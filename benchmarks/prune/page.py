@@ -18,6 +18,7 @@ from benchmarks.prune.boards import (
     CALIBRATED,
     CORRECTED,
     DENSE,
+    IN_TURN,
     LAYERS_CSV,
     PATTERNS,
     PUSHED,
@@ -135,11 +136,14 @@ def _options(method: str) -> set[str]:
 
 
 def _as_by_default(key: Key, rows: Rows, updating: bool) -> bool:
-    """Whether a method makes good what `prune` does by default, or stands there in one way only."""
+    """Whether of all ways in which a method was run, its own is the nearest to what `prune` does by default."""
     mode, pattern, method = key
-    plain = method.partition(RESIDUAL)[0]
-    ways = [other for other in rows if other[:2] == (mode, pattern) and other[2].partition(RESIDUAL)[0] == plain]
-    return len(ways) == 1 or (RESIDUAL in method) == updating
+    plain = method.partition(CORRECTED)[0]
+    ways = [
+        other[2] for other in rows if other[:2] == (mode, pattern) and other[2].partition(CORRECTED)[:1] == (plain,)
+    ]
+    ways = [way for way in ways if CORRECTED in way]
+    return method == max(ways, key=lambda way: ((RESIDUAL in way) == updating, IN_TURN in way))
 
 
 def _corrected(keys: Sequence[Key], rows: Rows) -> str:
@@ -152,7 +156,8 @@ def _corrected(keys: Sequence[Key], rows: Rows) -> str:
         pairs = [least_bold([float(row[text]) if row else float("inf") for row in found], 2) for text in TEXTS]
         cells = ["–" if row is None else " / ".join(pair) for row, *pair in zip(found, *pairs, strict=True)]
         lines.append((pattern, method_cell(method), *cells))
-    named = [f"`--correct {part.replace(RESIDUAL, ' --residual ')}`" for part in parts]
+    named = [part.replace(RESIDUAL, " --residual ").replace(IN_TURN, " --true-sequential") for part in parts]
+    named = [f"`--correct {options}`" for options in named]
     head = ("pattern", "method", "one-shot", "in sequence", *named)
     return f"{MADE_GOOD}\n{table(head, lines, left=2)}".rstrip()
 
@@ -240,7 +245,8 @@ weights would give there, but that and a part of what is missing to the dense mo
 regression on its inputs explains it. With `--residual PART` layers that write to the residual stream, o_proj and
 down_proj, make good a part of what is wrong in the stream too, which else goes past all layers to the head
 (`--ridge 0.1`; docs/mathematics.md, "A target"). Perplexity on `lee.cor` / Wikipedia; the least of a line is bold.
-Where neither is named, both are 0.
+Where neither is named, both are 0. With `--true-sequential` the layers of a block are pruned one input after the other,
+so that o_proj reads what the pruned q, k and v leave; without it (`--block-sequential`) all at once.
 """
 SEQUENTIAL = """## Sequential or one-shot
 

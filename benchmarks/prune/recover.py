@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.prune.boards import MODEL, ONE_SHOT, RESIDUAL, SEQUENTIAL, TEXTS, THREADS, TOKENS
+from benchmarks.prune.boards import MODEL, ONE_SHOT, RESIDUAL, SEQUENTIAL, TEXTS, THREADS, TOKENS, parts
 from benchmarks.shared import command
 from benchmarks.shared.csv_lines import append, read
 from fwbench.perplexity import perplexity
@@ -60,8 +60,9 @@ def study(out: Path, key: tuple[str, str, str], recovery: Recovery, times: int =
     folder = resources.cache_folder() / "studies" / "recover" / "-".join((pattern, method, mode))
     if not folder.is_dir():
         spec, _, allocation = method.partition(ALLOCATED)
-        spec, _, part = spec.partition(RESIDUAL)
-        options = Options(pattern, spec, sequential=mode == SEQUENTIAL, residual=float(part or 0), evaluate="")
+        spec, named, part = spec.partition(RESIDUAL)
+        made_good = parts(f"{Options.correct}{named}{part}")
+        options = Options(pattern, spec, sequential=mode == SEQUENTIAL, evaluate="", **made_good)
         prune(MODEL, folder, replace(options, allocation=allocation) if allocation else options)
     if (*key, 0, PRUNED, 0.0, "", 0) not in known:
         append(out / RECOVER_CSV, [Line(*key, 0, PRUNED, 0.0, "", 0, *_perplexities(folder), 0.0, 0.0, 0.0)])

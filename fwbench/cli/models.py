@@ -44,6 +44,12 @@ from fwbench.cli.progress import progress
     help="Calibrate each block with those before it pruned, or all on the dense model.",
 )
 @click.option(
+    "--true-sequential/--block-sequential",
+    default=True,
+    show_default=True,
+    help="In sequence: calibrate each layer with those before it in its block pruned too, or a block's layers at once.",
+)
+@click.option(
     "--correct",
     default=0.3,
     show_default=True,
@@ -85,6 +91,7 @@ def prune(
     length: int,
     shrink: float,
     sequential: bool,
+    true_sequential: bool,
     correct: float,
     residual: float | None,
     ridge: float,
@@ -117,6 +124,7 @@ def prune(
         length=length,
         shrink=shrink,
         sequential=sequential,
+        true_sequential=true_sequential,
         correct=correct,
         residual=residual,
         ridge=ridge,

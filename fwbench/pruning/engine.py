@@ -8,16 +8,18 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from fwbench import machine, metrics, notes, protocols
 from fwbench.perplexity import Perplexity, check_causal, perplexity, windows
+from fwbench.problems.arriving import Arrived
 from fwbench.problems.models import Model
 from fwbench.problems.structure import on_text
 from fwbench.protocols import Passages
@@ -27,7 +29,7 @@ from fwbench.pruning import walk as walks
 from fwbench.pruning.layers import Solved, solve, together
 from fwbench.pruning.output import finish
 from fwbench.pruning.plan import Options, Plan, Prepared, Progress
-from fwbench.pruning.residual import Residual, writers
+from fwbench.pruning.residual import Writer, writers
 from fwbench.pruning.room import Room
 from fwbench.pruning.work import Block, Work, check_output
 
@@ -183,30 +185,42 @@ def _blocks(plan: Plan, work: Work, clock: Clock, progress: Progress | None) -> 
 
 
 def _prune_block(plan: Plan, walk: walks.Walk, number: int, clock: Clock) -> Block:
+    """Solve a block's layers input by input, and load what is found."""
     layers = {layer.name: layer for layer in plan.layers[number]}
-    with clock.of("forward"):
-        modules = {name: layer.module for name, layer in layers.items()}
-        residual = None
-        if plan.correcting and plan.residual:
-            adding = writers(walk.blocks[number], modules, lambda: walk.output(number, 0))
-            if not adding and not any(plan.layers[:number]):
-                notes.note(
-                    f"{plan.model.label}: no layer's output is added to the hidden states as it is; --residual is idle"
-                )
-            residual = Residual(adding)
-        inputs = walk.arrived(number, modules, not plan.options.sequential, residual)
-        machine.release_memory()  # of the forward passes, before the solver asks for its own
-    with clock.of("solve"):
-        found: dict[str, Solved] = {}
-        for names, arrived in inputs:
+    inputs = _arriving(plan, walk, number, {name: layer.module for name, layer in layers.items()})
+    found: dict[str, Solved] = {}
+    while True:
+        with clock.of("forward"):
+            item = next(inputs, None)
+            machine.release_memory()  # of the forward passes, before the solver asks for its own
+        if item is None:
+            break
+        names, arrived = item
+        with clock.of("solve"):
             for batch in together(plan, [layers[name] for name in names]):
                 found |= solve(plan, batch, arrived)
+        for name in names:
+            layers[name].load(found[name].weight)
     solved = [(layer.parameter, found[name]) for name, layer in layers.items()]
     weights, masks = {name: item.weight for name, item in solved}, {name: item.keep for name, item in solved}
-    records = [{**item.record, "row": item.result.to_json()} for _, item in solved]
-    block = Block(weights, masks, records)
-    _load(plan.layers[number], block)
-    return block
+    return Block(weights, masks, [{**item.record, "row": item.result.to_json()} for _, item in solved])
+
+
+def _arriving(
+    plan: Plan, walk: walks.Walk, number: int, layers: Mapping[str, nn.Module]
+) -> Iterator[tuple[list[str], Arrived]]:
+    """What arrives at each input of a block, with the names of the layers that read it."""
+    if not plan.options.sequential:
+        yield from walk.arrived(number, layers)
+        return
+    adding: Mapping[str, Writer] = {}
+    if plan.correcting and plan.residual:
+        adding = writers(walk.blocks[number], layers, lambda: walk.output(number, 0))
+        if not adding and not any(plan.layers[:number]):
+            notes.note(
+                f"{plan.model.label}: no layer's output is added to the hidden states as it is; --residual is idle"
+            )
+    yield from walk.in_sequence(number, layers, plan.options.true_sequential, adding)
 
 
 def _load(layers: Any, block: Block) -> None:

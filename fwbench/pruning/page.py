@@ -136,7 +136,8 @@ def _left_dense(skip: str) -> str:
 
 def _order(summary: Mapping[str, Any]) -> str:
     if summary["mode"] == "sequential":
-        order = "sequential: each block calibrated with the blocks before it already pruned"
+        before = "layer calibrated with all" if summary.get("true_sequential") else "block calibrated with the blocks"
+        order = f"sequential: each {before} before it already pruned"
         parts = {"arrives wrong": summary["correct"], "is wrong in the residual stream": summary.get("residual", 0)}
         if made := [f"{text.percent(part)} of what {what}" for what, part in parts.items() if part]:
             order += f", and makes good {' and '.join(made)} (ridge {summary['ridge']:g})"

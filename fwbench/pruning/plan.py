@@ -45,6 +45,7 @@ class Options:
     length: int = SEQUENCE  # tokens of a calibration sequence, cut to what the model takes
     shrink: float = 0.0  # of the Grams' correlations towards zero, see fwbench.problem.shrunk
     sequential: bool = True  # each block calibrated with the blocks before it already pruned
+    true_sequential: bool = True  # and each of its layers with those before it in the block; sequential only
     correct: float = 0.3  # part of what arrives wrong that each layer makes good (problems.arriving); sequential only
     residual: float | None = None  # of what is wrong in the residual stream, by layers that write to it; see RESIDUAL
     ridge: float = 0.1  # of both parts, relative to the mean diagonal of G
@@ -168,6 +169,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "sequences": len(rows),
         "opening": opening_words(model.tokenizer),
         "mode": "sequential" if options.sequential else "one-shot",
+        "true_sequential": options.sequential and options.true_sequential,
         "shrink": options.shrink,
         "correct": options.correct if options.sequential else 0.0,
         "residual": options.residual if options.sequential else 0.0,

@@ -9,7 +9,7 @@ layer adds to it, and ``X̂`` the layer's inputs, ``K = DX̂ᵀ`` is what a regr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,11 +34,12 @@ class Residual:
     """The sums ``K`` over tokens, one for each layer that writes to a block's hidden states.
 
     Args:
-        layers: these, by name.
+        writers: all of a block's, by name.
+        wanted: names of layers; other writers' sums are left out.
     """
 
-    def __init__(self, layers: Mapping[str, Writer]) -> None:
-        self.layers = layers
+    def __init__(self, writers: Mapping[str, Writer], wanted: Collection[str]) -> None:
+        self.writers, self.wanted = writers, wanted
         self.sums: dict[str, torch.Tensor] = {}  # float64 (hidden, n)
         self.tokens = 0
         self.wrong: torch.Tensor | None = None  # D before the block, (..., hidden); None in the dense model's pass
@@ -46,9 +47,18 @@ class Residual:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Watch what the layers read and give in here."""
-        with _hooked({writer.layer: self._hook(name, writer.factor) for name, writer in self.layers.items()}):
-            yield
+        """Watch what the layers read and give in here; a pass may end before the last of them runs."""
+        handles = [
+            writer.layer.register_forward_pre_hook(self._add(name, writer.factor), with_kwargs=True)
+            for name, writer in self.writers.items()
+            if name in self.wanted
+        ]
+        try:
+            with _hooked({writer.layer: self._follow(name, writer.factor) for name, writer in self.writers.items()}):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def end_of_pass(self, tokens: int) -> None:
         """Of the pruned model on so many tokens; the next one is the dense model's."""
@@ -61,15 +71,23 @@ class Residual:
             own = {name: self.sums.pop(name) for name in names if name in self.sums}
             yield names, replace(sums, K={name: K.cpu().div_(self.tokens).numpy() for name, K in own.items()})
 
-    def _hook(self, name: str, factor: float) -> Callable:
+    def _add(self, name: str, factor: float) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if self.wrong is None:
+                return
+            X = next(iter((*args, *kwargs.values())))
+            X, D = (part.reshape(-1, part.shape[-1]).float() for part in (X, self.wrong.to(X.device)))
+            K = (D.T @ X).double() / factor
+            self.sums[name] = self.sums[name].add_(K) if name in self.sums else K
+
+        return hook
+
+    def _follow(self, name: str, factor: float) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: torch.Tensor) -> None:
             if self.wrong is None:
                 self._dense[name] = output.clone()
                 return
-            X = next(iter((*args, *kwargs.values())))
-            X, D = (part.reshape(-1, part.shape[-1]).float() for part in (X, self.wrong.to(output.device)))
-            K = (D.T @ X).double() / factor
-            self.sums[name] = self.sums[name].add_(K) if name in self.sums else K
+            D = self.wrong.to(output.device)
             self.wrong = D + factor * (self._dense.pop(name) - output).reshape(D.shape)  # for those that come after it
 
         return hook

@@ -21,7 +21,7 @@ from fwbench.problems.gram import Recorder
 from fwbench.problems.listening import running
 from fwbench.problems.models import Model
 from fwbench.problems.structure import FEW, ModelError, find_blocks, run_body
-from fwbench.pruning.residual import Residual
+from fwbench.pruning.residual import Residual, Writer
 from fwbench.pruning.room import Room
 
 CHECK_TOLERANCE = 1e-4  # relative to the largest activation
@@ -73,41 +73,80 @@ class Walk:
             held.copy_(output)
 
     @torch.no_grad()
-    def arrived(
-        self, number: int, layers: Mapping[str, nn.Module], keep_outputs: bool, residual: Residual | None = None
-    ) -> Iterator[tuple[list[str], Arrived]]:
-        """What arrives at each input, with the names of the layers that read it; dense activations are advanced.
+    def arrived(self, number: int, layers: Mapping[str, nn.Module]) -> Iterator[tuple[list[str], Arrived]]:
+        """What arrives at each input, with the names of the layers that read it; activations are advanced.
 
         The sums are complete on return; each is turned into its matrix, in place, when its turn comes.
 
         Args:
-            number: of the block, which is still dense.
+            number: of the block.
             layers: of this block, by name.
-            keep_outputs: replace the activations by the outputs, as :meth:`advance` does.
-            residual: sums over what is wrong beside the layers, to be filled too; needs dense activations.
 
         Raises:
             ModelError: a layer that does not see every token once.
         """
         recorder = Recorder(layers)
-        dense = self.run(number, self.dense) if self.dense else iter(())
-        with recorder.recording(), residual.recording() if residual else contextlib.nullcontext():
-            own = self.run(number)
+        with recorder.recording():
             for index, tokens in enumerate(self.tokens):
-                if self.dense:
-                    wrong = self.dense[index] - self.hidden[index] if residual else None
-                    with recorder.showing() as recorder.dense:
-                        self.dense[index].copy_(next(dense))
-                    recorder.end_of_pass(tokens)
-                    if residual:
+                with recorder.passing(tokens):
+                    self.hidden[index].copy_(self.output(number, index))
+        return recorder.arrived()
+
+    @torch.no_grad()
+    def in_sequence(
+        self, number: int, layers: Mapping[str, nn.Module], in_turn: bool, adding: Mapping[str, Writer] | None = None
+    ) -> Iterator[tuple[list[str], Arrived]]:
+        """The same where the blocks before are pruned; dense activations are advanced, the others are not.
+
+        Args:
+            number: of the block, which is still dense.
+            layers: of this block, by name.
+            in_turn: make the sums of an input when the one before has been taken, and the layers that read that pruned.
+            adding: those that write to the residual stream, for what is wrong in it; needs dense activations.
+
+        Raises:
+            ModelError: a layer that does not see every token once.
+        """
+        turns = self._inputs(number, layers) if in_turn else [list(layers)]
+        changes = self.dense and len(turns) > 1
+        dense = {layer: layer.weight.detach().clone() for layer in layers.values()} if changes else {}
+        for turn in turns:
+            recorder = Recorder({name: layers[name] for name in turn}, last=turn[-1] if in_turn else "")
+            residual = Residual(adding or {}, turn)
+            with residual.recording(), recorder.recording():  # in this order: the second may end a pass
+                for index, tokens in enumerate(self.tokens):
+                    if self.dense:
+                        last = turn is turns[-1]
+                        wrong = self.dense[index] - self.hidden[index] if adding else None
+                        with _having(dense), recorder.showing() as recorder.dense, recorder.passing(tokens, last):
+                            output = self.output(number, index, self.dense)
+                        if last:
+                            self.dense[index].copy_(output)
                         residual.wrong = wrong
-                output = next(own)
-                recorder.end_of_pass(tokens)
-                if residual:
+                    with recorder.passing(tokens):
+                        self.output(number, index)
                     residual.end_of_pass(tokens)
-                if keep_outputs:
-                    self.hidden[index].copy_(output)
-        return residual.beside(recorder.arrived()) if residual else recorder.arrived()
+            yield from residual.beside(recorder.arrived())
+
+    def _inputs(self, number: int, layers: Mapping[str, nn.Module]) -> list[list[str]]:
+        """Layers of a block by what they read, in the order of their calls."""
+        recorder = Recorder(layers)
+        with recorder.recording(), recorder.showing(), recorder.passing(self.tokens[0]):
+            self.output(number, 0)
+        return recorder.groups()
+
+
+@contextlib.contextmanager
+def _having(weights: Mapping[nn.Module, torch.Tensor]) -> Iterator[None]:
+    """Have layers other weights in here."""
+    own = {layer: layer.weight.data for layer in weights}
+    try:
+        for layer, weight in weights.items():
+            layer.weight.data = weight
+        yield
+    finally:
+        for layer, weight in own.items():
+            layer.weight.data = weight
 
 
 def begin(

@@ -337,7 +337,7 @@ def test_a_model_that_is_no_plain_chain(place):
     network = models.load_model(saved(place, "llama")).network
     body, ids = network.model, torch.ones(1, 9, dtype=torch.long)
     with pytest.raises(models.ModelError, match="layer gate_proj does not run in a forward pass on text"):
-        walk.begin(network, [ids]).arrived(1, {"gate_proj": body.layers[0].mlp.gate_proj}, False)
+        walk.begin(network, [ids]).arrived(1, {"gate_proj": body.layers[0].mlp.gate_proj})
 
     def scaled(input_ids, use_cache):
         hidden = body.embed_tokens(input_ids)

@@ -9,7 +9,7 @@ import torch
 
 from fwbench.problems import extract
 from fwbench.pruning import walk
-from fwbench.pruning.residual import Residual, writers
+from fwbench.pruning.residual import writers
 
 t = tiny.t
 FAMILIES = {
@@ -64,7 +64,8 @@ def walked(family):
         ("granite", ("o_proj", "down_proj")),
     ],
 )
-def test_what_is_wrong_beside_each_layer(family, names):
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_what_is_wrong_beside_each_layer(family, names, in_turn):
     """By hand: what both models' blocks read and add, and the layers' inputs."""
     way, layers = walked(family)
     torch.manual_seed(0)
@@ -90,9 +91,9 @@ def test_what_is_wrong_beside_each_layer(family, names):
         rows = [pair[side].reshape(-1, pair[side].shape[-1]) for pair in seen[name][2 * own : 2 * own + 2]]
         return torch.cat(rows).double()
 
-    residual = Residual(writers(block, layers, lambda: way.output(1, 0)))
+    adding = writers(block, layers, lambda: way.output(1, 0))
     found = {}
-    for _, arrived in way.arrived(1, layers, False, residual):
+    for _, arrived in way.in_sequence(1, layers, in_turn, adding):
         found |= {name.rpartition(".")[2]: K for name, K in arrived.K.items()}
     assert set(found) == set(names)
     for name in names:

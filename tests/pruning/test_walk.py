@@ -1,5 +1,9 @@
 """The walk: every block gets what the model itself gives it, whatever blocks return; what is no chain is refused."""
 
+import copy
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import tiny
 import tiny_architectures
@@ -8,6 +12,7 @@ import torch
 from fwbench.problems import structure
 from fwbench.problems.structure import ModelError
 from fwbench.pruning import walk
+from fwbench.pruning.residual import writers
 
 
 def batches():
@@ -63,7 +68,7 @@ def test_a_block_that_writes_into_its_input():
     ]
     before = found.hidden[0].clone()
     layers = {"x.01.q_proj": layer.self_attn.q_proj}
-    first, second = (next(found.arrived(1, layers, keep_outputs=False))[1].G for _ in range(2))
+    first, second = (next(found.in_sequence(1, layers, in_turn=False))[1].G for _ in range(2))
     assert torch.equal(found.hidden[0], before)
     assert (first == second).all()
 
@@ -146,4 +151,59 @@ def test_a_layer_that_runs_again_beside_one_of_its_input():
     with pytest.raises(
         ModelError, match=r"layer x\.01\.k_proj runs 2 times in a forward pass, not once; --skip 'k_proj'"
     ):
-        found.arrived(1, layers, keep_outputs=False)
+        list(found.in_sequence(1, layers, in_turn=False))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])  # one after the other, side by side
+@pytest.mark.parametrize("dense", [False, True])
+def test_inputs_in_turn(family, dense):
+    """By definition: hooks on both models' blocks, of which one is pruned layer by layer meanwhile."""
+    network = tiny.network(family)
+    way = walk.begin(network, batches(), with_dense=dense)
+    torch.manual_seed(0)
+    for hidden in way.hidden:
+        hidden += 0.1 * torch.randn(hidden.shape)
+    whole = replace(way, blocks=copy.deepcopy(list(way.blocks)))
+    own, other = (structure.find_layers(each.blocks[1]) for each in (way, whole))
+    adding = writers(way.blocks[1], own, lambda: way.output(1, 0)) if dense else {}
+    before = [hidden.clone() for hidden in way.hidden], [hidden.clone() for hidden in way.dense]
+    seen = []
+    for names, arrived in way.in_sequence(1, own, True, adding):
+        X, given = caught(way, own, before[0])
+        if dense:
+            Y, wanted = caught(whole, other, before[1])
+            np.testing.assert_allclose(arrived.H, (Y[names[0]] - X[names[0]]).T @ X[names[0]] / 49, atol=1e-5)
+            wrong = torch.cat([(a - b).flatten(0, -2) for a, b in zip(before[1], before[0], strict=True)]).double()
+            for name in adding:
+                if name in names:
+                    np.testing.assert_allclose(arrived.K[name], wrong.T @ X[name] / 49, atol=1e-5)
+                wrong += wanted[name] - given[name]
+        for name in names:
+            np.testing.assert_allclose(arrived.G, X[name].T @ X[name] / 49, atol=1e-6)
+            own[name].weight.data *= torch.rand(own[name].weight.shape) > 0.5
+        seen += names
+    assert sorted(seen) == sorted(own)
+    assert all(torch.equal(a, b) for a, b in zip(way.hidden, before[0], strict=True))
+    for index, hidden in enumerate(way.dense):
+        torch.testing.assert_close(hidden, whole.output(1, index, before[1]))
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in own.values())
+
+
+@torch.no_grad()
+def caught(way, layers, activations):
+    """What each layer of the second block reads and gives, float64 ``(tokens, ...)``, by name."""
+    read, given = {name: [] for name in layers}, {name: [] for name in layers}
+
+    def keep(name):
+        def hook(_, args, output):
+            read[name].append(args[0].reshape(-1, args[0].shape[-1]).double())
+            given[name].append(output.reshape(-1, output.shape[-1]).double())
+
+        return hook
+
+    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    for index in range(len(activations)):
+        way.output(1, index, activations)
+    for handle in handles:
+        handle.remove()
+    return tuple({name: torch.cat(rows) for name, rows in each.items()} for each in (read, given))

@@ -87,7 +87,7 @@ def problems(setting: Setting, what: str) -> Iterator[tuple[Layer, Problem]]:
         setting.tell(number, what)
         by_name = {layer.name: layer for layer in layers}
         with passes.on_device(setting, number):
-            arrived = walk.arrived(number, {name: layer.module for name, layer in by_name.items()}, True)
+            arrived = walk.arrived(number, {name: layer.module for name, layer in by_name.items()})
         for names, inputs in arrived:
             for name in names:
                 yield by_name[name], Problem(name, weight_of(by_name[name].module), inputs.G, setting.pattern)
