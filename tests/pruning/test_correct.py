@@ -1,6 +1,8 @@
 """``prune --correct --residual``: what arrives wrong from pruned blocks is a part of the next blocks' target."""
 
 import json
+import re
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -20,13 +22,30 @@ from fwbench.pruning import PruneError, engine, load_masks, prune
 __all__ = ["place"]  # a fixture
 
 
+TURNS = (
+    ("q_proj", "k_proj", "v_proj", "attn.c_attn"),
+    ("o_proj", "attn.c_proj"),
+    ("gate_proj", "up_proj", "c_fc"),
+    ("down_proj", "mlp.c_proj"),
+)
+
+
+def turns(layers, true_sequential):
+    """Names of layers in the order in which they are pruned, those that are pruned at once together."""
+    for block in range(3):
+        own = [name for name in layers if name.split(".")[1] == f"{block:02}"]
+        yield from ([name for name in own if name.endswith(ends)] for ends in TURNS) if true_sequential else [own]
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2-mixed"])
 @pytest.mark.parametrize("spec", ["wanda+swap", "sparsegpt"])
-def test_errors_are_those_of_the_target(place, tmp_path, family, spec):
+@pytest.mark.parametrize("true_sequential", [False, True])
+def test_errors_are_those_of_the_target(place, tmp_path, family, spec, true_sequential):
     """Each layer's error, from the dense model's inputs, those that arrive, and the weights that were saved."""
     source, strength, ridge = saved(place, family), 0.4, 0.05
     out = tmp_path / "out"
-    summary = prune(str(source), out, options(place, spec=spec, correct=strength, ridge=ridge))
+    asked = options(place, spec=spec, correct=strength, ridge=ridge, true_sequential=true_sequential)
+    summary = prune(str(source), out, asked)
     assert (summary["correct"], summary["ridge"]) == (strength, ridge)
     text = load_text(place / "text.txt")
     dense, half = models.load_model(str(source)), models.load_model(str(source))
@@ -34,8 +53,7 @@ def test_errors_are_those_of_the_target(place, tmp_path, family, spec):
     layers = extract.named_layers(dense)
     records = {record["layer"]: record for record in summary["layers"]}
     assert set(records) == set(layers)
-    for block in range(3):
-        own = {name for name in layers if name.split(".")[1] == f"{block:02}"}
+    for own in turns(layers, true_sequential):
         X, reads = (inputs(model, text, TOKENS, LENGTH, own) for model in (dense, half))
         for name in own:
             W, arrived = structure.weight_of(layers[name]).astype(np.float64), reads[name]
@@ -77,18 +95,21 @@ def _streams(model, text, block, readers):
 
 @pytest.mark.parametrize("strength", [0.0, 0.4])
 @pytest.mark.parametrize("family", list(STREAMS))
-def test_layers_that_write_to_the_residual_stream_make_good_what_is_wrong_in_it(place, tmp_path, family, strength):
+@pytest.mark.parametrize("true_sequential", [False, True])
+def test_layers_that_write_to_the_residual_stream_make_good_what_is_wrong_in_it(
+    place, tmp_path, family, strength, true_sequential
+):
     """Their target by its definition, from the streams of the dense model and of the pruned one before each block."""
     source, residual, ridge, text = saved(place, family), 0.6, 0.05, load_text(place / "text.txt")
     out = tmp_path / "out"
     asked = options(place, spec="wanda+swap", correct=strength, residual=residual, ridge=ridge)
-    summary = prune(str(source), out, asked)
+    summary = prune(str(source), out, replace(asked, true_sequential=true_sequential))
     assert (summary["correct"], summary["residual"], summary["ridge"]) == (strength, residual, ridge)
     dense, half = models.load_model(str(source)), models.load_model(str(source))
     final, layers = load_file(out / "model.safetensors"), extract.named_layers(dense)
     records = {record["layer"]: record for record in summary["layers"]}
-    for block in range(3):
-        own = {name for name in layers if name.split(".")[1] == f"{block:02}"}
+    for own in turns(layers, true_sequential):
+        block = int(own[0].split(".")[1])
         X, reads = (inputs(model, text, TOKENS, LENGTH, own) for model in (dense, half))
         aims, streams = (_streams(model, text, block, STREAMS[family]) for model in (dense, half))
         for name in own:
@@ -117,7 +138,7 @@ def test_it_does_something_in_sequence_alone(place, tmp_path):
     }.items():
         prune(source, tmp_path / name, options(place, spec="wanda+swap", **more))
         found[name] = load_masks(tmp_path / name)
-    first = [name for name in found["plain"] if ".layers.0." in name]
+    first = [name for name in found["plain"] if re.search(r"\.layers\.0\.self_attn\.[qkv]_proj", name)]
     assert all(np.array_equal(found["plain"][name], found["corrected"][name]) for name in first)
     assert any(not np.array_equal(found["plain"][name], found["corrected"][name]) for name in found["plain"])
     for name, keep in found["one-shot"].items():
