@@ -31,7 +31,7 @@ from fwbench.pruning import Options, prune
 
 CALIBRATION_CSV = "calibration.csv"
 CALIBRATION, SAMPLES, SAMPLE_TOKENS = "lee", 5, 8192
-METHODS = ("wanda", "wanda+swap", "faster", "sparsegpt", "admm")
+METHODS = ("wanda", "ria", "wanda+swap", "sparsegpt", "admm")
 
 
 @dataclass(frozen=True)
