@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -103,7 +103,6 @@ def run(source: Path, out: Path, stream: bool) -> None:
     if not tiny.exists():
         make(tiny, 64, 96, 2, 80)
     given = Options(PATTERN, SOLVER, text, TOKENS, LENGTH, correct=0.0, residual=0.0, evaluate=text, stream=stream)
-    given = replace(given, true_sequential=False)
     prune(str(tiny), out.with_name(f"{out.name}-tiny"), given)
     gc.collect()
     base = resident("VmRSS")

@@ -143,7 +143,7 @@ def _as_by_default(key: Key, rows: Rows, updating: bool) -> bool:
         other[2] for other in rows if other[:2] == (mode, pattern) and other[2].partition(CORRECTED)[:1] == (plain,)
     ]
     ways = [way for way in ways if CORRECTED in way]
-    return method == max(ways, key=lambda way: ((RESIDUAL in way) == updating, IN_TURN in way))
+    return method == max(ways, key=lambda way: ((RESIDUAL in way) == updating, (IN_TURN in way) == updating))
 
 
 def _corrected(keys: Sequence[Key], rows: Rows) -> str:

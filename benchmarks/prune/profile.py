@@ -75,7 +75,7 @@ def profile(spec: str, tokens: int) -> Profile:
     pipeline.warm_up(pipeline.Run(next(load(LAYER))[1], pipeline.resolve(spec)))
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # compiling may have taken more
     with tempfile.TemporaryDirectory() as folder:
-        plain = Options("0.5", spec, tokens=tokens, true_sequential=False, correct=0.0, residual=0.0)
+        plain = Options(pattern="0.5", spec=spec, tokens=tokens, correct=0.0, residual=0.0)
         summary = prune(MODEL, Path(folder) / "out", plain)
         seconds = json.loads((Path(folder) / "out" / "fwbench.json").read_text(encoding="utf-8"))["seconds"]
     peak = resident("VmHWM")

@@ -45,9 +45,9 @@ from fwbench.cli.progress import progress
 )
 @click.option(
     "--true-sequential/--block-sequential",
-    default=True,
-    show_default=True,
-    help="In sequence: calibrate each layer with those before it in its block pruned too, or a block's layers at once.",
+    default=None,
+    help="In sequence: calibrate each layer with those before it in its block pruned too, or a block's layers at once. "
+    "[default: true where the solver updates weights]",
 )
 @click.option(
     "--correct",
@@ -91,7 +91,7 @@ def prune(
     length: int,
     shrink: float,
     sequential: bool,
-    true_sequential: bool,
+    true_sequential: bool | None,
     correct: float,
     residual: float | None,
     ridge: float,

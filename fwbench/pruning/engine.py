@@ -220,7 +220,7 @@ def _arriving(
             notes.note(
                 f"{plan.model.label}: no layer's output is added to the hidden states as it is; --residual is idle"
             )
-    yield from walk.in_sequence(number, layers, plan.options.true_sequential, adding)
+    yield from walk.in_sequence(number, layers, bool(plan.options.true_sequential), adding)
 
 
 def _load(layers: Any, block: Block) -> None:

@@ -45,7 +45,7 @@ class Options:
     length: int = SEQUENCE  # tokens of a calibration sequence, cut to what the model takes
     shrink: float = 0.0  # of the Grams' correlations towards zero, see fwbench.problem.shrunk
     sequential: bool = True  # each block calibrated with the blocks before it already pruned
-    true_sequential: bool = True  # and each of its layers with those before it in the block; sequential only
+    true_sequential: bool | None = None  # and layers with those before them in the block; None: if weights are updated
     correct: float = 0.3  # part of what arrives wrong that each layer makes good (problems.arriving); sequential only
     residual: float | None = None  # of what is wrong in the residual stream, by layers that write to it; see RESIDUAL
     ridge: float = 0.1  # of both parts, relative to the mean diagonal of G
@@ -128,6 +128,8 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
     solver = pipeline.resolve(options.spec or DEFAULT)
     if options.residual is None:
         options = replace(options, residual=RESIDUAL if solver.updates_weights else 0.0)
+    if options.true_sequential is None:
+        options = replace(options, true_sequential=solver.updates_weights)
     _check_parts(options)
     if reason := machine.device_error(options.device):
         raise PruneError(reason)
@@ -169,7 +171,7 @@ def make(name: str, options: Options, progress: Progress | None = None) -> Plan:
         "sequences": len(rows),
         "opening": opening_words(model.tokenizer),
         "mode": "sequential" if options.sequential else "one-shot",
-        "true_sequential": options.sequential and options.true_sequential,
+        "true_sequential": options.sequential and bool(options.true_sequential),
         "shrink": options.shrink,
         "correct": options.correct if options.sequential else 0.0,
         "residual": options.residual if options.sequential else 0.0,

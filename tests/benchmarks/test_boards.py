@@ -60,10 +60,11 @@ def test_methods_stand_on_the_board_of_their_kind():
     assert page.masks_of(rows) == {"faster", "wanda+dsnot", "mirror+round", "wanda+swap, correct=0.3"}
 
 
-def test_of_a_method_made_good_in_two_ways_the_defaults_stands_on_its_board():
+def test_of_a_method_made_good_in_several_ways_the_defaults_stands_on_its_board():
     plain, stream = "admm, correct=0.3", "admm, correct=0.3, residual=0.3"
-    both = {("sequential", "0.5", method): {} for method in (plain, stream)}
-    for updating, expected in ((True, [stream]), (False, [plain])):
+    turn = f"{stream}, true sequential"
+    both = {("sequential", "0.5", method): {} for method in (plain, f"{plain}, true sequential", stream, turn)}
+    for updating, expected in ((True, [turn]), (False, [plain])):
         assert [key[2] for key in both if page._as_by_default(key, both, updating)] == expected
     alone = {("sequential", "0.5", plain): {}}
     assert all(page._as_by_default(key, alone, True) for key in alone)

@@ -175,19 +175,23 @@ def test_what_makes_no_sense_is_refused(place, tmp_path, name, value):
 
 
 @pytest.mark.parametrize(("spec", "expected"), [("wanda+swap", 0.0), ("sparsegpt", 0.3)])
-def test_by_default_the_residual_stream_is_for_weight_updates(place, tmp_path, spec, expected):
+def test_by_default_the_residual_stream_and_layers_in_turn_are_for_weight_updates(place, tmp_path, spec, expected):
     summary = prune(str(saved(place, "llama")), tmp_path / "out", options(place, spec=spec, correct=0.3, residual=None))
-    assert summary["residual"] == expected
+    assert (summary["residual"], summary["true_sequential"]) == (expected, expected > 0)
+    how = "each layer calibrated with all" if expected else "each block calibrated with the blocks"
+    assert f"{how} before it already pruned" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_by_command(place, tmp_path):
     out, text = tmp_path / "out", str(place / "text.txt")
     words = ["prune", str(saved(place, "llama")), "-o", str(out), "--pattern", "0.5", "-s", "wanda", "--text", text]
     words += ["--tokens", "200", "--correct", "0.3", "--residual", "0.1", "--ridge", "0.2", "--evaluate", "none"]
+    words += ["--true-sequential"]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
     summary = json.loads((out / "fwbench.json").read_text())
     assert (summary["correct"], summary["residual"], summary["ridge"]) == (0.3, 0.1, 0.2)
+    assert summary["true_sequential"]
     said = "makes good 30.0 % of what arrives wrong and 10.0 % of what is wrong in the residual stream (ridge 0.2)"
     assert said in (out / "report.md").read_text()
 

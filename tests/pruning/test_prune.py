@@ -54,7 +54,7 @@ def test_every_family(place, tmp_path, family):
     found = {}
     for mode in ("sequential", "one-shot"):
         out = tmp_path / mode
-        summary = prune(str(source), out, options(place, sequential=mode == "sequential", true_sequential=False))
+        summary = prune(str(source), out, options(place, sequential=mode == "sequential"))
         network = t.AutoModelForCausalLM.from_pretrained(out)
         assert t.AutoTokenizer.from_pretrained(out)("a b")["input_ids"] == [1, 2]
         assert (out / "generation_config.json").is_file()
