@@ -9,10 +9,11 @@ import torch
 from layers import PATTERNS, arriving, begun, extreme_layers, random_layer
 from oracles import group_sums, relaxed_minimum
 
+from fwbench.patterns import PerRow
 from fwbench.problem import Problem
 from fwbench.problems.collections import load
 from fwbench.solvers.frank_wolfe import loop
-from fwbench.solvers.frank_wolfe.momentum import Averaging, Momentum, cycle_of_grams, iterates
+from fwbench.solvers.frank_wolfe.momentum import Averaging, Momentum, Tokens, cycle_of_grams, iterates
 from fwbench.solvers.frank_wolfe.push import middle
 from fwbench.stage import Context, State
 
@@ -46,6 +47,27 @@ def published(w: np.ndarray, grams: list[np.ndarray], steps: int, options: Avera
         before, u = u, u + options.ell / (t + options.ell) * (vertex - u)
         found.append(u)
     return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-18])
+@pytest.mark.parametrize("transport", [False, True])
+def test_inputs_in_place_of_gram_matrices(transport, scale):
+    rng = np.random.default_rng(5)
+    inputs = [torch.tensor(scale * rng.standard_normal((6, 12))) for _ in range(3)]
+    W, u = torch.tensor(rng.standard_normal((4, 12))), torch.full((4, 12), 0.5, dtype=torch.float64)
+    pattern, options = PerRow(0.5), Averaging(transport=transport)
+    by_gram = iterates(W, cycle([X.T @ X / 6 for X in inputs]), pattern, u, options)
+    by_inputs = iterates(W, cycle([Tokens(X) for X in inputs]), pattern, u, options)
+    for one, other in islice(zip(by_gram, by_inputs, strict=True), 30):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_inputs_whose_gram_matrix_would_not_fit():
+    n = 200_000  # 160 GB
+    X = torch.randn(3, n, generator=torch.Generator().manual_seed(0))
+    start = torch.full((1, n), 0.5)
+    for u in islice(iterates(torch.ones(1, n), cycle([Tokens(X)]), PerRow(0.5), start), 3):
+        assert float(u.sum()) == pytest.approx(n / 2)
 
 
 @pytest.mark.parametrize("transport", [False, True])
