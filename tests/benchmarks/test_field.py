@@ -31,7 +31,7 @@ def test_masks_and_updates_are_what_they_say():
     assert len(BY_SPEC) == len(METHODS)
     assert not [m.spec for m in MASKS if pipeline.resolve(m.plain).updates_weights]
     assert not [m.spec for m in UPDATES if not pipeline.resolve(m.plain).updates_weights]
-    assert set(OTHER) | set(page.CHOSEN) | set(page.BESIDE) <= set(BY_SPEC)
+    assert set(OTHER) | set(page.CHOSEN) <= set(BY_SPEC)
     assert all(text and "nothing known" not in text for m in METHODS for text in (m.source, m.faithful, m.differs))
 
 
@@ -77,12 +77,11 @@ def test_a_run_keeps_what_it_has(monkeypatch, tmp_path):
 
 
 def test_what_is_measured_where():
-    assert study.chosen(BY_SPEC["best"], "0.6", "o_proj")
-    assert not study.chosen(BY_SPEC["best"], "0.6", "k_proj")
-    assert not study.chosen(BY_SPEC["thanos"], "4:8", "q_proj")
-    assert study.chosen(BY_SPEC["alps"], "4:8", "q_proj")
-    assert not study.chosen(BY_SPEC[f"ria{REGROUPED}"], "0.5", "q_proj")
-    assert study.chosen(BY_SPEC[f"ria{REGROUPED}"], "2:4", "q_proj")
+    assert study.chosen(BY_SPEC["best"], "0.6")
+    assert not study.chosen(BY_SPEC["thanos"], "4:8")
+    assert study.chosen(BY_SPEC["alps"], "4:8")
+    assert not study.chosen(BY_SPEC[f"ria{REGROUPED}"], "0.5")
+    assert study.chosen(BY_SPEC[f"ria{REGROUPED}"], "2:4")
 
 
 def test_memory_is_what_a_run_adds():
@@ -112,7 +111,7 @@ def test_a_board_has_the_means_of_what_ran_everywhere():
         last: 0.02,
     }
     assert "ria" in boards.unfinished(found, board)
-    assert not {"wanda", "best", f"ria{REGROUPED}"} & set(boards.unfinished(found, board))
+    assert not {"wanda", f"ria{REGROUPED}"} & set(boards.unfinished(found, board))
 
 
 def board_of(**given):
