@@ -23,7 +23,7 @@ __all__ = ["place"]  # a fixture
 
 
 TURNS = (
-    ("q_proj", "k_proj", "v_proj", "attn.c_attn"),
+    ("q_proj", "k_proj", "v_proj", "c_attn"),
     ("o_proj", "attn.c_proj"),
     ("gate_proj", "up_proj", "c_fc"),
     ("down_proj", "mlp.c_proj"),
