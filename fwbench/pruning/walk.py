@@ -109,7 +109,8 @@ class Walk:
         """
         turns = self._inputs(number, layers) if in_turn else [list(layers)]
         changes = self.dense and len(turns) > 1
-        dense = {layer: layer.weight.detach().clone() for layer in layers.values()} if changes else {}
+        weights = [layer.get_parameter("weight") for layer in layers.values()] if changes else []
+        dense = {weight: weight.detach().clone() for weight in weights}
         for turn in turns:
             recorder = Recorder({name: layers[name] for name in turn}, last=turn[-1] if in_turn else "")
             residual = Residual(adding or {}, turn)
@@ -137,16 +138,16 @@ class Walk:
 
 
 @contextlib.contextmanager
-def _having(weights: Mapping[nn.Module, torch.Tensor]) -> Iterator[None]:
-    """Have layers other weights in here."""
-    own = {layer: layer.weight.data for layer in weights}
+def _having(numbers: Mapping[nn.Parameter, torch.Tensor]) -> Iterator[None]:
+    """Have parameters hold other numbers in here."""
+    own = {parameter: parameter.data for parameter in numbers}
     try:
-        for layer, weight in weights.items():
-            layer.weight.data = weight
+        for parameter, other in numbers.items():
+            parameter.data = other
         yield
     finally:
-        for layer, weight in own.items():
-            layer.weight.data = weight
+        for parameter, before in own.items():
+            parameter.data = before
 
 
 def begin(
