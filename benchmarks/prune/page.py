@@ -247,6 +247,7 @@ down_proj, make good a part of what is wrong in the stream too, which else goes 
 (`--ridge 0.1`; docs/mathematics.md, "A target"). Perplexity on `lee.cor` / Wikipedia; the least of a line is bold.
 Where neither is named, both are 0. With `--true-sequential` the layers of a block are pruned one input after the other,
 so that o_proj reads what the pruned q, k and v leave; without it (`--block-sequential`) all at once.
+`text=wikipedia` is calibrated on Wikipedia in place of `lee`, on articles behind those that are evaluated.
 """
 SEQUENTIAL = """## Sequential or one-shot
 
