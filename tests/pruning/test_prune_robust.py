@@ -210,6 +210,7 @@ print(json.dumps(memory()[1] - base))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the peak of resident memory")
 @pytest.mark.parametrize(
     ("tokens", "stream", "correct"), [(4096, False, 0.0), (16384, False, 0.0), (4096, True, 0.0), (4096, False, 0.3)]
