@@ -170,9 +170,9 @@ class Stream:
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """The numbers of the same tensor in order, some at a time."""
         tensor = self._own(name)
-        return (
-            self._places[tensor].pieces() if self._in_a_file(tensor) else iter(tensor.detach().flatten().split(PIECE))
-        )
+        if self._in_a_file(tensor):
+            return self._places[tensor].pieces()
+        return iter(tensor.detach().flatten().split(PIECE))
 
     def _own(self, name: str) -> Any:
         path, _, own = name.rpartition(".")

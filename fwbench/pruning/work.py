@@ -122,29 +122,35 @@ class Work:
 
     def read_block(self, number: int) -> Block | None:
         """A finished block, or None."""
-        path = self.block(number)
-        if not path.is_file():
+        if not self.block(number).is_file():
             return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                records = json.loads(file.metadata()["records"])
-                weights = {record["parameter"]: file.get_tensor(record["parameter"]) for record in records}
-                packed = {name: file.get_tensor(name + MASK).numpy().tobytes() for name in weights}
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise PruneError(f"{path}: damaged ({' '.join(str(error).split())}); remove it to do it again") from None
+        with self._opened(number) as file:
+            records = json.loads(file.metadata()["records"])
+            weights = {record["parameter"]: file.get_tensor(record["parameter"]) for record in records}
+            packed = {name: file.get_tensor(name + MASK).numpy().tobytes() for name in weights}
         masks = {name: unpack_mask(packed[name], tuple(weights[name].shape)) for name in weights}
         return Block(weights, masks, records)
 
     def records(self, number: int) -> list[dict[str, Any]]:
         """Layer records of a finished block."""
-        with safe_open(self.block(number), framework="pt") as file:
+        with self._opened(number) as file:
             records: list[dict[str, Any]] = json.loads(file.metadata()["records"])
         return records
 
     def packed_mask(self, number: int, name: str) -> list[torch.Tensor]:
         """Packed mask of a parameter of a finished block, uint8, as its only piece."""
-        with safe_open(self.block(number), framework="pt") as file:
+        with self._opened(number) as file:
             return [file.get_tensor(name + MASK)]
+
+    @contextlib.contextmanager
+    def _opened(self, number: int) -> Iterator[Any]:
+        """A finished block's file. Raises PruneError where it cannot be read."""
+        path = self.block(number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise PruneError(f"{path}: damaged ({' '.join(str(error).split())}); remove it to do it again") from None
 
     def block(self, number: int) -> Path:
         """File of a finished block."""

@@ -169,8 +169,9 @@ def test_a_damaged_block_and_a_foreign_folder(place, tmp_path):
         prune(str(saved(place, "llama")), tmp_path / "out", options(place))
     other = work.Work(tmp_path / "other")
     other._write("blocks/0000.safetensors", b"nonsense")
-    with pytest.raises(PruneError, match="damaged"):
-        other.read_block(0)
+    for read in (other.read_block, other.records, lambda number: other.packed_mask(number, "weight")):
+        with pytest.raises(PruneError, match=r"0000\.safetensors: damaged"):
+            read(0)
 
 
 SMALL = {"pattern": "0.5", "spec": "wanda", "text": "lee", "tokens": 1024, "length": 512, "evaluate": ""}
